@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build of torch is the default; `make run TORCH=` takes whatever the package index offers (CUDA on Linux).
+TORCH ?= torch==2.13.0
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS ?= method=lily task=metamath
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run test check format bench pocket-models clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+install: $(VENV)/.installed  ## Make .venv and install peftsweep into it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH),$(PIP) '$(TORCH)')
+	$(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+install-dev: $(VENV)/.installed-dev  ## Install what tests and checks need, too
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+run: install  ## Run one job: make run ARGS="method=lora hparams.lr=3e-4"
+	$(BIN)/python -m peftsweep $(ARGS)
+
+test: install-dev  ## Run the tests
+	$(BIN)/python -m pytest -n 2
+
+check: install-dev  ## Lint, format, types: the gate before every commit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install-dev  ## Rewrite the code in its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install-dev  ## Measure decoding, loss memory and start-up, each against a baseline in the same run
+	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+pocket-models: install  ## Pre-train the embedded models anew (about an hour on 2 cores)
+	$(BIN)/python -m peftsweep.pocket.pretrain_llama
+
+clean:  ## Remove what the commands above made, except outputs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,168 @@
+"""What one can choose: a dataclass per configuration group. Imports no torch, so that a typo is told at once.
+
+A field's metadata holds its bounds or choices; `check.py` reads them. A new knob is one line here and its value in a YAML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+NEEDED = "???"  # OmegaConf's mark for a value that must be given
+
+DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
+MODALITIES = ("text", "image")
+SCHEDULERS = ("cosine", "linear", "constant")
+SOURCES = ("auto", "hub", "files", "embedded")
+STAGES = ("single", "tune", "confirm")
+
+
+def _number(default: float | None, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+def _one_of(default: str, choices: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass
+class ModelConfig:
+    """A frozen base model: what to load and how to hold it in memory."""
+
+    name: str = NEEDED  # word of the group, also MLflow's tag
+    modality: str = _one_of("text", MODALITIES)  # must be the task's
+    id: str = NEEDED  # hub id, local folder, or "embedded" for weights shipped in this package
+    revision: str | None = None  # hub branch, tag or commit; null: main, resolved to its commit in result.json
+    dtype: str = _one_of("bfloat16", DTYPES)  # int8 and int4 need bitsandbytes and CUDA
+    attn_implementation: str | None = None  # null: transformers chooses (sdpa)
+    trust_remote_code: bool = False  # true runs Python code that the model's repository ships; command line only
+
+
+@dataclass
+class SearchSpaceConfig:
+    """What a study tunes for one method; the command line may override or extend it."""
+
+    lr: list[float] = field(default_factory=lambda: [1e-5, 1e-2])  # [low, high], searched on a log scale
+    capacity: list[int] | None = None  # allowed values in rising order, searched by index; null: no size knob
+
+
+@dataclass
+class HookConfig:
+    """The one thing a method may do beside its PEFT config: calibrate, re-allocate ranks, bring its optimizer."""
+
+    name: str = NEEDED  # a row of methods/hooks.py
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class MethodConfig:
+    """A PEFT method, or full fine-tuning. One YAML of conf/method each, holding what differs from peft's defaults."""
+
+    name: str = NEEDED
+    peft_type: str | None = None  # a member of peft.PeftType; null: full fine-tuning
+    paper: str = ""  # link
+    capacity: int | None = _number(None, low=1)  # value of the method's own size knob; null: it has none
+    capacity_knob: str = ""  # what the knob is: rank, block size, virtual tokens, ...
+    lr: float = _number(1e-4, above=0)  # published default for models of a billion parameters and more; hparams.lr follows it
+    targets: str | None = None  # a role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture
+    peft: dict[str, Any] = field(default_factory=dict)  # arguments of the PEFT config
+    hook: HookConfig | None = None
+    search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
+    path: str | None = None  # method=from_file: a folder with adapter_config.json
+
+
+@dataclass
+class TextTaskConfig:
+    """What both text tasks share: where rows come from, how long they are, what is measured."""
+
+    name: str = NEEDED
+    modality: str = _one_of("text", MODALITIES)
+    source: str = _one_of("auto", SOURCES)  # auto: files if given, embedded for embedded models, else hub
+    train_files: str | None = None  # jsonl, parquet, csv, or a folder of datasets.save_to_disk
+    valid_files: str | None = None  # null: rows held out of the training files
+    test_files: str | None = None
+    prompt_column: str | None = None  # null: the first known name (query, question, prompt, instruction)
+    response_column: str | None = None  # null: the first known name (response, answer, completion, output)
+    template: str = "{prompt}"  # the text before the response; {prompt} is the row's prompt
+    loss_on: str = _one_of("response", ("response", "all"))  # tokens that are trained on; only responses are ever judged
+    train_rows: int | None = _number(None, low=1)  # null: all
+    valid_rows: int = _number(1000, low=1)
+    test_rows: int | None = _number(None, low=1)  # null: all
+    max_new_tokens: int = _number(300, low=1)  # longest answer that evaluation waits for
+    base_score: bool = True  # also score the model before training, on the same test items
+    general_text: str = "auto"  # forgetting is measured on it: auto, hub, shipped, or a jsonl file with a text column
+    general_rows: int = _number(100, low=0)  # passages; 0: forgetting is not measured
+
+
+@dataclass
+class MetamathConfig(TextTaskConfig):
+    """Mathematics word problems, judged by the final number."""
+
+    max_characters: int | None = _number(None, low=1)  # training rows with a longer "prompt response" are dropped; null: none
+
+
+@dataclass
+class SftConfig(TextTaskConfig):
+    """The user's own prompts and responses, or chats."""
+
+    messages_column: str | None = None  # chat rows ([{role, content}, ...]) go through the tokenizer's chat template
+    scorer: str | None = None  # "module:function" of (prompt, target, generated) -> float; command line only
+
+
+TASKS: dict[str, type[TextTaskConfig]] = {"metamath": MetamathConfig, "sft": SftConfig}
+
+
+@dataclass
+class HparamsConfig:
+    """How to train, apart from the method."""
+
+    lr: float = _number(1e-4, above=0)
+    max_steps: int = _number(5000, low=1)  # optimizer steps
+    batch_size: int = _number(4, low=1)  # rows per forward pass
+    gradient_accumulation: int = _number(1, low=1)  # forward passes per optimizer step
+    optimizer: str = "AdamW"  # a class of torch.optim
+    optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
+    weight_decay: float = _number(0.1, low=0)
+    scheduler: str = _one_of("cosine", SCHEDULERS)
+    warmup_fraction: float = _number(0.1, low=0, high=1)  # share of max_steps
+    max_grad_norm: float = _number(1.0, low=0)  # 0: no clipping
+    max_seq_length: int = _number(768, low=8)  # tokens of prompt and response; longer rows are cut
+    bucket_batches: int = _number(20, low=1)  # batches formed together by length; 1: no bucketing
+    gradient_checkpointing: bool = False  # recompute activations: less memory, about a third more time
+    amp: bool = False  # autocast the forward pass to bfloat16
+    adapter_float32: bool = True  # hold adapter weights in float32 beside a 16-bit base
+    compile: bool = False  # torch.compile
+    fused_loss: bool = True  # never hold the full float32 logits
+    eval_every: int = _number(250, low=0)  # steps between two validation losses; 0: at the end only
+    eval_batch_size: int = _number(50, low=1)
+    checkpoint_every: int = _number(0, low=0)  # steps between two checkpoints to resume from; 0: none
+
+
+@dataclass
+class TrackingConfig:
+    """Where MLflow logs to."""
+
+    name: str = NEEDED
+    enabled: bool = True
+    uri: str | None = None  # null: MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db
+    experiment: str = "peftsweep"
+    system_metrics: bool = True  # CPU, memory and GPU use, sampled by MLflow
+    log_adapter: bool = True  # upload the adapter's weights too
+
+
+@dataclass
+class JobConfig:
+    """One job, whole."""
+
+    hparams: HparamsConfig = field(default_factory=HparamsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: TextTaskConfig = field(default_factory=TextTaskConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = _number(0, low=0, high=2**32 - 1)  # moves initialisation, data order and dropout
+    stage: str = _one_of("single", STAGES)  # tune reads no test data
+    study: str | None = None
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    allow_shared_gpu: bool = False  # measure although others hold memory on the device
+    cache: str = "outputs/cache"  # tokenised data and base scores, reused by later jobs
+    resume: str | None = None  # a job folder with a checkpoint: continue it

@@ -1,0 +1,78 @@
+"""What a job is judged by: the base model before training, then the score, the loss and what was forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from peftsweep.tasks.base import Evaluation, Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BaseMeasure:
+    """The model before training: what it knows beside the task, and how it scores on the test items where that was asked for."""
+
+    retention: Any
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics under their final keys, and what belongs to them."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    items: list[dict[str, Any]] = field(default_factory=list)
+    generation_config: dict[str, Any] = field(default_factory=dict)
+
+
+def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: bool, cache: Path) -> BaseMeasure:
+    """Measure the bare base model. Its test score is the same for every method, so it is kept in `cache`.
+
+    model_key: equal for base models that answer alike (revision, dtype, device type).
+    """
+    retention = task.measure_retention(model)
+    return BaseMeasure(retention, _base_evaluation(task, model, model_key, cache) if read_test else None)
+
+
+def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) -> Evaluation:
+    parts = [model_key, task.test_fingerprint(), *(version(package) for package in ("torch", "transformers", "peftsweep"))]
+    path = cache / "base" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.json"
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        log.info("Base score from %s.", path)
+        return Evaluation(stored["metrics"], {k: (v[0], v[1]) for k, v in stored["intervals"].items()}, stored["items"], stored["generation_config"])
+    evaluation = task.evaluate(model, "test")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(asdict(evaluation)), encoding="utf-8")
+    partial.replace(path)
+    return evaluation
+
+
+def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: bool) -> Scores:
+    """Score the trained model. With `read_test=False` (tuning) test data is left alone, and retention is all that is measured."""
+    metrics = task.compare_retention(base.retention, task.measure_retention(model))
+    if not read_test:
+        return Scores(metrics)
+    tested = task.evaluate(model, "test")
+    metrics |= _under("test", tested.metrics)
+    intervals = _under("test", tested.intervals)
+    if base.evaluation is not None:
+        metrics |= _under("base", base.evaluation.metrics)
+        intervals |= _under("base", base.evaluation.intervals)
+    return Scores(metrics, intervals, tested.items, tested.generation_config)
+
+
+def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}

@@ -1,0 +1,172 @@
+"""One job: check -> record -> load the frozen base -> build the task -> measure the base -> attach the method -> train -> evaluate -> result.
+
+Read this file first. Each step is a call into the room that knows how: models/, tasks/, methods/, training.py, evaluate.py, memory/,
+tracking/. Neither this file nor the loop names a method or a task.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftsweep.checkpoint import carried_from, load_checkpoint, restore_checkpoint, save_checkpoint
+from peftsweep.config import HparamsConfig, JobConfig
+from peftsweep.display import Display
+from peftsweep.evaluate import BaseMeasure, evaluate_job, measure_base
+from peftsweep.memory.busy import refuse_busy_device
+from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
+from peftsweep.memory.probe import Probe
+from peftsweep.methods.attach import AttachedMethod, attach_method, calibration_batches_wanted
+from peftsweep.methods.optimizers import build_optimizer
+from peftsweep.models.load import BaseModel, ModelSpec, load_base
+from peftsweep.record import JobRecord, recording
+from peftsweep.results import JobResult
+from peftsweep.seeding import seed_everything
+from peftsweep.tasks.base import Task
+from peftsweep.tasks.build import build_task
+from peftsweep.training import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+
+log = logging.getLogger(__name__)
+
+
+def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display: Display | None = None) -> JobResult:
+    """Run one job and leave its files in `folder`; `result.json` is written last, whatever happens.
+
+    keep_base: more jobs follow in this process: hold on to the loaded base model. Raises what ended the job, after its
+    result was written: NonFiniteLossError, OutOfMemoryError, Interrupted, MethodError, ModelError, DataError, ...
+    """
+    display = display or Display()
+    checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
+    with recording(config, folder, run_id=checkpoint and checkpoint["mlflow_run_id"]) as record, display.running():
+        device = choose_device(config.device)
+        refuse_busy_device(str(device), config.allow_shared_gpu)
+        probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried_from(checkpoint) if checkpoint else None)
+        record.measure = probe.metrics
+        with probe.phase("setup"):
+            base = load_base(_model_spec(config), device, keep=keep_base)
+            record.result.model_revision = base.revision
+            task = build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
+            before = _measure_base(config, task, base, device)
+            attached = _attach(config, task, base)
+        _train(config, record, task, attached, probe, display, checkpoint)
+        with probe.phase("eval"):
+            _evaluate(config, record, task, attached, before)
+        with probe.phase("save"):
+            _save(record, task, attached)
+    return record.result
+
+
+def choose_device(choice: str) -> torch.device:
+    """`auto` is the first CUDA device, or the CPU without one."""
+    if choice == "auto":
+        choice = "cuda:0" if torch.cuda.is_available() else "cpu"
+    return torch.device(choice)
+
+
+def _model_spec(config: JobConfig) -> ModelSpec:
+    model = config.model
+    return ModelSpec(model.name, model.id, model.revision, model.dtype, model.attn_implementation, model.trust_remote_code)
+
+
+def _reads_test(config: JobConfig) -> bool:
+    """Tuning judges trials on validation data only."""
+    return config.stage != "tune"
+
+
+def _measure_base(config: JobConfig, task: Task, base: BaseModel, device: torch.device) -> BaseMeasure:
+    key = f"{base.revision} {config.model.dtype} {device.type}"
+    return measure_base(task, base.model, model_key=key, read_test=_reads_test(config) and config.task.base_score, cache=Path(config.cache))
+
+
+def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
+    wanted = calibration_batches_wanted(config.method)
+    batches = task.train_batches(config.hparams.batch_size, config.seed)
+    calibration = [next(batches) for _ in range(wanted)]
+    if config.hparams.gradient_checkpointing:
+        base.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    seed_everything(config.seed)
+    attached = attach_method(
+        base.model,
+        config.method,
+        total_steps=config.hparams.max_steps,
+        adapter_float32=config.hparams.adapter_float32,
+        tokenizer=base.tokenizer,
+        calibration_batches=calibration,
+    )
+    task.prepare(attached.model)
+    return attached
+
+
+def _train(
+    config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod, probe: Probe, display: Display, checkpoint: dict[str, Any] | None
+) -> None:
+    hparams = config.hparams
+    state = _new_state(hparams, attached)
+    trainable, total = attached.count_parameters()
+    record.result.metrics |= {"adapter/trainable_params": trainable, "adapter/total_params": total}
+    model = torch.compile(attached.model) if hparams.compile else attached.model
+    seed_everything(config.seed)
+    if checkpoint:
+        restore_checkpoint(checkpoint, attached.model, state)
+        attached.hook.restore(attached.model, checkpoint["extra"])
+    batches = task.train_batches(hparams.batch_size, config.seed, skip=state.step * hparams.gradient_accumulation)
+    with display.training(f"training {config.method.name}", hparams.max_steps, state.step) as show, probe.phase("train"):
+
+        def report(step: int, metrics: dict[str, float]) -> None:
+            record.log_step(step, metrics)
+            show(step, metrics)
+
+        def validate(step: int) -> dict[str, float]:
+            with probe.phase("eval"):
+                return task.validate(attached.model)
+
+        def keep(step: int) -> None:
+            with probe.phase("save"):
+                extra = attached.hook.state(attached.model)
+                save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
+
+        callbacks = LoopCallbacks(report, validate, lambda step: attached.hook.after_step(attached.model, step), keep, probe.step)
+        train(model, task, batches, state, _loop_settings(hparams), callbacks)
+    record.result.metrics["train/tokens"] = state.tokens
+    record.log_datasets(task.datasets())
+
+
+def _new_state(hparams: HparamsConfig, attached: AttachedMethod) -> TrainingState:
+    optimizer = build_optimizer(attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs)
+    return TrainingState(optimizer, build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction))
+
+
+def _loop_settings(hparams: HparamsConfig) -> LoopSettings:
+    return LoopSettings(
+        hparams.max_steps,
+        hparams.gradient_accumulation,
+        hparams.max_grad_norm,
+        hparams.eval_every,
+        hparams.checkpoint_every,
+        hparams.amp,
+    )
+
+
+def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod, before: BaseMeasure) -> None:
+    scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
+    result = record.result
+    result.metrics |= scores.metrics
+    result.intervals |= scores.intervals
+    result.generation_config = scores.generation_config
+    result.task_version = task.version
+    if scores.items:
+        result.test_items = task.test_fingerprint()
+        record.write_items(scores.items)
+        if before.evaluation:
+            record.write_items(before.evaluation.items, "base_predictions.jsonl")
+
+
+def _save(record: JobRecord, task: Task, attached: AttachedMethod) -> None:
+    folder = record.folder / "adapter"
+    attached.save(folder)
+    weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
+    record.result.metrics["adapter/file_bytes"] = sum(path.stat().st_size for path in weights)
+    record.log_datasets([info for info in task.datasets() if info.split == "test"])

@@ -1,0 +1,189 @@
+"""What can be read of the machine that a job runs on: accelerator memory and energy, host memory.
+
+torch and NVML are imported when a CUDA meter is built, so the arithmetic of `probe.py` is tested without either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """Bytes of this process on its accelerator. Peaks count from the last `start_segment`."""
+
+    reserved_bytes: int
+    allocated_bytes: int
+    peak_reserved_bytes: int
+    peak_allocated_bytes: int
+
+
+class DeviceMeter(Protocol):
+    """One accelerator as a `Probe` sees it. None stands for what the device doesn't tell."""
+
+    def start_segment(self) -> None:
+        """Forget peaks. Called at each change of phase, after `finish_work`."""
+        ...
+
+    def finish_work(self) -> None:
+        """Wait until everything launched so far is done, so that its time is booked on the right phase."""
+        ...
+
+    def read_memory(self) -> MemoryReading | None:
+        """Called after each training step: must not wait for the device."""
+        ...
+
+    def read_energy_joules(self) -> float | None:
+        """Joules since some fixed moment; only differences mean something."""
+        ...
+
+
+class CpuMeter:
+    """No accelerator: nothing to read. Host memory is measured by `HostMemoryMeter` on every device."""
+
+    def start_segment(self) -> None:
+        pass
+
+    def finish_work(self) -> None:
+        pass
+
+    def read_memory(self) -> MemoryReading | None:
+        return None
+
+    def read_energy_joules(self) -> float | None:
+        return None
+
+
+class CudaMeter:
+    """torch's allocator counters, and NVML's energy counter, which counts the board and not this process alone."""
+
+    def __init__(self, device: str = "cuda") -> None:
+        import torch
+
+        self._cuda = torch.cuda
+        self._device = torch.device(device)
+        self._read_millijoules = _find_energy_counter(device)
+
+    def start_segment(self) -> None:
+        # Blocks that an evaluation left in the cache would count as reserved by the training steps that follow it.
+        self._cuda.empty_cache()
+        self._cuda.reset_peak_memory_stats(self._device)
+
+    def finish_work(self) -> None:
+        self._cuda.synchronize(self._device)
+
+    def read_memory(self) -> MemoryReading | None:
+        return MemoryReading(
+            reserved_bytes=self._cuda.memory_reserved(self._device),
+            allocated_bytes=self._cuda.memory_allocated(self._device),
+            peak_reserved_bytes=self._cuda.max_memory_reserved(self._device),
+            peak_allocated_bytes=self._cuda.max_memory_allocated(self._device),
+        )
+
+    def read_energy_joules(self) -> float | None:
+        return None if self._read_millijoules is None else self._read_millijoules() / 1000
+
+
+def build_device_meter(device: str) -> DeviceMeter:
+    """The meter of `cuda` or `cuda:<index>`; every other device tells nothing."""
+    return CudaMeter(device) if device.startswith("cuda") else CpuMeter()
+
+
+def open_nvml_handle(device: str) -> Any | None:
+    """NVML's handle of torch's `cuda` or `cuda:<index>`; None without nvidia-ml-py or where the driver hides it.
+
+    Does not open CUDA: doing so would take some 500 MB of the memory that a caller may want to see untouched.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        name = _nvml_name(device)
+        if name.isdigit():
+            return pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        return pynvml.nvmlDeviceGetHandleByUUID(name)
+    except pynvml.NVMLError:
+        return None
+
+
+def _nvml_name(device: str) -> str:
+    """UUID or index of a device. CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's, hence the look-up.
+
+    The index is second choice: on a machine with different GPUs, CUDA puts the fastest first, NVML goes by PCI bus.
+    """
+    import torch
+
+    index = torch.device(device).index or 0
+    if torch.cuda.is_initialized():
+        return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    return visible[index] if index < len(visible) else str(index)
+
+
+def _find_energy_counter(device: str) -> Callable[[], int] | None:
+    """A function that reads the board's millijoules; None for GPUs before Volta, MIG slices and some containers."""
+    handle = open_nvml_handle(device)
+    if handle is None:
+        return None
+    import pynvml
+
+    def read_millijoules() -> int:
+        return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+
+    try:
+        read_millijoules()
+    except pynvml.NVMLError:
+        return None
+    return read_millijoules
+
+
+class HostMemoryMeter:
+    """Peak resident memory of this process since the meter was built, children not counted.
+
+    Linux keeps the peak and can be told to forget it, so that a job doesn't inherit the peak of the job before it in
+    the same process. Where it can't, the peak is the highest of the samples taken: a lower bound.
+    """
+
+    def __init__(self, proc: Path = Path("/proc/self")) -> None:
+        self._status = proc / "status"
+        self._process = psutil.Process()
+        self._highest_sample_bytes = 0
+        self._forgotten = _forget_peak(proc / "clear_refs")
+        self._peak_before_bytes = self._read_kernel_peak_bytes()
+        self.sample()
+
+    def sample(self) -> None:
+        self._highest_sample_bytes = max(self._highest_sample_bytes, self._process.memory_info().rss)
+
+    def peak_bytes(self) -> int:
+        self.sample()
+        kernel_peak = self._read_kernel_peak_bytes()
+        belongs_to_us = self._forgotten or kernel_peak > self._peak_before_bytes
+        return max(kernel_peak, self._highest_sample_bytes) if belongs_to_us else self._highest_sample_bytes
+
+    def _read_kernel_peak_bytes(self) -> int:
+        """VmHWM of proc(5); 0 where there is no /proc."""
+        try:
+            lines = self._status.read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _forget_peak(clear_refs: Path) -> bool:
+    """Writing 5 resets VmHWM (proc(5), Linux 4.0); refused where /proc is read-only."""
+    if not clear_refs.exists():
+        return False
+    try:
+        clear_refs.write_text("5")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""Measure one job: time by phase, accelerator and host memory, energy, throughput.
+
+A phase entered inside another one suspends it: a validation in the middle of training is booked as `eval`, and neither
+its seconds nor its memory nor its joules count as training.
+
+    probe = Probe(build_device_meter("cuda"), HostMemoryMeter())
+    with probe.phase("setup"):
+        ...
+    with probe.phase("train"):
+        for batch in batches:
+            with probe.step(tokens=batch.n_tokens):
+                ...
+            with probe.phase("eval"):
+                ...
+    probe.metrics()
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from peftsweep.memory.meters import DeviceMeter, HostMemoryMeter, MemoryReading
+
+# `save` (checkpoints, artifacts) is a part of the job that has no metric of its own.
+Phase = Literal["setup", "train", "eval", "save"]
+REPORTED_PHASES: tuple[Phase, ...] = ("setup", "train", "eval")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Sums of the part of a job that ran before it was resumed: plain data, to be kept in a checkpoint."""
+
+    job_seconds: float = 0.0
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    train_tokens: int = 0
+    train_joules: float | None = 0.0  # None: the earlier part was not metered, so the sum is unknown
+    train_peak_reserved_bytes: int = 0
+    train_peak_allocated_bytes: int = 0
+    job_peak_reserved_bytes: int = 0
+
+
+class Probe:
+    """One job's measurements, with a clock and meters that tests replace.
+
+    The job's clock starts when the probe is built. Whatever is not inside a phase counts for the job alone.
+    """
+
+    def __init__(
+        self,
+        device: DeviceMeter,
+        host: HostMemoryMeter,
+        carried: Carried | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._device, self._host, self._clock = device, host, clock
+        self._carried = carried or Carried()
+        self._phase_seconds = dict(self._carried.phase_seconds)
+        self._train_tokens = self._carried.train_tokens
+        self._train_joules = self._carried.train_joules
+        self._train_peak_reserved_bytes = self._carried.train_peak_reserved_bytes
+        self._train_peak_allocated_bytes = self._carried.train_peak_allocated_bytes
+        self._job_peak_reserved_bytes = self._carried.job_peak_reserved_bytes
+        self._step_seconds: list[float] = []
+        self._step_reserved_bytes: list[int] = []
+        self._phases: list[Phase] = []
+        self._job_start = clock()
+        self._start_segment()
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Book what happens inside on `name`, and not on the phase around it."""
+        self._end_segment()
+        self._phases.append(name)
+        self._start_segment()
+        try:
+            yield
+        finally:
+            self._end_segment()
+            self._phases.pop()
+            self._start_segment()
+
+    @contextmanager
+    def step(self, tokens: int) -> Iterator[None]:
+        """One optimizer step on `tokens` tokens, padding not counted. A step that raises is not counted.
+
+        Its duration is the host's: it is the device's too where the step reads its loss, which waits for the device.
+        """
+        start = self._clock()
+        yield
+        self._step_seconds.append(self._clock() - start)
+        self._train_tokens += tokens
+        self._host.sample()
+        reading = self._device.read_memory()
+        if reading is not None:
+            self._step_reserved_bytes.append(reading.reserved_bytes)
+
+    def train_tokens_per_second(self) -> float | None:
+        """Mean over the training so far, earlier parts of a resumed job included; None before the first step."""
+        seconds = self._phase_seconds.get("train", 0.0)
+        if self._phases and self._phases[-1] == "train":
+            seconds += self._clock() - self._segment_start
+        return self._train_tokens / seconds if self._train_tokens and seconds > 0 else None
+
+    def carry(self) -> Carried:
+        """What a checkpoint must keep so that a resumed job reports the whole of it."""
+        self._end_segment()
+        self._start_segment()
+        return Carried(
+            job_seconds=self._job_seconds(),
+            phase_seconds=dict(self._phase_seconds),
+            train_tokens=self._train_tokens,
+            train_joules=self._train_joules,
+            train_peak_reserved_bytes=self._train_peak_reserved_bytes,
+            train_peak_allocated_bytes=self._train_peak_allocated_bytes,
+            job_peak_reserved_bytes=self._job_peak_reserved_bytes,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Everything measured so far under the keys of `results.METRICS`; what was not measured is absent."""
+        self._end_segment()
+        self._start_segment()
+        return self._time_metrics() | self._memory_metrics() | self._train_metrics()
+
+    def _start_segment(self) -> None:
+        self._device.start_segment()
+        self._segment_start_joules = self._device.read_energy_joules()
+        self._segment_start = self._clock()
+
+    def _end_segment(self) -> None:
+        self._device.finish_work()
+        phase = self._phases[-1] if self._phases else None
+        if phase is not None:
+            seconds = self._clock() - self._segment_start
+            self._phase_seconds[phase] = self._phase_seconds.get(phase, 0.0) + seconds
+        if phase == "train":
+            self._book_energy()
+        self._host.sample()
+        reading = self._device.read_memory()
+        if reading is not None:
+            self._book_peaks(reading, in_training=phase == "train")
+
+    def _book_energy(self) -> None:
+        now, before = self._device.read_energy_joules(), self._segment_start_joules
+        if now is None or before is None or self._train_joules is None:
+            self._train_joules = None
+        else:
+            self._train_joules += now - before
+
+    def _book_peaks(self, reading: MemoryReading, *, in_training: bool) -> None:
+        self._job_peak_reserved_bytes = max(self._job_peak_reserved_bytes, reading.peak_reserved_bytes)
+        if in_training:
+            self._train_peak_reserved_bytes = max(self._train_peak_reserved_bytes, reading.peak_reserved_bytes)
+            self._train_peak_allocated_bytes = max(self._train_peak_allocated_bytes, reading.peak_allocated_bytes)
+
+    def _job_seconds(self) -> float:
+        return self._carried.job_seconds + self._clock() - self._job_start
+
+    def _time_metrics(self) -> dict[str, float]:
+        metrics = {f"time/{p}_seconds": self._phase_seconds[p] for p in REPORTED_PHASES if p in self._phase_seconds}
+        metrics["time/job_seconds"] = self._job_seconds()
+        if self._step_seconds:
+            metrics["time/step_median_seconds"] = statistics.median(self._step_seconds)
+        return metrics
+
+    def _memory_metrics(self) -> dict[str, float]:
+        """No accelerator ever reserves nothing, so a peak of 0 bytes is a peak that nobody measured."""
+        measured = {
+            "memory/train_peak_reserved_bytes": self._train_peak_reserved_bytes,
+            "memory/train_peak_allocated_bytes": self._train_peak_allocated_bytes,
+            "memory/job_peak_reserved_bytes": self._job_peak_reserved_bytes,
+        }
+        metrics: dict[str, float] = {key: value for key, value in measured.items() if value > 0}
+        if self._step_reserved_bytes:
+            metrics["memory/train_reserved_avg_bytes"] = statistics.fmean(self._step_reserved_bytes)
+            metrics["memory/train_reserved_p99_bytes"] = _nearest_rank(self._step_reserved_bytes, share=0.99)
+        metrics["memory/job_peak_rss_bytes"] = self._host.peak_bytes()
+        return metrics
+
+    def _train_metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        tokens_per_second = self.train_tokens_per_second()
+        if tokens_per_second is not None:
+            metrics["train/tokens_per_second"] = tokens_per_second
+        if "train" in self._phase_seconds and self._train_joules is not None:
+            metrics["energy/train_joules"] = self._train_joules
+        return metrics
+
+
+def _nearest_rank(values: list[int], share: float) -> int:
+    """The smallest value that at least `share` of the values don't exceed: always one that was measured."""
+    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,0 +1,169 @@
+"""Put a method on a frozen base model: PEFT config -> checks -> injection -> calibration."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils import PeftType
+from torch import nn
+
+from peftsweep.config import MethodConfig
+from peftsweep.errors import MethodError, Problem
+from peftsweep.methods.hooks import Batch, MethodHook, Site, build_hook
+from peftsweep.methods.targets import architecture_of, with_targets
+
+# What peft raises, over its 45 types, when a configuration doesn't fit a model.
+PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError, AssertionError, ImportError, IndexError)
+
+
+@dataclass(frozen=True)
+class AttachedMethod:
+    """A model ready to train: only the method's parameters require gradients."""
+
+    model: nn.Module  # PeftModel, or the base model itself for full fine-tuning
+    hook: MethodHook
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter. Ask after the optimizer is built: a hook may freeze some (LoRA-FA)."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def count_parameters(self) -> tuple[int, int]:
+        """Trainable and total parameters; 4-bit weights count unpacked, as peft counts them."""
+        if isinstance(self.model, PeftModel):
+            return self.model.get_nb_trainable_parameters()
+        return sum(w.numel() for w in self.trainable_parameters().values()), sum(w.numel() for w in self.model.parameters())
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained, as safetensors: an adapter for `PeftModel.from_pretrained`, or the whole model."""
+        if isinstance(self.model, PeftModel):
+            self.hook.save(self.model, folder)
+        else:
+            self.model.save_pretrained(str(folder))  # type: ignore[operator]
+
+
+def calibration_batches_wanted(method: MethodConfig) -> int:
+    """How many training batches `attach_method` needs to see for this method; 0 for most."""
+    return build_hook(method.hook).calibration_batches()
+
+
+def attach_method(
+    model: nn.Module,
+    method: MethodConfig,
+    *,
+    total_steps: int,
+    task_type: str | None = "CAUSAL_LM",
+    adapter_float32: bool = True,
+    tokenizer: Any = None,
+    calibration_batches: Sequence[Batch] = (),
+) -> AttachedMethod:
+    """Change `model` in place into one that trains `method`. Seed torch before: initialisation draws from it.
+
+    total_steps: optimizer steps of the run, for methods with a schedule; task_type: a peft TaskType, None for models
+    that aren't language models; adapter_float32: hold adapter weights in float32 beside a 16-bit base.
+    Full fine-tuning trains all weights in the base model's own dtype, as the reference benchmark does.
+    Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
+    """
+    if method.peft_type is None:
+        model.requires_grad_(True)
+        return AttachedMethod(model, MethodHook())
+    hook = build_hook(method.hook)
+    site = Site(model, total_steps, tokenizer, calibration_batches)
+    config = build_peft_config(method, hook, site, task_type)
+    check_capacity(method, config, model)
+    with _explained(method, model):
+        hook.prepare(config, site)
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=adapter_float32)
+        hook.calibrate(peft_model, site)
+    return AttachedMethod(peft_model, hook)
+
+
+def build_peft_config(method: MethodConfig, hook: MethodHook, site: Site, task_type: str | None) -> PeftConfig:
+    """Build the PEFT config of a method for one model and run. Raises MethodError on arguments that peft refuses."""
+    peft_type = parse_peft_type(method.peft_type)
+    arguments = hook.configure(dict(method.peft), site)
+    arguments = with_targets(peft_type, arguments, method.targets, architecture_of(site.model))
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
+    check_argument_names(arguments, config_class, f"method={method.name}")
+    with _explained(method, site.model):
+        return config_class(**({"task_type": task_type} | arguments))
+
+
+def parse_peft_type(name: str | None) -> PeftType:
+    """Raises MethodError, with the nearest name, if the installed peft has no such type."""
+    if name in PeftType.__members__:
+        return PeftType[name]
+    close = difflib.get_close_matches(str(name).upper(), PeftType.__members__, n=1)
+    fix = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(PeftType.__members__)}."
+    raise MethodError(Problem("peft_type must be a member of peft.PeftType", name, "method.peft_type", fix))
+
+
+def check_argument_names(arguments: dict[str, Any], config_class: type[PeftConfig], source: str) -> None:
+    """Raises MethodError naming all arguments that the PEFT config doesn't have, each with the nearest it has."""
+    known = config_class.__dataclass_fields__
+    problems = []
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            fix = f"Did you mean {close[0]!r}?" if close else f"It has: {', '.join(known)}."
+            problems.append(Problem(f"{config_class.__name__} has no such argument", f"method.peft.{name}", source, fix))
+    if problems:
+        raise MethodError(*problems)
+
+
+def check_capacity(method: MethodConfig, config: PeftConfig, model: nn.Module) -> None:
+    """Refuse a rank above the smaller side of a targeted layer: peft would train it, but it is no longer low-rank."""
+    if method.capacity is None or method.capacity_knob != "rank":
+        return
+    for name, smaller_side in _targeted_layers(config, model):
+        if method.capacity > smaller_side:
+            raise MethodError(
+                Problem(
+                    f"the rank of {method.name} must be at most {smaller_side}, the smaller side of {name}",
+                    method.capacity,
+                    "method.capacity",
+                    "Choose a smaller capacity, or target larger layers with method.targets.",
+                )
+            )
+
+
+@contextmanager
+def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
+    """Turn peft's refusals into a MethodError that says which method and model they are about.
+
+    OFT replaces a block size that doesn't divide the layer by another, with a warning only; a sweep would then compare
+    something that nobody asked for, so that counts as a refusal too.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Invalid `")
+            yield
+    except (MethodError, torch.OutOfMemoryError):
+        raise
+    except (*PEFT_ERRORS, UserWarning) as error:
+        raise MethodError(
+            Problem(
+                f"{method.name} doesn't fit {architecture_of(model)}: {str(error).rstrip('.')}",
+                source=f"method={method.name}",
+                fix="See the comments in the method's YAML; sizes that must divide are named there.",
+            )
+        ) from error
+
+
+def _targeted_layers(config: PeftConfig, model: nn.Module) -> Iterator[tuple[str, int]]:
+    targets = getattr(config, "target_modules", None)
+    if not targets:
+        return
+    for name, module in model.named_modules():
+        sides = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        if None not in sides and (targets == "all-linear" or check_target_module_exists(config, name)):
+            yield name, min(sides)

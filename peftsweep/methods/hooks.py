@@ -1,0 +1,430 @@
+"""The one thing a method may do beside its PEFT config: a table name -> hook, behind one interface.
+
+The order in a job: `configure` -> `prepare` -> peft injects the adapter -> `calibrate` -> `build_optimizer` ->
+for each step: forward, `extra_loss`, backward, optimizer, `after_step`, gradients to None -> `save`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, initialize_kv_prefix_from_text
+from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, create_riemannian_optimizer
+from torch import Tensor, nn
+
+from peftsweep.config import HookConfig
+from peftsweep.errors import MethodError, Problem
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a hook may look at before the adapter exists.
+
+    batches: calibration batches of the training split, each with input_ids, attention_mask and labels `(b, s)`;
+    total_steps: optimizer steps of the whole run.
+    """
+
+    model: nn.Module
+    total_steps: int
+    tokenizer: Any = None
+    batches: Sequence[Batch] = ()
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the model. Raises MethodError where its configuration doesn't say."""
+        config = getattr(self.model, "config", None)
+        layers = getattr(config, "num_hidden_layers", None)
+        if layers is None:
+            raise MethodError(
+                Problem("a share of layers needs a model whose config has num_hidden_layers", type(self.model).__name__)
+            )
+        return int(layers)
+
+
+@dataclass(frozen=True)
+class MethodHook:
+    """The interface, and the hook of all methods that need none. Subclass fields are the YAML's `hook.kwargs`."""
+
+    def calibration_batches(self) -> int:
+        """How many batches of training data `Site.batches` must hold."""
+        return 0
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        """Complete the PEFT arguments with what only the run knows: number of steps, of layers, token ids."""
+        return arguments
+
+    def prepare(self, config: PeftConfig, site: Site) -> None:
+        """Called once before injection; may leave tensors on the base layers for peft to pick up."""
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        """Called once after injection, before the first step; may overwrite adapter weights."""
+
+    def build_optimizer(
+        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
+    ) -> torch.optim.Optimizer | None:
+        """Return the method's own optimizer, or None: then the trainer builds `optimizer_class` as usual.
+
+        May freeze parameters, so count the trainable ones afterwards.
+        """
+        return None
+
+    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """Scalar to add to the task loss after the forward pass of `batch`, or None.
+
+        peft adds AdaLoRA's and SHADOW's terms to `outputs.loss` by itself when the model is called with labels: call it
+        without labels and compute the task loss outside, or the term counts twice.
+        """
+        return None
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Called after each optimizer step (1, 2, ...) while gradients are still there."""
+
+    def save(self, model: PeftModel, folder: Path) -> None:
+        """Write the adapter so that `PeftModel.from_pretrained` on the untouched base gives the same outputs."""
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+@dataclass(frozen=True)
+class LayerShares(MethodHook):
+    """Arguments counted in layers, given as shares, so that one YAML fits models of any depth."""
+
+    shares: dict[str, float] = field(default_factory=dict)  # argument -> share of the model's layers, at least 1 layer
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        layers = {key: max(1, round(share * site.num_layers)) for key, share in self.shares.items()}
+        return layers | arguments
+
+
+@dataclass(frozen=True)
+class RankAllocation(MethodHook):
+    """Re-allocates capacity between layers while training (AdaLoRA, AdaMSS), on a schedule in shares of the run."""
+
+    step_shares: dict[str, float] = field(default_factory=dict)  # argument -> share of all steps
+    interval_shares: dict[str, float] = field(default_factory=dict)  # the same, but at least one step
+    per_layer: dict[str, int] = field(default_factory=dict)  # argument -> value per decoder layer
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        steps = {key: round(share * site.total_steps) for key, share in self.step_shares.items()}
+        intervals = {key: max(1, round(share * site.total_steps)) for key, share in self.interval_shares.items()}
+        totals = {key: value * site.num_layers for key, value in self.per_layer.items()}
+        return steps | intervals | totals | arguments
+
+    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """AdaLoRA's orthogonality penalty (arXiv 2303.10512, eq. 4), as peft adds it; None for other methods."""
+        weight = getattr(_active_config(model), "orth_reg_weight", 0.0)
+        if not weight:
+            return None
+        return weight * torch.stack([_distance_from_orthogonal(*item) for item in _lora_factors(model)]).mean()
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        model.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
+
+
+@dataclass(frozen=True)
+class LoraFA(MethodHook):
+    """Freezes A and trains B with the projected gradient (arXiv 2308.03303)."""
+
+    def build_optimizer(
+        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
+    ) -> torch.optim.Optimizer:
+        config = _active_config(model)
+        return create_lorafa_optimizer(
+            model, r=config.r, lora_alpha=config.lora_alpha, lr=lr, weight_decay=kwargs.get("weight_decay", 0.0)
+        )
+
+
+@dataclass(frozen=True)
+class LoraPlus(MethodHook):
+    """Trains B faster than A (arXiv 2402.12354)."""
+
+    lr_ratio: float = 16.0  # lr of B divided by lr of A
+
+    def build_optimizer(
+        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
+    ) -> torch.optim.Optimizer:
+        # peft sets the decay per group and would otherwise leave it at 0.
+        decay = kwargs.pop("weight_decay", 0.0)
+        return create_loraplus_optimizer(
+            model, optimizer_class, lr=lr, loraplus_lr_ratio=self.lr_ratio, loraplus_weight_decay=decay, **kwargs
+        )
+
+
+@dataclass(frozen=True)
+class LoraRiemannian(MethodHook):
+    """Preconditions the gradients of A and B with an r x r matrix (arXiv 2402.02347)."""
+
+    reg: float = 1e-2  # damping added to the diagonal before inversion
+
+    def build_optimizer(
+        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
+    ) -> torch.optim.Optimizer:
+        return create_riemannian_optimizer(model, optimizer_class, lr=lr, reg=self.reg, **kwargs)
+
+
+@dataclass(frozen=True)
+class Eva(MethodHook):
+    """Initialises A from the activations' principal directions and re-distributes ranks (arXiv 2410.07170)."""
+
+    batches: int = 8  # calibration batches; peft goes round them until all directions have converged
+
+    def calibration_batches(self) -> int:
+        return self.batches
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        from peft.tuners.lora.eva import initialize_lora_eva_weights
+
+        _require_batches(site, "EVA")
+        batches = [dict(batch) for batch in site.batches]
+        _require_tokens_for_eva(_active_config(model), batches)
+        initialize_lora_eva_weights(model, batches, show_progress_bar=False)
+
+
+@dataclass(frozen=True)
+class MutatesBase(MethodHook):
+    """Base of hooks whose initialisation rewrites base weights from data that a later load won't have.
+
+    Saving subtracts the initial adapter from the trained one, which gives a plain LoRA of twice the rank for the
+    untouched base model (peft's `path_initial_model_for_weight_conversion`).
+    """
+
+    batches: int = 8  # calibration batches
+    _initial: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="peftsweep-initial-"), repr=False, compare=False
+    )
+
+    def calibration_batches(self) -> int:
+        return self.batches
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        config = _active_config(model)
+        rewritten, config.init_lora_weights = config.init_lora_weights, True  # else the load would rewrite the base again
+        model.save_pretrained(self._initial.name, save_embedding_layers=False)
+        config.init_lora_weights = rewritten
+
+    def save(self, model: PeftModel, folder: Path) -> None:
+        model.save_pretrained(
+            str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=self._initial.name
+        )
+
+
+@dataclass(frozen=True)
+class Corda(MutatesBase):
+    """Initialises A and B from weights seen through the covariance of the activations (arXiv 2406.05223)."""
+
+    def prepare(self, config: PeftConfig, site: Site) -> None:
+        from peft.tuners.lora.corda import preprocess_corda
+
+        _require_batches(site, "CorDA")
+        preprocess_corda(site.model, config, run_model=lambda: _run_rows(site))
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        super().calibrate(model, site)
+        _drop_attribute(model, "eigens")
+
+
+@dataclass(frozen=True)
+class LoraGA(MutatesBase):
+    """Initialises A and B from the gradient of the full weights (arXiv 2407.05000)."""
+
+    def prepare(self, config: PeftConfig, site: Site) -> None:
+        from peft.tuners.lora.loraga import preprocess_loraga
+
+        _require_batches(site, "LoRA-GA")
+        preprocess_loraga(site.model, config, train_step=lambda: _accumulate_gradients(site))
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        super().calibrate(model, site)
+        _drop_attribute(model, "_peft_loraga_grad")
+
+
+@dataclass(frozen=True)
+class Kasa(MethodHook):
+    """Keeps A and B near-orthogonal and the singular values small (arXiv 2412.06071, eq. 9-12)."""
+
+    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        return model.base_model._get_kasa_loss()  # type: ignore[operator, union-attr]
+
+
+@dataclass(frozen=True)
+class MonteClora(MethodHook):
+    """Adds the variational loss of the Monte Carlo samplers."""
+
+    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        return model.base_model._get_monteclora_loss()  # type: ignore[operator, union-attr]
+
+
+@dataclass(frozen=True)
+class Shadow(MethodHook):
+    """Trains the shadow network on the task as well."""
+
+    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        weight = _active_config(model).auxiliary_loss_weight
+        loss = model.base_model.shadow_auxiliary_loss(batch["labels"], batch.get("attention_mask"))  # type: ignore[operator, union-attr]
+        return None if loss is None else weight * loss
+
+
+@dataclass(frozen=True)
+class TextPrefix(MethodHook):
+    """Starts the key-value prefix from real text instead of noise: the given one, or the first training rows."""
+
+    text: str = ""  # "": decode calibration rows
+    batches: int = 8
+
+    def calibration_batches(self) -> int:
+        return 0 if self.text else self.batches
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        text = self.text or _text_of(site)
+        initialize_kv_prefix_from_text(model, site.tokenizer, text=text, use_chat_template=False)
+
+
+@dataclass(frozen=True)
+class FrequentTokens(MethodHook):
+    """Trains the embeddings of the tokens that the training data uses most."""
+
+    tokens: int = 0  # how many; the YAML wires it to method.capacity
+    batches: int = 32
+
+    def calibration_batches(self) -> int:
+        return self.batches
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        _require_batches(site, "trainable tokens")
+        ids = torch.cat([batch["input_ids"][batch["attention_mask"].bool()] for batch in site.batches])
+        values, counts = ids.unique(return_counts=True)
+        most = counts.argsort(descending=True, stable=True)[: self.tokens]
+        return {"token_indices": sorted(values[most].tolist())} | arguments
+
+
+@dataclass(frozen=True)
+class ContextTokens(MethodHook):
+    """Starts CPT's prompt from tokens of training rows, the in-context examples of arXiv 2410.17222."""
+
+    tokens: int = 0  # how many; the YAML wires it to method.capacity
+    batches: int = 8
+
+    def calibration_batches(self) -> int:
+        return self.batches
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        _require_batches(site, "CPT")
+        kept = [batch["attention_mask"].bool() for batch in site.batches]
+        ids = torch.cat([batch["input_ids"][mask] for batch, mask in zip(site.batches, kept, strict=True)])
+        labels = torch.cat([batch["labels"][mask] for batch, mask in zip(site.batches, kept, strict=True)])
+        is_answer = labels[: self.tokens] != -100
+        if is_answer.all():  # the loss covers questions too, so labels don't tell them apart: let every token move
+            is_answer = torch.zeros_like(is_answer)
+        # peft's codes: 2 = input, which training may move; 4 = label, which stays as it is.
+        types = torch.where(is_answer, 4, 2).tolist()
+        found = {"cpt_token_ids": ids[: self.tokens].tolist(), "cpt_tokens_type_mask": types}
+        return found | arguments
+
+
+HOOKS: dict[str, type[MethodHook]] = {
+    "none": MethodHook,
+    "layer_shares": LayerShares,
+    "rank_allocation": RankAllocation,
+    "lora_fa": LoraFA,
+    "lora_plus": LoraPlus,
+    "lora_riemannian": LoraRiemannian,
+    "eva": Eva,
+    "corda": Corda,
+    "lora_ga": LoraGA,
+    "kasa": Kasa,
+    "monteclora": MonteClora,
+    "shadow": Shadow,
+    "text_prefix": TextPrefix,
+    "frequent_tokens": FrequentTokens,
+    "context_tokens": ContextTokens,
+}
+
+
+def build_hook(config: HookConfig | None) -> MethodHook:
+    """Look the hook up and build it from its kwargs. Raises MethodError on an unknown name or argument."""
+    if config is None:
+        return MethodHook()
+    if config.name not in HOOKS:
+        close = difflib.get_close_matches(config.name, HOOKS, n=1)
+        fix = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(HOOKS)}."
+        raise MethodError(Problem("method.hook.name must be a row of the hook table", config.name, fix=fix))
+    hook_class = HOOKS[config.name]
+    known = [name for name in inspect.signature(hook_class).parameters if not name.startswith("_")]
+    unknown = sorted(set(config.kwargs) - set(known))
+    if unknown:
+        raise MethodError(
+            Problem(f"hook {config.name} takes {known or 'no arguments'}", unknown[0], "method.hook.kwargs")
+        )
+    return hook_class(**config.kwargs)
+
+
+def _active_config(model: nn.Module) -> Any:
+    return model.active_peft_config
+
+
+def _lora_factors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    names = ("lora_A", "lora_B")
+    return [(name, weight) for name, weight in model.named_parameters() if any(key in name for key in names)]
+
+
+def _distance_from_orthogonal(name: str, weight: Tensor) -> Tensor:
+    gram = weight @ weight.T if "lora_A" in name else weight.T @ weight
+    return torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
+
+
+def _require_batches(site: Site, who: str) -> None:
+    if not site.batches:
+        raise MethodError(
+            Problem(f"{who} looks at training data before the first step", "no calibration batches", "calibration_batches")
+        )
+
+
+def _require_tokens_for_eva(config: LoraConfig, batches: Sequence[Batch]) -> None:
+    """peft skips batches with fewer answer tokens than components, and goes round for ever if all are too small."""
+    components = round(config.r * config.eva_config.rho)
+    most_tokens = max(int((batch["attention_mask"].bool() & (batch["labels"] != -100)).sum()) for batch in batches)
+    if most_tokens < components:
+        raise MethodError(
+            Problem(
+                f"EVA needs a batch with at least rank x rho = {components} tokens in the loss",
+                most_tokens,
+                "calibration batches",
+                "Use a larger hparams.batch_size or a smaller method.capacity.",
+            )
+        )
+
+
+@torch.no_grad()
+def _run_rows(site: Site) -> None:
+    """One unpadded row at a time: CorDA's covariance drops the batch dimension and can't tell padding from text."""
+    device = next(site.model.parameters()).device
+    for batch in site.batches:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            site.model(input_ids=ids[mask.bool()].unsqueeze(0).to(device))
+
+
+def _accumulate_gradients(site: Site) -> None:
+    device = next(site.model.parameters()).device
+    for batch in site.batches:
+        site.model(**{key: value.to(device) for key, value in batch.items()}).loss.backward()
+
+
+def _drop_attribute(model: nn.Module, name: str) -> None:
+    """Free what a preparation pass left on the base layers."""
+    for module in model.modules():
+        if name in vars(module):
+            delattr(module, name)
+
+
+def _text_of(site: Site) -> str:
+    _require_batches(site, "a prefix from text")
+    rows = [ids[mask.bool()] for batch in site.batches for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    return str(site.tokenizer.decode(torch.cat(rows), skip_special_tokens=True))

@@ -1,0 +1,292 @@
+"""The miniature's world of words: arithmetic stories that a model of three million parameters can learn.
+
+One problem, in the form that fine-tuning teaches:
+
+    Question: Mia has 4 bags with 6 shells in each bag. She gives 7 shells to Omar. How many shells does Mia have now?
+    Answer: Mia starts with 4 * 6 = 24 shells. After giving 7 to Omar, Mia has 24 - 7 = 17 shells. The answer is: 17
+
+and the same problem as pre-training tells it, in other words:
+
+    Mia had 4 bags with 6 shells in each bag, 4 * 6 = 24. She gave 7 shells to Omar, 24 - 7 = 17. In the end there were 17 shells.
+
+So the base model knows the words, the arithmetic and how to follow a story, but not the form of an answer, as a real base model does.
+Everything follows from a `random.Random`; no text comes from elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+NAMES = {
+    "she": "Mia Ana Eva Lena Ruth Nora Zoe Ivy Clara Emma Sofia Tara Lucy Rosa Hana Jane Kate Leah Maya Olga".split(),
+    "he": "Omar Ben Leo Max Finn Hugo Ivan Jack Karl Liam Noah Otto Paul Ravi Sam Tom Yusuf Adam Carl Dan".split(),
+}
+THINGS = (
+    "apples shells coins books cards stones eggs pens stamps beads cups plums balls keys roses nuts toys cakes "
+    "shirts lamps boats seeds pears hats rings masks flags bells kites socks"
+).split()
+HOLDERS = ["bag", "box", "jar", "basket", "drawer"]
+LARGEST = 99  # every number in a story stays below a hundred
+TRAIN_SHARE, VALID_SHARE = 0.8, 0.1  # the rest is test
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One story in its three tellings; `answer` is the number that all of them end with."""
+
+    query: str
+    response: str
+    answer: int
+    story: str
+    worked: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One equation of a story: how the question, the answer and the pre-training text put it."""
+
+    asked: str
+    answered: str
+    told: str
+    left: int
+    sign: str
+    right: int
+
+    @property
+    def result(self) -> int:
+        return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[self.sign]
+
+    @property
+    def equation(self) -> str:
+        return f"{self.left} {self.sign} {self.right} = {self.result}"
+
+
+# (question, past tense of the story, clause of the answer) of what changes the number of things
+GAINS = [
+    ("finds {n} more {things}", "found {n} more {things}", "After finding {n} more"),
+    ("buys {n} {things}", "bought {n} {things}", "After buying {n}"),
+    ("gets {n} {things} from {friend}", "got {n} {things} from {friend}", "With the {n} from {friend}"),
+    ("makes {n} new {things}", "made {n} new {things}", "After making {n}"),
+]
+LOSSES = [
+    ("gives {n} {things} to {friend}", "gave {n} {things} to {friend}", "After giving {n} to {friend}"),
+    ("loses {n} {things}", "lost {n} {things}", "After losing {n}"),
+    ("sells {n} {things}", "sold {n} {things}", "After selling {n}"),
+    ("throws away {n} {things}", "threw away {n} {things}", "After throwing away {n}"),
+]
+
+
+def make_problem(rng: random.Random) -> Problem:
+    """A story of one to three equations."""
+    pronoun = rng.choice(["she", "he"])
+    name = rng.choice(NAMES[pronoun])
+    friend = rng.choice([n for n in NAMES["she"] + NAMES["he"] if n != name])
+    words = {"name": name, "friend": friend, "Pronoun": pronoun.title(), "things": rng.choice(THINGS)}
+    if rng.random() < 0.25:
+        return _compare(rng, words)
+    return _chain(rng, words)
+
+
+def _chain(rng: random.Random, words: dict[str, str]) -> Problem:
+    opening, told, steps = _opening(rng, words)
+    count = steps[-1].result if steps else int(opening.split()[2])
+    for _ in range(rng.randint(1, 2)):
+        steps.append(_change(rng, words, count))
+        count = steps[-1].result
+    first = "" if steps[0].sign == "*" else "{name} starts with {count} {things}. "
+    question = rng.choice(
+        ["How many {things} does {name} have now?", "How many {things} are left with {name}?", "How many {things} has {name} in the end?"]
+    )
+    return _tell(words, opening, told, first.format(**words, count=steps[0].left), steps, question)
+
+
+def _opening(rng: random.Random, words: dict[str, str]) -> tuple[str, str, list[Step]]:
+    if rng.random() < 0.55:
+        count = rng.randint(3, 60)
+        return f"{words['name']} has {count} {words['things']}.", f"{words['name']} had {count} {words['things']}.", []
+    groups, each, holder = rng.randint(2, 9), rng.randint(2, 9), rng.choice(HOLDERS)
+    holders = holder + ("es" if holder == "box" else "s")
+    text = "{name} {has} {groups} {holders} with {each} {things} in each {holder}".format(
+        **words, has="{has}", groups=groups, holders=holders, each=each, holder=holder
+    )
+    answered = "{name} starts with {equation} {things}."
+    step = Step("", answered, "", groups, "*", each)
+    return text.format(has="has") + ".", f"{text.format(has='had')}, {step.equation}.", [step]
+
+
+def _change(rng: random.Random, words: dict[str, str], count: int) -> Step:
+    gain = count < 4 or (rng.random() < 0.5 and count <= LARGEST - 3)
+    amount = rng.randint(2, min(40, LARGEST - count)) if gain else rng.randint(2, count - 2)
+    asked, told, answered = (text.format(n=amount, **words) for text in rng.choice(GAINS if gain else LOSSES))
+    return Step(
+        f"{words['Pronoun']} {asked}.",
+        answered + ", {name} has {equation} {things}.",
+        f"{words['Pronoun']} {told}" + ", {equation}.",
+        count,
+        "+" if gain else "-",
+        amount,
+    )
+
+
+def _compare(rng: random.Random, words: dict[str, str]) -> Problem:
+    own = rng.randint(4, 24)
+    kind = rng.choice(["more", "fewer", "times"])
+    amount = {"more": rng.randint(2, 24), "fewer": rng.randint(2, own - 2), "times": rng.randint(2, 3)}[kind]
+    relation = f"{amount} times as many {words['things']} as" if kind == "times" else f"{amount} {kind} {words['things']} than"
+    sign = {"more": "+", "fewer": "-", "times": "*"}[kind]
+    other = Step(
+        f"{words['friend']} has {relation} {words['name']}.",
+        "{friend} has {equation} {things}.",
+        f"{words['friend']} had {relation} {words['name']}" + ", {equation}.",
+        own,
+        sign,
+        amount,
+    )
+    both = Step("", "Together they have {equation} {things}.", "Together this is {equation}.", own, "+", other.result)
+    opening, told = (f"{words['name']} {verb} {own} {words['things']}." for verb in ("has", "had"))
+    return _tell(words, opening, told, "", [other, both], "How many {things} do they have together?")
+
+
+def _tell(words: dict[str, str], opening: str, told: str, first: str, steps: list[Step], question: str) -> Problem:
+    answer = steps[-1].result
+    asked = " ".join(text for text in [opening, *(step.asked for step in steps), question.format(**words)] if text)
+    answered = " ".join(step.answered.format(**words, equation=step.equation) for step in steps)
+    story = " ".join(text for text in [told, *(step.told.format(**words, equation=step.equation) for step in steps)] if text)
+    return Problem(
+        query=asked,
+        response=f"{first}{answered} The answer is: {answer}",
+        answer=answer,
+        story=f"{story} In the end there were {answer} {words['things']}.",
+        worked=f"{asked} Working: {'; '.join(step.equation for step in steps)}. So {answer} {words['things']}.",
+    )
+
+
+def split_of(query: str) -> str:
+    """The split a question belongs to, by its own text: the same question is never in two splits."""
+    share = int.from_bytes(hashlib.sha256(query.encode()).digest()[:4]) / 2**32
+    return "train" if share < TRAIN_SHARE else "valid" if share < TRAIN_SHARE + VALID_SHARE else "test"
+
+
+def make_problems(split: str, count: int, seed: int = 0) -> list[Problem]:
+    """`count` different problems of one split: train, valid or test."""
+    rng = random.Random(f"{split}-{seed}")
+    found: dict[str, Problem] = {}
+    while len(found) < count:
+        problem = make_problem(rng)
+        if split_of(problem.query) == split:
+            found.setdefault(problem.query, problem)
+    return list(found.values())
+
+
+ANIMALS = "cat dog horse bird fish mouse cow goat duck frog bee fox".split()
+PLACES = "house garden lake forest field road river school market harbour kitchen hill".split()
+COLOURS = "red blue green yellow white black brown grey".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+WEATHER = ["it rains", "the sun shines", "it snows", "the wind blows", "it is cold", "it is warm", "there is fog"]
+
+
+def make_passage(rng: random.Random) -> str:
+    """A few sentences that are no problem: the general text on which forgetting is measured."""
+    teller = rng.choice([_diary, _walk, _search, _family, _thought, _order])
+    return teller(rng)
+
+
+def _person(rng: random.Random) -> tuple[str, str]:
+    pronoun = rng.choice(["she", "he"])
+    return rng.choice(NAMES[pronoun]), pronoun
+
+
+def _diary(rng: random.Random) -> str:
+    day, (name, pronoun) = rng.randrange(7), _person(rng)
+    first, second, place = rng.choice(WEATHER), rng.choice(WEATHER), rng.choice(PLACES)
+    return (
+        f"Today is {DAYS[day]} and {first}. Tomorrow is {DAYS[(day + 1) % 7]}, and people say that then {second}. "
+        f"{name} stays in the {place} because {pronoun} likes it when {first}."
+    )
+
+
+def _walk(rng: random.Random) -> str:
+    (name, pronoun), animal, colour = _person(rng), rng.choice(ANIMALS), rng.choice(COLOURS)
+    start, end = rng.sample(PLACES, 2)
+    return (
+        f"{name} walks from the {start} to the {end} with a {colour} {animal}. The {animal} of {name} is {colour}. "
+        f"When they come to the {end}, {pronoun} sits down and the {colour} {animal} sleeps."
+    )
+
+
+def _search(rng: random.Random) -> str:
+    (name, pronoun), thing = _person(rng), rng.choice(THINGS)
+    wrong, right = rng.sample(PLACES, 2)
+    return (
+        f"{name} has a question: where are the {thing}? They are not in the {wrong}. Let us think. "
+        f"{name} looks in the {right} and there {pronoun} finds the {thing}. The answer is the {right}, not the {wrong}."
+    )
+
+
+def _family(rng: random.Random) -> str:
+    child, mother, father = rng.choice(NAMES["he"]), rng.choice(NAMES["she"]), rng.choice(NAMES["he"])
+    place = rng.choice(PLACES)
+    return (
+        f"{mother} is the mother of {child}, and {father} is his father. So {child} is the son of {mother} and {father}. "
+        f"They live near the {place}, and {child} goes to the {place} with {father} on {rng.choice(DAYS)}."
+    )
+
+
+def _thought(rng: random.Random) -> str:
+    (name, pronoun), place = _person(rng), rng.choice(PLACES)
+    animal, colour = rng.choice(ANIMALS), rng.choice(COLOURS)
+    return (
+        f"To answer a question one must think. {name} goes step by step: first {pronoun} sees that the {animal} is {colour}, "
+        f"then that it lives in the {place}. So by each step {name} knows more of the {colour} {animal}."
+    )
+
+
+def _order(rng: random.Random) -> str:
+    (name, _), things = _person(rng), rng.sample(THINGS, 3)
+    return (
+        f"{name} puts the {things[0]} on the table, then the {things[1]}, then the {things[2]}. "
+        f"The {things[0]} came first, the {things[1]} after them, and the {things[2]} were last."
+    )
+
+
+def make_fact(rng: random.Random) -> str:
+    """A line of bare arithmetic."""
+    sign = rng.choice("++--*")
+    if sign == "*":
+        left, right = rng.randint(2, 9) if rng.random() < 0.6 else rng.randint(2, 24), rng.randint(2, 9)
+        left = left if left * right <= LARGEST else rng.randint(2, 9)
+    elif sign == "+":
+        left = rng.randint(2, LARGEST - 2)
+        right = rng.randint(2, LARGEST - left)
+    else:
+        left = rng.randint(3, LARGEST)
+        right = rng.randint(1, left - 1)
+    return Step("", "", "", left, sign, right).equation
+
+
+def pretraining_documents(seed: int) -> Iterator[str]:
+    """An endless stream of general passages, facts, told stories and worked stories.
+
+    Never a question in the form of the task, and never one of the validation or test split.
+    """
+    rng = random.Random(f"pretraining-{seed}")
+    while True:
+        kind = rng.random()
+        if kind < 0.25:
+            yield make_passage(rng)
+        elif kind < 0.45:
+            yield ". ".join(make_fact(rng) for _ in range(6)) + "."
+        else:
+            problem = make_problem(rng)
+            if split_of(problem.query) == "train":
+                yield problem.story if kind < 0.7 else problem.worked
+
+
+def general_passages(count: int) -> list[str]:
+    """Held-out general text of the same kinds, for forgetting: passages, told stories and worked stories."""
+    rng = random.Random("general")
+    makers = (make_passage, make_passage, lambda r: make_problem(r).story, lambda r: make_problem(r).worked)
+    return [makers[i % len(makers)](rng) for i in range(count)]

@@ -1,0 +1,69 @@
+"""The tasks, by name: what a new one has to add is a row here, a dataclass in config.py and a YAML."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from peftsweep.config import HparamsConfig, MetamathConfig, SftConfig, TextTaskConfig
+from peftsweep.models.load import BaseModel
+from peftsweep.tasks import metamath, sft
+from peftsweep.tasks.base import Progress, Task, no_progress
+from peftsweep.tasks.general import build_general_texts
+from peftsweep.tasks.rows import Source
+from peftsweep.tasks.text import Judge, TextSettings, TextTask
+from peftsweep.tasks.tokens import Form
+
+log = logging.getLogger(__name__)
+
+
+def build_task(config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress) -> Task:
+    """The task of a job, on a loaded base model. Reads no rows yet."""
+    return TASK_BUILDERS[config.name](config, hparams, base, cache, progress)
+
+
+def _build_metamath(config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress) -> Task:
+    assert isinstance(config, MetamathConfig)
+    source = metamath.build_source(config, embedded_model=base.is_embedded)
+    return _text_task(config, hparams, base, cache, progress, source, metamath.judge, metamath.VERSION, metamath.SCORE)
+
+
+def _build_sft(config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress) -> Task:
+    assert isinstance(config, SftConfig)
+    judge = sft.build_judge(sft.load_scorer(config.scorer))
+    source = sft.build_source(config, embedded_model=base.is_embedded)
+    score = "score" if config.scorer else "exact_match"
+    return _text_task(config, hparams, base, cache, progress, source, judge, sft.VERSION, score)
+
+
+def _text_task(
+    config: TextTaskConfig,
+    hparams: HparamsConfig,
+    base: BaseModel,
+    cache: Path,
+    progress: Progress,
+    source: Source,
+    judge: Judge,
+    version: int,
+    score: str,
+) -> TextTask:
+    log.info("Task %s: rows from %s.", config.name, source.name)
+    settings = TextSettings(
+        form=Form(config.template, hparams.max_seq_length, config.loss_on == "all"),
+        train_rows=config.train_rows,
+        test_rows=config.test_rows,
+        max_new_tokens=config.max_new_tokens,
+        bucket_batches=hparams.bucket_batches,
+        eval_batch_size=hparams.eval_batch_size,
+        fused_loss=hparams.fused_loss,
+        cache=cache,
+    )
+    general = build_general_texts(config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub")
+    return TextTask(config.name, version, score, source, judge, general, base, settings, progress)
+
+
+TASK_BUILDERS: dict[str, Callable[[TextTaskConfig, HparamsConfig, BaseModel, Path, Progress], Task]] = {
+    "metamath": _build_metamath,
+    "sft": _build_sft,
+}

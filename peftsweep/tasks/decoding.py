@@ -1,0 +1,365 @@
+"""Greedy decoding of many prompts, without paying for the longest answer of every batch.
+
+A batch of `generate` runs until its last sequence is done, however short the others are. Here a sequence leaves the batch
+when it is finished, and a waiting prompt takes its place: the number of forward passes follows the total length of the
+answers, not the sum of the longest ones. Predictions are those of `model.generate` on one prompt at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from peftsweep.errors import DataError, Problem
+
+log = logging.getLogger(__name__)
+
+# Whether a sequence is finished is known on the device; asking makes the host wait for it. So steps are queued this many
+# at a time, and a finished sequence runs on for at most as many, its surplus tokens thrown away.
+STEPS_BETWEEN_CHECKS = 8
+# Prompts are read together once this share of the batch is free: one at a time they would cost a forward pass each.
+REFILL_SHARE = 0.1
+ROOM_TOKENS = 64  # how far the cache grows at once
+
+
+class EndOfSequence(Protocol):
+    """What decoding needs of a tokenizer."""
+
+    eos_token_id: int | None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """generations: new token ids without the end-of-sequence token, in the order of the prompts. One that has
+    `max_new_tokens` ids was cut off. generation_config: what was in effect, to be logged with the scores."""
+
+    generations: list[list[int]]
+    generation_config: dict[str, Any]
+
+
+def decode_greedily(
+    model: nn.Module,
+    tokenizer: EndOfSequence,
+    prompts: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    on_done: Callable[[int], None] | None = None,
+) -> Decoded:
+    """Continue each prompt (token ids) with its likeliest tokens, until end of sequence or `max_new_tokens`.
+
+    model: a transformers causal LM, bare or in any PEFT wrapper, prompt learning included; decoding runs in eval mode and
+    restores the mode. The generation config of the checkpoint is set aside: some ship sampling, penalties or other ends.
+    batch_size: most sequences at a time; halved, with a warning, each time the device runs out of memory.
+    on_done: called with the number of prompts finished since its last call.
+    Raises DataError for an empty prompt, torch.OutOfMemoryError if not even one sequence fits.
+    """
+    if not all(prompts):
+        empty = [index for index, prompt in enumerate(prompts) if not prompt]
+        raise DataError(Problem("each prompt must have at least one token", f"none in prompts {empty[:5]}"))
+    if batch_size < 1 or max_new_tokens < 1:
+        raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
+    work = _Work(prompts, tokenizer.eos_token_id, max_new_tokens, on_done)
+    model = getattr(model, "_orig_mod", model)  # a compiled model would compile anew for every length of the cache
+    with _eval_mode(model), torch.inference_mode():
+        while work.waiting:
+            if not _decode_until_done(_ForwardPass(model), work, batch_size):
+                batch_size = _smaller(batch_size, model)
+    return Decoded(work.generations, _generation_config(tokenizer.eos_token_id, batch_size, max_new_tokens))
+
+
+def _generation_config(eos_token_id: int | None, batch_size: int, max_new_tokens: int) -> dict[str, Any]:
+    return {
+        "do_sample": False,
+        "num_beams": 1,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": eos_token_id,
+        "batch_size": batch_size,
+    }
+
+
+class _Work:
+    """What is still to do and what is done: prompts waiting, longest first, and tokens generated so far."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        eos_token_id: int | None,
+        max_new_tokens: int,
+        on_done: Callable[[int], None] | None,
+    ) -> None:
+        self.prompts = prompts
+        self.eos_token_id = eos_token_id
+        self.max_new_tokens = max_new_tokens
+        self.on_done = on_done or (lambda n_done: None)
+        self.generations: list[list[int]] = [[] for _ in prompts]
+        self.finished: set[int] = set()
+        self.waiting = self._longest_first(range(len(prompts)))
+
+    def take(self, n_prompts: int) -> list[int]:
+        taken, self.waiting = self.waiting[:n_prompts], self.waiting[n_prompts:]
+        return taken
+
+    def restart(self) -> None:
+        """All that is not finished waits again: the cache of sequences under way is lost."""
+        unfinished = [index for index in range(len(self.prompts)) if index not in self.finished]
+        for index in unfinished:
+            self.generations[index] = []
+        self.waiting = self._longest_first(unfinished)
+
+    def record(self, indices: Sequence[int], tokens: Tensor) -> list[int]:
+        """Append each sequence's new tokens, (b, n); answer the rows, not the indices, of those that go on."""
+        rows = list(zip(indices, tokens.tolist(), strict=True))
+        finished = {index for index, new in rows if self._extend(self.generations[index], new)}
+        self.finished |= finished
+        if finished:
+            self.on_done(len(finished))
+        return [row for row, index in enumerate(indices) if index not in finished]
+
+    def most_steps(self, indices: Iterable[int]) -> int:
+        """Steps after which all of these are finished for certain."""
+        return self.max_new_tokens - min(len(self.generations[index]) for index in indices)
+
+    def _longest_first(self, indices: Iterable[int]) -> list[int]:
+        # Prompts of like length need little padding; the longest first, so that a lack of memory shows at once.
+        return sorted(indices, key=lambda index: -len(self.prompts[index]))
+
+    def _extend(self, generation: list[int], new: list[int]) -> bool:
+        """Whether that finishes it."""
+        for token in new:
+            if token == self.eos_token_id:
+                return True
+            generation.append(token)
+            if len(generation) == self.max_new_tokens:
+                return True
+        return False
+
+
+@dataclass
+class _Batch:
+    """Sequences under way, one a row.
+
+    indices: which prompt a row continues; last_token, position: (b,), the token to feed next and its position;
+    attention_mask: (b, k), 1 where the cache of k positions holds something of that row.
+    """
+
+    indices: list[int]
+    last_token: Tensor
+    position: Tensor
+    attention_mask: Tensor
+    cache: Cache
+
+    def keep(self, rows: list[int]) -> _Batch | None:
+        """Only these rows, and no positions that none of them uses; None for none."""
+        if len(rows) == len(self.indices):
+            return self
+        if not rows:
+            return None
+        selected = torch.tensor(rows, device=self.last_token.device)
+        mask = self.attention_mask[selected]
+        if _is_roomy(self.cache):
+            n_unused = int(mask.any(dim=0).int().argmax())
+            mask = mask[:, n_unused:]
+            for layer in self.cache.layers:
+                layer.hold(layer.keys[selected, :, n_unused:], layer.values[selected, :, n_unused:])
+        else:
+            self.cache.reorder_cache(selected)  # selects rows in every kind of layer, unlike `batch_select_indices`
+        indices = [self.indices[row] for row in rows]
+        return _Batch(indices, self.last_token[selected], self.position[selected], mask, self.cache)
+
+    def join(self, other: _Batch) -> _Batch:
+        """Both batches' rows; the shorter cache is padded on the left, where the mask hides it."""
+        length = max(self.attention_mask.shape[1], other.attention_mask.shape[1])
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            mine.hold(
+                torch.cat([_pad_left(mine.keys, length), _pad_left(theirs.keys, length)]),
+                torch.cat([_pad_left(mine.values, length), _pad_left(theirs.values, length)]),
+            )
+        masks = [
+            functional.pad(batch.attention_mask, (length - batch.attention_mask.shape[1], 0)) for batch in (self, other)
+        ]
+        return _Batch(
+            self.indices + other.indices,
+            torch.cat([self.last_token, other.last_token]),
+            torch.cat([self.position, other.position]),
+            torch.cat(masks),
+            self.cache,
+        )
+
+
+def _pad_left(states: Tensor, length: int) -> Tensor:
+    """Keys or values (b, heads, k, d), lengthened to (b, heads, length, d)."""
+    return functional.pad(states, (0, 0, length - states.shape[2], 0))
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer of the cache with room for tokens to come, since `DynamicLayer` copies all of itself for each new token."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self.hold(layer.keys, layer.values)
+
+    def hold(self, keys: Tensor, values: Tensor) -> None:
+        """Replace the contents, (b, heads, k, d) each. Room is made at the next token."""
+        self.keys = self.room_for_keys = keys
+        self.values = self.room_for_values = values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append key_states and value_states, (b, heads, n, d); answer all keys and all values."""
+        start, n_new = self.keys.shape[2], key_states.shape[2]
+        if start + n_new > self.room_for_keys.shape[2]:
+            self.room_for_keys = functional.pad(self.keys, (0, 0, 0, n_new + ROOM_TOKENS))
+            self.room_for_values = functional.pad(self.values, (0, 0, 0, n_new + ROOM_TOKENS))
+        self.room_for_keys[:, :, start : start + n_new] = key_states
+        self.room_for_values[:, :, start : start + n_new] = value_states
+        self.keys = self.room_for_keys[:, :, : start + n_new]
+        self.values = self.room_for_values[:, :, : start + n_new]
+        return self.keys, self.values
+
+
+def _with_room(cache: Cache) -> Cache:
+    """The same cache, roomy if all its layers keep every position as keys and values.
+
+    A sliding window or a recurrent state stays as it is: their sequences can leave a batch, but none can join it.
+    """
+    if isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache.layers = [_RoomyLayer(layer) for layer in cache.layers]
+    return cache
+
+
+def _is_roomy(cache: Cache) -> bool:
+    return all(isinstance(layer, _RoomyLayer) for layer in cache.layers)
+
+
+class _ForwardPass:
+    """Runs a model, whatever wraps it, one token a sequence further."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.is_peft = isinstance(model, PeftModel)
+        self.base = model.get_base_model() if self.is_peft else model
+        # What PEFT's own `generate` calls: inside the wrapper that would put virtual tokens before every single token.
+        self.inner = model.base_model if self.is_peft else model
+        self.device = next(model.parameters()).device
+        self.accepts = inspect.signature(self.base.forward).parameters.keys()
+
+    def read(self, indices: list[int], prompts: Sequence[Sequence[int]], pad_token_id: int) -> _Batch:
+        """A new batch: prompts in the cache, their first generated token chosen."""
+        width = max(len(prompts[index]) for index in indices)
+        rows = [[pad_token_id] * (width - len(prompts[index])) + list(prompts[index]) for index in indices]
+        mask_rows = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in indices]
+        input_ids = torch.tensor(rows, device=self.device)
+        inputs = self.model.prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=DynamicCache(config=self.base.config),
+            attention_mask=torch.tensor(mask_rows, device=self.device),
+            is_first_iteration=True,
+            use_cache=True,
+        )
+        # Virtual tokens stand before the padding, and PEFT numbers positions as if the padding were text: a padded prompt
+        # would get another answer than the same prompt alone. Counting real tokens only is right with and without them.
+        mask = inputs["attention_mask"].long()
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        states = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+        inputs |= {"attention_mask": mask, "position_ids": positions[:, -states.shape[1] :]}
+        logits, cache = self._run(inputs)
+        return _Batch(indices, logits.argmax(dim=-1), positions[:, -1] + 1, mask, _with_room(cache))
+
+    def advance(self, batch: _Batch, n_steps: int) -> Tensor:
+        """Feed and choose `n_steps` tokens a row, in place; answer them, (b, n_steps), without waiting for the device."""
+        chosen = []
+        for _ in range(n_steps):
+            batch.attention_mask = functional.pad(batch.attention_mask, (0, 1), value=1)
+            inputs = {
+                "input_ids": batch.last_token[:, None],
+                "past_key_values": batch.cache,
+                "attention_mask": batch.attention_mask,
+                "position_ids": batch.position[:, None],
+                "use_cache": True,
+            }
+            logits, batch.cache = self._run(inputs)
+            batch.last_token, batch.position = logits.argmax(dim=-1), batch.position + 1
+            chosen.append(batch.last_token)
+        return torch.stack(chosen, dim=1)
+
+    def _run(self, inputs: dict[str, Any]) -> tuple[Tensor, Cache]:
+        """Logits of the last position (b, v), and the cache."""
+        known = {"logits_to_keep": 1, **inputs}
+        if "position_ids" not in self.accepts:
+            del known["position_ids"]
+        if "logits_to_keep" not in self.accepts:
+            del known["logits_to_keep"]
+        outputs = self.inner(**known)
+        return outputs.logits[:, -1], outputs.past_key_values
+
+
+def _decode_until_done(forward: _ForwardPass, work: _Work, batch_size: int) -> bool:
+    """Work off all prompts. False: memory ran out, and what was under way waits again."""
+    batch: _Batch | None = None
+    try:
+        while work.waiting or batch is not None:
+            if work.waiting and _should_refill(batch, batch_size):
+                batch = _refill(forward, work, batch, batch_size)
+            elif batch is not None:
+                tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, work.most_steps(batch.indices)))
+                batch = batch.keep(work.record(batch.indices, tokens))
+    except torch.OutOfMemoryError:
+        if batch_size == 1:
+            raise
+        work.restart()
+        return False
+    return True
+
+
+def _should_refill(batch: _Batch | None, batch_size: int) -> bool:
+    if batch is None:
+        return True
+    n_free = batch_size - len(batch.indices)
+    return n_free >= max(1, REFILL_SHARE * batch_size) and _is_roomy(batch.cache)
+
+
+def _refill(forward: _ForwardPass, work: _Work, batch: _Batch | None, batch_size: int) -> _Batch | None:
+    taken = work.take(batch_size - (0 if batch is None else len(batch.indices)))
+    arrived = forward.read(taken, work.prompts, work.eos_token_id or 0)
+    left = arrived.keep(work.record(taken, arrived.last_token[:, None]))
+    if batch is None or left is None:
+        return left or batch
+    return batch.join(left)
+
+
+def _smaller(batch_size: int, model: nn.Module) -> int:
+    """Half of it, with what the failed attempt left behind given back to the device."""
+    log.warning("Out of memory while decoding %d sequences at a time; going on with %d.", batch_size, batch_size // 2)
+    gc.collect()
+    if next(model.parameters()).is_cuda:
+        torch.cuda.empty_cache()
+    return batch_size // 2
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True

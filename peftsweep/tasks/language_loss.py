@@ -1,0 +1,233 @@
+"""The loss of a language model, without ever holding float32 logits for a whole batch.
+
+At a vocabulary of 49,152 and a batch of 4 x 512 tokens, the logits in float32 take 400 MB, their gradient as much again:
+more than the rest of a small model. So the output head is set aside during the forward pass, the model returns hidden
+states in place of logits, and head and cross entropy are applied together, a slice of tokens at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel, PeftType
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+IGNORED_LABEL = -100
+SLICE_LOGITS_BYTES = 64 * 2**20  # float32 logits of one slice: small beside a model, large enough to keep a GPU busy
+MIN_SLICE_TOKENS = 256  # fewer rows than this and reading the head's weight costs more than the product itself
+TORCH_HAS_LINEAR_CROSS_ENTROPY = hasattr(functional, "linear_cross_entropy")  # since torch 2.13
+
+# These replace the model's loss by their own, computed from full logits over their context's tokens too. They are trained
+# on the same target tokens as everybody else, since losses that count different tokens can't be compared.
+REPLACES_LOSS = {PeftType.CPT}
+
+# One object for the whole process: torch.compile recompiles when a module that it has seen is exchanged for a new one.
+_NO_HEAD = nn.Identity()
+
+
+@dataclass(frozen=True)
+class LanguageLoss:
+    """Loss of one batch. The tensors are float32 scalars on the model's device.
+
+    sum: nats over all target tokens; n_tokens: how many those are;
+    auxiliary: what the method adds to the mean loss (AdaLoRA's orthogonality, Shadow's own path), 0 for most.
+    """
+
+    sum: Tensor
+    n_tokens: int
+    auxiliary: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Nats per target token: the figure to report and to compare. 0 for a batch without target tokens."""
+        return self.sum / max(self.n_tokens, 1)
+
+    @property
+    def objective(self) -> Tensor:
+        """What training descends: the mean and the method's own term."""
+        return self.mean + self.auxiliary
+
+
+def language_model_loss(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, fused: bool = True
+) -> LanguageLoss:
+    """Next-token loss of a transformers causal LM, bare or in any PEFT wrapper, compiled or not.
+
+    input_ids, attention_mask, labels: (b, s); a label of -100 is no target, and the first column never is one, so that
+    every method is judged on the same tokens whether or not it puts virtual tokens before them.
+    fused: see `supports_fused_loss`; `False` builds the float32 logits, as transformers does.
+    """
+    targets = labels[:, 1:].flatten()
+    rows = (targets != IGNORED_LABEL).nonzero().squeeze(1)  # before the forward pass: this waits for the device
+    outputs = _forward(model, input_ids, attention_mask, labels, without_head=fused)
+    n_positions = input_ids.shape[1]
+    states = outputs.logits[:, -n_positions:-1]  # virtual tokens, where a method has them, stand first
+    states = states.reshape(-1, states.shape[-1]).index_select(0, rows)
+    targets = targets.index_select(0, rows)
+    if fused:
+        head = _base_model(model).get_output_embeddings()
+        total = linear_cross_entropy_sum(states, head.weight, head.bias, targets)
+    else:
+        total = functional.cross_entropy(states.float(), targets, reduction="sum")
+    auxiliary = total.new_zeros(()) if outputs.loss is None else outputs.loss.float()
+    return LanguageLoss(total, len(rows), auxiliary)
+
+
+def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Cross entropy in nats of `states @ weight.T + bias`, summed, in float32, with logits for one slice of rows at a time.
+
+    states: (n, d); weight: (v, d); bias: (v,) or None; targets: (n,), each a class of v.
+    Uses torch's own `linear_cross_entropy` where there is one (2.13 and later), else recomputes each slice in backward.
+    """
+    device_type = states.device.type
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        states, weight = states.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if len(targets) == 0:
+        return states.sum().float() * 0.0  # a graph of its own, so that backward works on a batch without targets
+    with torch.autocast(device_type, enabled=False):
+        if TORCH_HAS_LINEAR_CROSS_ENTROPY:
+            return _torch_sum(states, weight, bias, targets)
+        return _recomputed_sum(states, weight, bias, targets)
+
+
+def supports_fused_loss(model: nn.Module) -> bool:
+    """Whether the fused loss is this model's loss, found by trying: ask once, after the method is attached.
+
+    It is not where the method trains or wraps the head itself (LoRA on `lm_head`, `modules_to_save`, trainable tokens on
+    a tied head), where the model changes logits after its head (soft-capping, scaling), or where the method needs the
+    logits inside its forward pass. Draws no global random number and leaves the model's mode as it was.
+    """
+    head = _base_model(model).get_output_embeddings()
+    if type(head) is not nn.Linear or not head.weight.is_floating_point():
+        return False
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            return _returns_head_output_unchanged(model, head) and _losses_agree(model, head)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        return False  # a model that fails without its head is one that needs it
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+def _torch_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_slice_tokens(len(targets), len(weight)))
+    # In half precision torch returns the sum in that precision too: 3 digits for a figure of thousands. Asked for single
+    # tokens it rounds each of them instead, without bias, at the price of computing the logits again in backward.
+    reduction = "sum" if states.dtype in (torch.float32, torch.float64) else "none"
+    loss: Tensor = functional.linear_cross_entropy(
+        states, weight, targets, linear_bias=bias, reduction=reduction, options=options
+    )
+    return loss.float().sum()
+
+
+def _recomputed_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    n_rows = _slice_tokens(len(targets), len(weight))
+    slices = zip(states.split(n_rows), targets.split(n_rows), strict=True)
+    losses = [checkpoint(_slice_sum, part, weight, bias, target, use_reentrant=False) for part, target in slices]
+    return torch.stack(losses).sum()
+
+
+def _slice_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    logits = functional.linear(states, weight, bias).float()
+    return functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def _slice_tokens(n_tokens: int, vocabulary_size: int) -> int:
+    """Rows of one slice: as many as the memory for logits allows, and all slices of nearly the same length."""
+    most = max(MIN_SLICE_TOKENS, SLICE_LOGITS_BYTES // (4 * vocabulary_size))
+    n_slices = math.ceil(n_tokens / most)
+    return math.ceil(n_tokens / n_slices)
+
+
+def _base_model(model: nn.Module) -> nn.Module:
+    """The transformers model inside torch.compile's and PEFT's wrappers: the one that owns the head."""
+    model = getattr(model, "_orig_mod", model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    logits: Tensor  # (b, [virtual +] s, v), or hidden states (b, [virtual +] s, d) without the head
+    loss: Tensor | None  # the method's auxiliary loss alone
+
+
+def _forward(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, without_head: bool
+) -> _Outputs:
+    inner = getattr(model, "_orig_mod", model)
+    may_add_loss = isinstance(inner, PeftModel) and inner.active_peft_config.peft_type not in REPLACES_LOSS
+    with _own_loss_silenced(_base_model(model), without_head=without_head):
+        outputs = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            labels=labels if may_add_loss else None,
+            use_cache=False,
+        )
+    return _Outputs(outputs.logits, outputs.loss)
+
+
+def _zero_loss(logits: Tensor, labels: Tensor, vocab_size: int, **kwargs: object) -> Tensor:
+    return torch.zeros((), device=logits.device)
+
+
+@contextmanager
+def _own_loss_silenced(base: nn.Module, *, without_head: bool) -> Iterator[None]:
+    """Have the model compute 0 as its loss: given labels, a method then adds its auxiliary term to nothing else."""
+    head = base.get_output_embeddings()
+    had_own = "_loss_function" in vars(base)
+    loss_function = vars(base).get("_loss_function")
+    base.loss_function = _zero_loss
+    if without_head:
+        base.set_output_embeddings(_NO_HEAD)
+    try:
+        yield
+    finally:
+        if without_head:
+            base.set_output_embeddings(head)
+        if had_own:
+            base._loss_function = loss_function
+        else:
+            del base._loss_function
+
+
+def _probe_batch(head: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(head.out_features, (2, 12), generator=generator).to(head.weight.device)
+    return input_ids, torch.ones_like(input_ids), input_ids
+
+
+def _returns_head_output_unchanged(model: nn.Module, head: nn.Linear) -> bool:
+    """Compare the head's output with the model's, at a scale where soft-capping would show even on an untrained model."""
+    seen: list[Tensor] = []
+
+    def enlarge_and_keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        plain = functional.linear(inputs[0], head.weight, head.bias)
+        seen.append(output * 1e3 if torch.allclose(output, plain) else torch.full_like(output, torch.nan))
+        return seen[-1]
+
+    handle = head.register_forward_hook(enlarge_and_keep)
+    try:
+        logits = _forward(model, *_probe_batch(head), without_head=False).logits
+    finally:
+        handle.remove()
+    return len(seen) == 1 and torch.equal(logits.float(), seen[0].float())
+
+
+def _losses_agree(model: nn.Module, head: nn.Linear) -> bool:
+    plain = language_model_loss(model, *_probe_batch(head), fused=False)
+    fused = language_model_loss(model, *_probe_batch(head), fused=True)
+    tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
+    same_loss = torch.isclose(plain.mean, fused.mean, rtol=tolerance, atol=0.0)
+    same_auxiliary = torch.isclose(plain.auxiliary, fused.auxiliary, rtol=tolerance, atol=1e-6)
+    return bool(same_loss & same_auxiliary)

@@ -1,0 +1,131 @@
+"""Logs finished jobs from their folders: those that ran while MLflow was off, away, or died halfway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftsweep.errors import DataError, Problem
+from peftsweep.results import RESULT_FILE, JobResult, load_result
+from peftsweep.tracking.store import ARTIFACT_FOLDER, Store, open_store
+from peftsweep.tracking.tracker import (
+    COMPLETE_TAG,
+    JOB_TAG,
+    MlflowTracker,
+    default_run_name,
+    job_id,
+    reopen_run,
+    start_seconds,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+HISTORY_FILE = "history.jsonl"
+
+
+@dataclass
+class ImportReport:
+    """What `import` did with each job it found."""
+
+    logged: list[Path] = field(default_factory=list)  # had no run
+    completed: list[Path] = field(default_factory=list)  # had a run that missed something
+    skipped: list[Path] = field(default_factory=list)  # had a complete run
+    unreadable: list[str] = field(default_factory=list)  # why a result.json could not be used
+
+
+def import_jobs(paths: Sequence[Path], *, uri: str | None, experiment: str) -> ImportReport:
+    """Log every job under these folders that the store lacks, wholly or in part. Doing it twice changes nothing.
+
+    Raises:
+        DataError: no result.json under a path.
+        TrackingError: the store can't be reached or refuses.
+    """
+    files = [file for path in paths for file in _result_files(path)]
+    store = open_store(uri, experiment)
+    report = ImportReport()
+    for file in files:
+        try:
+            result = load_result(file)
+        except DataError as error:
+            report.unreadable.append(str(error))
+            continue
+        _import_job(store, file.parent, result, report)
+    return report
+
+
+def _result_files(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else sorted(path.rglob(RESULT_FILE))
+    files = [file for file in files if ARTIFACT_FOLDER not in file.relative_to(path.parent).parts]
+    if not files:
+        raise DataError(Problem("a folder to import must hold finished jobs (result.json)", str(path)))
+    return files
+
+
+def _import_job(store: Store, folder: Path, result: JobResult, report: ImportReport) -> None:
+    run = _find_run(store, result)
+    if run is None:
+        tracker = MlflowTracker(store, _create_run(store, result), folder, strict=True)
+        report.logged.append(folder)
+    elif run.data.tags.get(COMPLETE_TAG) == "true" and run.info.status != "RUNNING":
+        report.skipped.append(folder)
+        return
+    else:
+        tracker = reopen_run(store, run.info.run_id, folder, strict=True)
+        report.completed.append(folder)
+    _replay(tracker, folder, result)
+
+
+def _find_run(store: Store, result: JobResult) -> Run | None:
+    """The run that the job itself began, if this store has it, else one that an earlier import made."""
+    from mlflow.exceptions import MlflowException
+
+    if result.mlflow_run_id:
+        try:
+            run = store.client.get_run(result.mlflow_run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        else:
+            if run.info.lifecycle_stage == "active":
+                return run
+    found = store.client.search_runs([store.experiment_id], f"tags.`{JOB_TAG}` = '{job_id(result)}'", max_results=1)
+    return found[0] if found else None
+
+
+def _create_run(store: Store, result: JobResult) -> str:
+    started = start_seconds(result)
+    run = store.client.create_run(
+        store.experiment_id,
+        start_time=None if started is None else round(1000 * started),
+        run_name=default_run_name(result.method, result.task, result.seed),
+    )
+    return str(run.info.run_id)
+
+
+def _replay(tracker: MlflowTracker, folder: Path, result: JobResult) -> None:
+    """Make the calls that the job made, from what it left behind."""
+    started = start_seconds(result)
+    tracker.log_params(result.config)
+    for dataset in getattr(result, "datasets", []):
+        tracker.log_dataset(**dataset)
+    for row in _history(folder / HISTORY_FILE):
+        step, unix_seconds = int(row.pop("step")), row.pop("unix_seconds", started)
+        tracker.log_step(step, row, unix_seconds)
+    tracker.log_folder(folder, adapter=(folder / "adapter").is_dir())
+    tracker.close(result)
+
+
+def _history(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                return  # a killed job's last line is cut short
+            yield row

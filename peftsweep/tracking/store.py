@@ -1,0 +1,192 @@
+"""Opens the place where runs are kept: a local SQLite file, a database or a tracking server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from peftsweep.errors import Problem, TrackingError
+from peftsweep.redact import redact_forms
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///outputs/mlflow.db"
+ARTIFACT_FOLDER = "mlartifacts"  # beside a local database
+_SQLITE_PREFIX = "sqlite:///"
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_CONNECT_SECONDS = 5.0
+_LOCK_SECONDS = 120.0  # creating a fresh database takes MLflow seconds, more on a busy machine
+
+# MLflow's own defaults (7 tries of 120 s) would stall a job for minutes when a server hangs.
+_ENVIRONMENT_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class UnreachableError(TrackingError):
+    """The store may well be right, but nobody answers now."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store and the experiment in it that runs go to."""
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+
+
+def resolve_uri(uri: str | None) -> str:
+    """The store to use: the one asked for, else MLFLOW_TRACKING_URI, else a local file; local paths become absolute."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    path = sqlite_path(uri)
+    return uri if path is None else _SQLITE_PREFIX + str(path) + uri[len(uri.partition("?")[0]) :]
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Absolute path of the database file, or None for any other kind of store."""
+    path = uri.removeprefix(_SQLITE_PREFIX).partition("?")[0]
+    return Path(path).absolute() if uri.startswith(_SQLITE_PREFIX) and path not in {"", ":memory:"} else None
+
+
+def open_store(uri: str | None, experiment: str) -> Store:
+    """Connect, create what is missing (database, experiment), and be safe against others that do so at once.
+
+    Raises:
+        UnreachableError: nobody answers at the address.
+        TrackingError: the address, the credentials or the database are wrong.
+    """
+    uri = resolve_uri(uri)
+    import_mlflow()
+    with _explained(uri), _database_ready(uri):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        return Store(client, uri, _experiment_id(client, uri, experiment))
+
+
+def import_mlflow() -> None:
+    """Set quiet and quick defaults, which MLflow reads at import; what the user set stays."""
+    for name, value in _ENVIRONMENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry; the tracker warns once
+    import mlflow  # noqa: F401  (over a second: only when tracking is on)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether trying another call now would only wait for the same silence."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return bool(error.get_http_status_code() >= 500)  # type: ignore[no-untyped-call]
+    return isinstance(error, OSError)
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what MLflow, SQLAlchemy and database drivers raise into the two cases that a job tells apart."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except TrackingError:
+        raise
+    except MlflowException as error:
+        is_remote = urlsplit(uri).scheme in {"http", "https"}
+        raise (_unreachable(uri, error) if is_remote and is_unreachable(error) else _unusable(uri, error)) from error
+    except Exception as error:  # drivers bring exceptions of their own
+        raise _unusable(uri, error) from error
+
+
+def _unreachable(uri: str, error: Exception) -> UnreachableError:
+    return UnreachableError(
+        Problem(f"the tracking server must answer ({brief(error)})", redact_forms(uri), "tracking.uri")
+    )
+
+
+def _unusable(uri: str, error: Exception) -> TrackingError:
+    fix = "Give tracking.uri a store that MLflow can write, such as sqlite:///outputs/mlflow.db or http://host:5000."
+    return TrackingError(
+        Problem(f"the MLflow store must be usable ({brief(error)})", redact_forms(uri), "tracking.uri", fix)
+    )
+
+
+def brief(error: BaseException) -> str:
+    """One line without secrets: MLflow repeats whole requests, and buries a refused connection under four causes."""
+    if is_unreachable(error):
+        while cause := error.__cause__ or error.__context__:
+            error = cause
+    line = redact_forms(" ".join(str(error).split())) or type(error).__name__
+    return line if len(line) <= 300 else line[:300] + "..."
+
+
+@contextlib.contextmanager
+def _database_ready(uri: str) -> Iterator[None]:
+    """Check what would make MLflow retry for 100 s, and let one process at a time create a SQLite database.
+
+    MLflow creates its tables without a lock: two processes that open a fresh file together leave it half-migrated.
+    """
+    path = sqlite_path(uri)
+    if path is None:
+        _check_database_answers(uri)
+        yield
+        return
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):
+        if path.exists() and path.stat().st_size and not _is_sqlite(path):
+            raise TrackingError(Problem("a sqlite:// store must be an SQLite database", str(path), "tracking.uri"))
+        yield
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
+
+
+def _check_database_answers(uri: str) -> None:
+    address = urlsplit(uri)
+    default_port = _DATABASE_PORTS.get(address.scheme.partition("+")[0])
+    if default_port is None or address.hostname is None:
+        return
+    try:
+        socket.create_connection((address.hostname, address.port or default_port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(uri, error) from error
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return client.create_experiment(name, artifact_location=_artifact_location(uri))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # another process was quicker
+    if experiment is None or experiment.lifecycle_stage != "active":
+        fix = "Restore it (mlflow experiments restore) or choose another tracking.experiment."
+        raise TrackingError(Problem("the experiment must not be deleted", name, "tracking.experiment", fix))
+    return str(experiment.experiment_id)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Beside a local database, absolute: MLflow's default would follow the working directory of whoever reads."""
+    path = sqlite_path(uri)
+    return None if path is None else (path.parent / ARTIFACT_FOLDER).as_uri()

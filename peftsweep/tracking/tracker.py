@@ -1,0 +1,346 @@
+"""Writes one job to one MLflow run, by explicit run id and in batches, without ever stopping the job."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from peftsweep.errors import Problem, TrackingError
+from peftsweep.redact import redact, redact_forms, redact_params
+from peftsweep.results import JobResult, Status
+from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+COMPLETE_TAG = "peftsweep.complete"  # set last: a run without it misses something, and `import` fills it in
+JOB_TAG = "peftsweep.job"
+
+_RUN_STATUS = {
+    Status.OK: "FINISHED",
+    Status.PRUNED: "FINISHED",
+    Status.OOM: "FAILED",
+    Status.FAILED: "FAILED",
+    Status.INTERRUPTED: "KILLED",
+}
+_FLUSH_SECONDS = 10.0
+_FLUSH_VALUES = 500
+_MAX_VALUE_LENGTH = 6000  # characters of a parameter, mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
+_MAX_TAG_LENGTH = 5000  # characters; a server's limit is 5,000 to 8,000, by version
+_MAX_KEY_LENGTH = 250
+_BAD_KEY_CHARACTER = re.compile(r"[^\w.\- /]")
+
+_TEXT_ARTIFACTS = ("config.yaml", "result.json", "job.log", ".hydra/*.yaml")  # redacted on their way out
+_DATA_ARTIFACTS = ("*.jsonl", "images")  # what the model said, measured or drew: as it is
+
+_log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Where a job reports to. Every call returns soon and raises nothing that tracking alone is to blame for."""
+
+    run_id: str | None
+
+    def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
+        """Metrics of one optimizer step; kept and sent in batches. unix_seconds: when it happened, None is now."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """The configuration, nested or flat. A parameter that the run has already keeps its value."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Bare keys (`method`) get the prefix `peftsweep.`."""
+
+    def log_dataset(self, name: str, split: str, source: str, digest: str, rows: int) -> None:
+        """A dataset that the job reads. digest: fingerprint of the rows, at most 36 characters."""
+
+    def log_folder(self, folder: Path, *, adapter: bool) -> None:
+        """The files of a job, after result.json is written; adapter: its weights too."""
+
+    def close(self, result: JobResult) -> None:
+        """Final metrics and tags, then end the run, whatever the status. The last call."""
+
+
+class NoTracker:
+    """Tracking is off, or nobody answered when the job began."""
+
+    run_id: str | None = None
+
+    def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
+        pass
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        pass
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        pass
+
+    def log_dataset(self, name: str, split: str, source: str, digest: str, rows: int) -> None:
+        pass
+
+    def log_folder(self, folder: Path, *, adapter: bool) -> None:
+        pass
+
+    def close(self, result: JobResult) -> None:
+        pass
+
+
+def open_tracker(
+    *,
+    uri: str | None,
+    experiment: str,
+    run_name: str,
+    folder: Path,
+    tags: Mapping[str, str],
+    system_metrics: bool = False,
+    run_id: str | None = None,
+) -> Tracker:
+    """Begin the MLflow run of a job.
+
+    uri: None takes MLFLOW_TRACKING_URI, else a SQLite file under outputs/. folder: the job's own, named in the advice
+    to import it later. run_id: continue this run (made by a controller, or of a resumed job) instead of a new one.
+    A server that does not answer is warned about, and the job goes on without it.
+
+    Raises:
+        TrackingError: the address, the credentials, the database or run_id are wrong, which waiting does not mend.
+    """
+    try:
+        store = open_store(uri, experiment)
+        tracker = reopen_run(store, run_id, folder) if run_id else _create_run(store, run_name, folder, tags)
+    except UnreachableError as error:
+        _log.warning("%s The job goes on without MLflow. %s", error, _import_advice(folder))
+        return NoTracker()
+    if run_id:
+        tracker.set_tags(tags)
+    if system_metrics:
+        tracker.watch_system()
+    return tracker
+
+
+def default_run_name(method: str, task: str, seed: int) -> str:
+    return f"{method} {task} seed {seed}"
+
+
+class MlflowTracker:
+    """Writes to a run that exists. The first failure is warned about, then steps are only kept in memory;
+    at the end of the job everything is tried once more. With strict, failures are raised instead."""
+
+    def __init__(self, store: Store, run_id: str, folder: Path, *, strict: bool = False) -> None:
+        self.run_id: str | None = run_id
+        self.strict = strict
+        self._id, self._store, self._folder = run_id, store, folder
+        self._buffer: list[Metric] = []
+        self._flushed_at_seconds = time.monotonic()
+        self._failure: Exception | None = None
+        self._monitor: SystemMetricsMonitor | None = None
+        self.logged: dict[tuple[str, int], float] = {}  # by metric and step: what the run has, or will have
+        self.known_params: set[str] = set()
+
+    def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
+        self._keep(step, values, unix_seconds)
+        is_due = time.monotonic() - self._flushed_at_seconds >= _FLUSH_SECONDS or len(self._buffer) >= _FLUSH_VALUES
+        if is_due and self._failure is None:
+            with self._forgiven():
+                self._flush()
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        flat = flatten(redact_params(params))
+        new = [Param(key, value) for key, value in flat.items() if key not in self.known_params]
+        with self._forgiven():
+            self._store.client.log_batch(self._id, params=new)
+            self.known_params.update(flat)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        with self._forgiven():
+            self._store.client.log_batch(self._id, tags=[RunTag(key, value) for key, value in _full_tags(tags).items()])
+
+    def log_dataset(self, name: str, split: str, source: str, digest: str, rows: int) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="local" if Path(source).exists() else "external",
+            source=json.dumps({"uri": redact_forms(source)}),
+            profile=json.dumps({"rows": rows}),
+        )
+        with self._forgiven():
+            self._store.client.log_inputs(self._id, [DatasetInput(dataset, [InputTag("mlflow.data.context", split)])])
+
+    def log_folder(self, folder: Path, *, adapter: bool) -> None:
+        client = self._store.client
+        with self._forgiven():
+            for path in _matching(folder, _TEXT_ARTIFACTS):
+                text = redact(path.read_text(encoding="utf-8", errors="replace"))
+                client.log_text(self._id, text, path.relative_to(folder).as_posix())
+            for path in _matching(folder, (*_DATA_ARTIFACTS, "adapter") if adapter else _DATA_ARTIFACTS):
+                client.log_artifact(self._id, str(path))
+
+    def close(self, result: JobResult) -> None:
+        self._stop_watching()
+        self._keep(result.steps, {key: value for key, value in result.metrics.items() if not math.isnan(value)})
+        with self._forgiven():
+            self._flush()
+        if self._failure is None or not is_unreachable(self._failure):
+            self._end(result)
+
+    def watch_system(self) -> None:
+        """Log CPU, memory, disk, network and GPU use every few seconds from a thread of MLflow's."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # A server that is gone is warned about once, by us.
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
+        with self._forgiven():
+            self._monitor = SystemMetricsMonitor(
+                self._id, tracking_uri=self._store.uri, resume_logging=bool(self.logged)
+            )
+            self._monitor.start()
+
+    def _end(self, result: JobResult) -> None:
+        tags = result_tags(result)
+        if self._failure is None:
+            tags[COMPLETE_TAG] = "true"
+        self.set_tags(tags)
+        with self._forgiven():
+            end_time = end_milliseconds(result) if self.strict else None
+            self._store.client.set_terminated(self._id, _RUN_STATUS[result.status], end_time)
+
+    def _keep(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
+        from mlflow.entities import Metric
+
+        timestamp = round(1000 * (time.time() if unix_seconds is None else unix_seconds))
+        for key, value in values.items():
+            if self.logged.get((key, step)) != value:
+                self.logged[key, step] = value
+                self._buffer.append(Metric(key, float(value), timestamp, step))
+
+    def _flush(self) -> None:
+        self._flushed_at_seconds = time.monotonic()
+        self._store.client.log_batch(self._id, metrics=self._buffer)
+        self._buffer = []
+
+    def _stop_watching(self) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a driver, an artifact store or a proxy may raise anything
+            problem = Problem(f"MLflow must take what a job logs ({brief(error)})", redact_forms(self._store.uri))
+            if self.strict:
+                raise TrackingError(problem) from error
+            if self._failure is None:
+                _log.warning("%s The job goes on. %s", problem, _import_advice(self._folder))
+            self._failure = error
+
+
+def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False) -> MlflowTracker:
+    """Continue a run: what it holds already is not sent again, and it counts as running until it is closed."""
+    from mlflow.exceptions import MlflowException
+
+    tracker = MlflowTracker(store, run_id, folder, strict=strict)
+    try:
+        data = store.client.get_run(run_id).data
+        for key in data.metrics:
+            if not key.startswith("system/"):
+                history = store.client.get_metric_history(run_id, key)
+                tracker.logged.update({(key, metric.step): metric.value for metric in history})
+        store.client.update_run(run_id, status="RUNNING")
+        store.client.set_tag(run_id, COMPLETE_TAG, "false")
+    except MlflowException as error:
+        raise (UnreachableError if is_unreachable(error) else TrackingError)(
+            Problem(f"the MLflow run must exist and answer ({brief(error)})", run_id)
+        ) from error
+    tracker.known_params.update(data.params)
+    return tracker
+
+
+def result_tags(result: JobResult) -> dict[str, str]:
+    """What tells jobs apart in MLflow's table, with the 95% intervals, which have no place among metrics."""
+    tags = {word: str(getattr(result, word)) for word in ("stage", "method", "model", "task", "status", "seed")}
+    tags |= {f"environment.{key}": value for key, value in result.environment.items()}
+    tags |= {f"interval95.{key}": f"{low:.4g} to {high:.4g}" for key, (low, high) in result.intervals.items()}
+    optional = {
+        "study": result.study,
+        "cause": result.cause and redact(result.cause),
+        "mlflow.source.git.commit": result.environment.get("commit"),
+    }
+    tags |= {key: value for key, value in optional.items() if value}
+    return tags | {JOB_TAG: job_id(result)}
+
+
+def job_id(result: JobResult) -> str:
+    """The same for a result in memory and read back, wherever its folder is moved to."""
+    identity = [result.started_at, result.method, result.model, result.task, result.seed, result.stage, result.study]
+    return hashlib.sha256(json.dumps([*identity, result.mlflow_run_id]).encode()).hexdigest()[:32]
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"hparams": {"lr": 0.1}} as {"hparams.lr": "0.1"}, keys and values cut to what MLflow takes."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[_BAD_KEY_CHARACTER.sub("_", name)[:_MAX_KEY_LENGTH]] = str(value)[:_MAX_VALUE_LENGTH]
+    return flat
+
+
+def end_milliseconds(result: JobResult) -> int | None:
+    """When the job ended, or None if it does not say."""
+    started = start_seconds(result)
+    return None if started is None else round(1000 * (started + result.metrics.get("time/job_seconds", 0.0)))
+
+
+def start_seconds(result: JobResult) -> float | None:
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(result.started_at).timestamp()
+    except ValueError:
+        return None
+
+
+def _create_run(store: Store, run_name: str, folder: Path, tags: Mapping[str, str]) -> MlflowTracker:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.client.create_run(store.experiment_id, run_name=run_name, tags=_full_tags(tags))
+    except MlflowException as error:
+        raise UnreachableError(Problem(f"MLflow must take a new run ({brief(error)})")) from error
+    return MlflowTracker(store, run.info.run_id, folder)
+
+
+def _full_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    full = {
+        key if key.startswith(("mlflow.", "peftsweep.")) else f"peftsweep.{key}": value
+        for key, value in redact_params(tags).items()
+    }
+    return {
+        _BAD_KEY_CHARACTER.sub("_", key)[:_MAX_KEY_LENGTH]: str(value)[:_MAX_TAG_LENGTH] for key, value in full.items()
+    }
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _import_advice(folder: Path) -> str:
+    return f"Log it later with: python -m peftsweep import {shlex.quote(str(folder))}"

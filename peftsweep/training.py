@@ -1,0 +1,154 @@
+"""The one training loop, for every task and every method. It knows neither: it gets batches, a loss and what to call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from peftsweep.errors import NonFiniteLossError, Problem
+from peftsweep.tasks.base import Batch, BatchLoss
+
+
+class TrainableTask(Protocol):
+    """The part of a task that the loop sees."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
+    def targets(self, batch: Batch) -> int: ...
+    def tokens(self, batch: Batch) -> int: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Numbers of the loop; see HparamsConfig for units."""
+
+    max_steps: int
+    gradient_accumulation: int = 1
+    max_grad_norm: float = 1.0
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    amp: bool = False
+
+
+@dataclass
+class LoopCallbacks:
+    """What happens around the steps. All are called with the number of optimizer steps done so far.
+
+    report(step, metrics): after each step; may raise to stop the job (pruning); validate(step): every `eval_every` steps and
+    after the last; after_step(step): the method's hook, while gradients are still there; checkpoint(step).
+    """
+
+    report: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    validate: Callable[[int], dict[str, float]] = lambda step: {}
+    after_step: Callable[[int], None] = lambda step: None
+    checkpoint: Callable[[int], None] = lambda step: None
+    measure_step: Callable[[int], AbstractContextManager[Any]] = lambda tokens: nullcontext()
+
+
+@dataclass
+class TrainingState:
+    """What changes while training, apart from the model: all of it goes into a checkpoint."""
+
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    step: int = 0
+    tokens: int = 0
+    last_validation: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    model: nn.Module, task: TrainableTask, batches: Iterator[Batch], state: TrainingState, settings: LoopSettings, callbacks: LoopCallbacks
+) -> None:
+    """Optimise until `state.step` is `max_steps`. `batches` must stand at the first batch that `state` has not seen.
+
+    Raises:
+        NonFiniteLossError: the loss of a step is NaN or infinite; the model keeps the weights of the step before.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    while state.step < settings.max_steps:
+        group = list(islice(batches, settings.gradient_accumulation))
+        tokens = sum(task.tokens(batch) for batch in group)
+        with callbacks.measure_step(tokens):
+            metrics = _optimizer_step(model, task, group, state, settings, callbacks, device)
+        state.tokens += tokens
+        callbacks.report(state.step, metrics)
+        _between_steps(model, state, settings, callbacks)
+
+
+def _optimizer_step(
+    model: nn.Module,
+    task: TrainableTask,
+    group: Sequence[Batch],
+    state: TrainingState,
+    settings: LoopSettings,
+    callbacks: LoopCallbacks,
+    device: torch.device,
+) -> dict[str, float]:
+    targets = max(1, sum(task.targets(batch) for batch in group))
+    loss = _accumulate_gradients(model, task, group, targets, settings.amp, device)
+    _refuse_non_finite(loss, state.step + 1)
+    norm = _clip(model, settings.max_grad_norm)
+    lr = state.scheduler.get_last_lr()[0]
+    state.optimizer.step()
+    state.scheduler.step()
+    state.step += 1
+    callbacks.after_step(state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    return {"train/loss": loss, "train/lr": lr, "train/grad_norm": norm}
+
+
+def _accumulate_gradients(
+    model: nn.Module, task: TrainableTask, group: Sequence[Batch], targets: int, amp: bool, device: torch.device
+) -> float:
+    """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large batch."""
+    total = torch.zeros((), device=device)
+    for batch in group:
+        on_device = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+            loss = task.loss(model, on_device)
+        (loss.sum / targets + loss.auxiliary / len(group)).backward()
+        total += loss.sum.detach()
+    return total.item() / targets
+
+
+def _refuse_non_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        fix = "Lower hparams.lr, raise hparams.warmup_fraction, or use a wider dtype than float16."
+        raise NonFiniteLossError(Problem(f"the training loss must stay finite; at step {step} it was not", loss, fix=fix))
+
+
+def _clip(model: nn.Module, max_norm: float) -> float:
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else math.inf).item()
+
+
+def _between_steps(model: nn.Module, state: TrainingState, settings: LoopSettings, callbacks: LoopCallbacks) -> None:
+    last = state.step == settings.max_steps
+    if last or (settings.eval_every and state.step % settings.eval_every == 0):
+        state.last_validation = callbacks.validate(state.step)
+        callbacks.report(state.step, state.last_validation)
+        model.train()
+    if settings.checkpoint_every and not last and state.step % settings.checkpoint_every == 0:
+        callbacks.checkpoint(state.step)
+
+
+def build_scheduler(optimizer: Optimizer, name: str, max_steps: int, warmup_fraction: float) -> LRScheduler:
+    """Linear warm-up, then cosine or linear decay to zero, or constant. Plain functions of the step, so a resume repeats them."""
+    warmup = round(max_steps * warmup_fraction)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / max(1, warmup)
+        progress = (step - warmup) / max(1, max_steps - warmup)
+        return {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[name]
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

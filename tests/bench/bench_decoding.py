@@ -1,0 +1,148 @@
+"""How much faster than padded batches of `generate` is `decode_greedily`?
+
+    python tests/bench/bench_decoding.py
+
+Both decode the same 200 prompts with the same small Llama, in one process, taking turns; only the ratio means something.
+The model's body is real, its answers are not: it counts down from a number in the prompt, so that the lengths of answers
+spread as those of a fine-tuned model do (grade-school mathematics: most near 110 tokens, a few near the limit of 300).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from peftsweep.tasks.decoding import decode_greedily
+
+EOS = 0
+
+
+class CountdownLlama(LlamaForCausalLM):
+    """Answers a prompt that ends with token n by n - 1, n - 2, ... down to 0, at the cost of a real forward pass."""
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        outputs = super().forward(*inputs, **keywords)
+        next_token = (keywords["input_ids"][:, -1:] - 1).clamp(min=0)
+        outputs.logits = nn.functional.one_hot(next_token, self.config.vocab_size).float()
+        return outputs
+
+
+@dataclass(frozen=True)
+class EndToken:
+    """The one property of a tokenizer that decoding asks for."""
+
+    eos_token_id: int
+
+
+def build_countdown_model(device: str) -> LlamaForCausalLM:
+    """4 layers of 192 and 2,048 words: the size of an embedded model."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2048,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+    )
+    return CountdownLlama(config).to(device).eval()
+
+
+def build_countdown_prompts(n_prompts: int, max_new_tokens: int) -> list[list[int]]:
+    """Prompts of 20 to 80 tokens; answers log-normal around 110 tokens, cut off at the limit."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = (torch.randn(n_prompts, generator=generator) * 0.45 + 4.7).exp().clamp(5, max_new_tokens).long()
+    widths = torch.randint(20, 81, (n_prompts,), generator=generator)
+    return [[5] * int(width) + [int(length) + 1] for width, length in zip(widths, lengths, strict=True)]
+
+
+def decode_in_padded_batches(
+    model: nn.Module, eos_token_id: int, prompts: Sequence[Sequence[int]], *, batch_size: int, max_new_tokens: int
+) -> list[list[int]]:
+    """The reference benchmark's way: batches in order, padded on the left, each running until its longest answer ends."""
+    config = GenerationConfig(
+        do_sample=False, eos_token_id=eos_token_id, pad_token_id=eos_token_id, max_new_tokens=max_new_tokens
+    )
+    generations = []
+    for first in range(0, len(prompts), batch_size):
+        batch = prompts[first : first + batch_size]
+        width = max(map(len, batch))
+        input_ids = torch.tensor([[eos_token_id] * (width - len(prompt)) + list(prompt) for prompt in batch])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
+        output = model.generate(
+            input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
+        generations += [_until(row, eos_token_id) for row in output[:, width:].tolist()]
+    return generations
+
+
+def _until(tokens: list[int], eos_token_id: int) -> list[int]:
+    return tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
+
+
+def seconds_of(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Wall-clock seconds of one call, the device's queue included, and its result."""
+    start = time.perf_counter()
+    result = work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def compare(
+    model: nn.Module, eos_token_id: int, prompts: list[list[int]], *, batch_size: int, max_new_tokens: int, device: str
+) -> float:
+    """Print one row of the table and answer the ratio, padded batches over ours; the better of two turns each."""
+    padded_seconds, our_seconds = [], []
+    for _ in range(2):
+        seconds, padded = seconds_of(
+            lambda: decode_in_padded_batches(
+                model, eos_token_id, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens
+            ),
+            device,
+        )
+        padded_seconds.append(seconds)
+        seconds, decoded = seconds_of(
+            lambda: decode_greedily(
+                model, EndToken(eos_token_id), prompts, batch_size=batch_size, max_new_tokens=max_new_tokens
+            ),
+            device,
+        )
+        our_seconds.append(seconds)
+    n_same = sum(mine == theirs for mine, theirs in zip(decoded.generations, padded, strict=True))
+    lengths = sorted(map(len, decoded.generations))
+    ratio = min(padded_seconds) / min(our_seconds)
+    print(
+        f"{batch_size:>10} {lengths[len(lengths) // 2]:>8} {lengths[-1]:>8} {min(padded_seconds):>10.2f} "
+        f"{min(our_seconds):>8.2f} {ratio:>6.2f} {n_same:>6}/{len(prompts)}"
+    )
+    return ratio
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--max-new-tokens", type=int, default=300)
+    arguments = parser.parse_args()
+    model = build_countdown_model(arguments.device)
+    prompts = build_countdown_prompts(arguments.prompts, arguments.max_new_tokens)
+    print(
+        f"{arguments.prompts} prompts on {arguments.device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
+    print("batch_size   median  longest   padded s   ours s  ratio  same answers")
+    for batch_size in (50, 25):
+        compare(
+            model, EOS, prompts, batch_size=batch_size, max_new_tokens=arguments.max_new_tokens, device=arguments.device
+        )
+
+
+if __name__ == "__main__":
+    main()
