@@ -72,7 +72,8 @@ def group_choices(group: str, config_dir: Path | None = None) -> tuple[str, ...]
 @lru_cache
 def group_names(config_dir: Path | None = None) -> tuple[str, ...]:
     folders = [config_folder()] + ([config_dir] if config_dir else [])
-    return tuple(sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()}))
+    names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    return tuple(sorted(names - {"hydra"}))
 
 
 def compose_config(overrides: Sequence[str], config_dir: Path | None = None, *, with_hydra: bool = False) -> DictConfig:

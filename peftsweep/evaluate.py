@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from peftsweep import __version__
 from peftsweep.tasks.base import Evaluation, Task
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: boo
 
 
 def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) -> Evaluation:
-    parts = [model_key, task.test_fingerprint(), *(version(package) for package in ("torch", "transformers", "peftsweep"))]
+    parts = [model_key, task.test_fingerprint(), __version__, version("torch"), version("transformers")]
     path = cache / "base" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.json"
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))

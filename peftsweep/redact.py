@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -33,8 +34,8 @@ _KNOWN_FORMS = re.compile(
           | sk-[A-Za-z0-9_-]{20,} | AKIA[0-9A-Z]{16} )""",
     re.VERBOSE,
 )
-_LOGIN_IN_URL = re.compile(r"(?<=://)([^/\s:@'\"]*):([^/\s'\"]+)@")
-_TOKEN_IN_URL = re.compile(r"(?<=https://)[^/\s:@'\"]+@|(?<=http://)[^/\s:@'\"]+@")
+_LOGIN_IN_URL = re.compile(r"://([^/\s:@'\"]*):[^/\s'\"]+@")
+_TOKEN_IN_URL = re.compile(r"(https?://)[^/\s:@'\"]+@")
 _AUTHORIZATION = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 # Anchored at a word's start: a long word without a separator would cost quadratic time.
 _KEY = re.compile(r"""(?<![\w.-])(?P<key>[\w.-]+)(?P<quote>\\?["'])?(?P<separator>[ \t]*:[ \t]+|[ \t]*:(?=["'])|=)""")
@@ -45,6 +46,7 @@ _LINE_VALUE = re.compile(r"""[^\s"'][^\n]*""")  # of YAML or a log: to the end o
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*=")
 
 
+@lru_cache(maxsize=4096)
 def is_secret_key(key: str) -> bool:
     """Whether a value under this key (`tracking.password`, `HF_TOKEN`, `apiKey`) must not be shown."""
     words = [word.lower() for word in _WORD.findall(key.rpartition(".")[2])]
@@ -65,8 +67,8 @@ def redact_forms(text: str) -> str:
     for secret in _environment_secrets():
         text = text.replace(secret, REDACTED)
     text = _KNOWN_FORMS.sub(REDACTED, text)
-    text = _LOGIN_IN_URL.sub(rf"\1:{REDACTED}@", text)
-    text = _TOKEN_IN_URL.sub(f"{REDACTED}@", text)
+    text = _LOGIN_IN_URL.sub(rf"://\1:{REDACTED}@", text)
+    text = _TOKEN_IN_URL.sub(rf"\1{REDACTED}@", text)
     return _AUTHORIZATION.sub(rf"\1 {REDACTED}", text)
 
 

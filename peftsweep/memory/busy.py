@@ -74,7 +74,7 @@ def read_device_use(device: str) -> DeviceUse | None:
         own_listed_bytes = _own_listed_bytes(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
     except pynvml.NVMLError:
         return None
-    own_context = torch.cuda.is_initialized()
+    own_context = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     reserved_bytes = torch.cuda.memory_reserved(device) if own_context else 0
     return DeviceUse(int(used_bytes), own_listed_bytes, reserved_bytes, own_context)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,7 +123,7 @@ def _nvml_name(device: str) -> str:
     import torch
 
     index = torch.device(device).index or 0
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
     visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
     return visible[index] if index < len(visible) else str(index)
@@ -156,7 +157,8 @@ class HostMemoryMeter:
         self._status = proc / "status"
         self._process = psutil.Process()
         self._highest_sample_bytes = 0
-        self._forgotten = _forget_peak(proc / "clear_refs")
+        with suppress(OSError):  # no /proc, or one that is read-only
+            (proc / "clear_refs").write_text("5")  # resets VmHWM: proc(5), Linux 4.0
         self._peak_before_bytes = self._read_kernel_peak_bytes()
         self.sample()
 
@@ -165,9 +167,9 @@ class HostMemoryMeter:
 
     def peak_bytes(self) -> int:
         self.sample()
-        kernel_peak = self._read_kernel_peak_bytes()
-        belongs_to_us = self._forgotten or kernel_peak > self._peak_before_bytes
-        return max(kernel_peak, self._highest_sample_bytes) if belongs_to_us else self._highest_sample_bytes
+        kernel_peak_bytes = self._read_kernel_peak_bytes()
+        rose = kernel_peak_bytes > self._peak_before_bytes
+        return max(kernel_peak_bytes, self._highest_sample_bytes) if rose else self._highest_sample_bytes
 
     def _read_kernel_peak_bytes(self) -> int:
         """VmHWM of proc(5); 0 where there is no /proc."""
@@ -176,14 +178,3 @@ class HostMemoryMeter:
         except OSError:
             return 0
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-
-
-def _forget_peak(clear_refs: Path) -> bool:
-    """Writing 5 resets VmHWM (proc(5), Linux 4.0); refused where /proc is read-only."""
-    if not clear_refs.exists():
-        return False
-    try:
-        clear_refs.write_text("5")
-    except OSError:
-        return False
-    return True

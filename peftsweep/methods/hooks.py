@@ -1,7 +1,8 @@
 """The one thing a method may do beside its PEFT config: a table name -> hook, behind one interface.
 
 The order in a job: `configure` -> `prepare` -> peft injects the adapter -> `calibrate` -> `build_optimizer` ->
-for each step: forward, `extra_loss`, backward, optimizer, `after_step`, gradients to None -> `save`.
+for each step: forward, backward, optimizer, `after_step`, gradients to None -> `save`; `state` at each checkpoint.
+A method's own loss term is no affair of the loop: it arrives in `outputs.loss` whenever the model is called with labels.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, initialize_kv_prefix_from_text
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, create_riemannian_optimizer
+from peft.tuners.lora.monteclora import MontecloraSampler
 from torch import Tensor, nn
 
 from peftsweep.config import HookConfig
 from peftsweep.errors import MethodError, Problem
 
 Batch = Mapping[str, Tensor]
+
+# Where peft keeps moving averages that are neither parameters nor buffers.
+ADALORA_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+ADAMSS_AVERAGES = ("exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
 
 
 @dataclass(frozen=True)
@@ -77,16 +83,18 @@ class MethodHook:
         """
         return None
 
-    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        """Scalar to add to the task loss after the forward pass of `batch`, or None.
-
-        peft adds AdaLoRA's and SHADOW's terms to `outputs.loss` by itself when the model is called with labels: call it
-        without labels and compute the task loss outside, or the term counts twice.
-        """
-        return None
-
     def after_step(self, model: nn.Module, step: int) -> None:
         """Called after each optimizer step (1, 2, ...) while gradients are still there."""
+
+    def state(self, model: nn.Module) -> dict[str, Any]:
+        """What the method keeps outside parameters and buffers, for a checkpoint.
+
+        Tensors, numbers, text, and dicts and lists of them.
+        """
+        return {}
+
+    def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
+        """Put back what `state` answered, into a freshly attached model."""
 
     def save(self, model: PeftModel, folder: Path) -> None:
         """Write the adapter so that `PeftModel.from_pretrained` on the untouched base gives the same outputs."""
@@ -118,15 +126,30 @@ class RankAllocation(MethodHook):
         totals = {key: value * site.num_layers for key, value in self.per_layer.items()}
         return steps | intervals | totals | arguments
 
-    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        """AdaLoRA's orthogonality penalty (arXiv 2303.10512, eq. 4), as peft adds it; None for other methods."""
-        weight = getattr(_active_config(model), "orth_reg_weight", 0.0)
-        if not weight:
-            return None
-        return weight * torch.stack([_distance_from_orthogonal(*item) for item in _lora_factors(model)]).mean()
-
     def after_step(self, model: nn.Module, step: int) -> None:
         model.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
+
+    def state(self, model: nn.Module) -> dict[str, Any]:
+        allocator = _rank_allocator(model)
+        if allocator is not None:
+            pattern = _active_config(model).rank_pattern or {}
+            return {name: dict(getattr(allocator, name)) for name in ADALORA_AVERAGES} | {"rank_pattern": pattern}
+        averages = {name: _subspace_averages(layer) for name, layer in _adamss_layers(model)}
+        frozen = [name for name, weight in model.named_parameters() if "adamss_" in name and not weight.requires_grad]
+        return {"averages": averages, "frozen": frozen}
+
+    def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
+        allocator = _rank_allocator(model)
+        if allocator is not None:
+            for name in ADALORA_AVERAGES:
+                setattr(allocator, name, _to_device(state[name], model))
+            _active_config(model).rank_pattern = state["rank_pattern"] or None
+            return
+        for name, layer in _adamss_layers(model):
+            _put_subspace_averages(layer, _to_device(state["averages"][name], model))
+        for name, weight in model.named_parameters():
+            if name in state["frozen"]:
+                weight.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -247,29 +270,61 @@ class LoraGA(MutatesBase):
 
 
 @dataclass(frozen=True)
-class Kasa(MethodHook):
-    """Keeps A and B near-orthogonal and the singular values small (arXiv 2412.06071, eq. 9-12)."""
+class AddsLoss(MethodHook):
+    """Adds a regulariser that peft computes but leaves to the caller, as AdaLoRA and SHADOW add theirs by themselves."""
 
-    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        return model.base_model._get_kasa_loss()  # type: ignore[operator, union-attr]
+    term: str = ""  # name of the LoraModel method that returns it; 0.0 where nothing applies
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        tuner = model.base_model
+
+        def add_term(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+            if getattr(outputs, "loss", None) is not None:
+                outputs.loss = outputs.loss + getattr(tuner, self.term)()
+            return outputs
+
+        tuner.register_forward_hook(add_term)
 
 
 @dataclass(frozen=True)
-class MonteClora(MethodHook):
-    """Adds the variational loss of the Monte Carlo samplers."""
+class MonteClora(AddsLoss):
+    """Also remembers how much of the samplers' stock of noise is used up."""
 
-    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        return model.base_model._get_monteclora_loss()  # type: ignore[operator, union-attr]
+    def state(self, model: nn.Module) -> dict[str, Any]:
+        return {name: stock.index for name, stock in _noise_stocks(model)}
+
+    def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
+        for name, stock in _noise_stocks(model):
+            stock.index = state[name]
 
 
 @dataclass(frozen=True)
-class Shadow(MethodHook):
-    """Trains the shadow network on the task as well."""
+class VeLora(MethodHook):
+    """Remembers which layers have fixed their projection: it is taken from the first batch that they see."""
 
-    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        weight = _active_config(model).auxiliary_loss_weight
-        loss = model.base_model.shadow_auxiliary_loss(batch["labels"], batch.get("attention_mask"))  # type: ignore[operator, union-attr]
-        return None if loss is None else weight * loss
+    def state(self, model: nn.Module) -> dict[str, Any]:
+        return {name: dict(flags) for name, flags in _velora_flags(model)}
+
+    def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
+        for name, flags in _velora_flags(model):
+            flags.update(state[name])
+
+
+@dataclass(frozen=True)
+class LoftQ(MethodHook):
+    """Refuses early what peft would refuse in the middle of changing the model."""
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        if not (torch.cuda.is_available() or torch.xpu.is_available()):
+            raise MethodError(
+                Problem(
+                    "LoftQ quantises the base weights with bitsandbytes on a GPU",
+                    "no GPU",
+                    "method=loftq",
+                    "Run it on a machine with CUDA, or choose another method.",
+                )
+            )
+        return arguments
 
 
 @dataclass(frozen=True)
@@ -339,9 +394,10 @@ HOOKS: dict[str, type[MethodHook]] = {
     "eva": Eva,
     "corda": Corda,
     "lora_ga": LoraGA,
-    "kasa": Kasa,
+    "adds_loss": AddsLoss,
     "monteclora": MonteClora,
-    "shadow": Shadow,
+    "velora": VeLora,
+    "loftq": LoftQ,
     "text_prefix": TextPrefix,
     "frequent_tokens": FrequentTokens,
     "context_tokens": ContextTokens,
@@ -370,14 +426,44 @@ def _active_config(model: nn.Module) -> Any:
     return model.active_peft_config
 
 
-def _lora_factors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    names = ("lora_A", "lora_B")
-    return [(name, weight) for name, weight in model.named_parameters() if any(key in name for key in names)]
+def _rank_allocator(model: nn.Module) -> Any:
+    return getattr(model.base_model, "rankallocator", None)
 
 
-def _distance_from_orthogonal(name: str, weight: Tensor) -> Tensor:
-    gram = weight @ weight.T if "lora_A" in name else weight.T @ weight
-    return torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
+def _adamss_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, ADAMSS_AVERAGES[0])]
+
+
+def _subspace_averages(layer: Any) -> dict[str, dict[str, dict[int, Tensor]]]:
+    """Attribute -> adapter -> subspace -> moving average; subspaces without one yet are left out."""
+    found = {}
+    for name in ADAMSS_AVERAGES:
+        per_adapter = getattr(layer, name).items()
+        found[name] = {key: {i: x for i, x in enumerate(row) if x is not None} for key, row in per_adapter}
+    return found
+
+
+def _put_subspace_averages(layer: Any, averages: dict[str, dict[str, dict[int, Tensor]]]) -> None:
+    for name, per_adapter in averages.items():
+        for adapter, row in per_adapter.items():
+            length = len(getattr(layer, name)[adapter])
+            getattr(layer, name)[adapter] = [row.get(i) for i in range(length)]
+
+
+def _noise_stocks(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, module.sampler) for name, module in model.named_modules() if isinstance(module, MontecloraSampler)]
+
+
+def _velora_flags(model: nn.Module) -> list[tuple[str, dict[str, bool]]]:
+    name_of_flags = "lora_velora_initialized"
+    return [(name, vars(module)[name_of_flags]) for name, module in model.named_modules() if name_of_flags in vars(module)]
+
+
+def _to_device(value: Any, model: nn.Module) -> Any:
+    """Move the tensors of nested dicts to the model's device."""
+    if isinstance(value, dict):
+        return {key: _to_device(item, model) for key, item in value.items()}
+    return value.to(next(model.parameters()).device) if isinstance(value, Tensor) else value
 
 
 def _require_batches(site: Site, who: str) -> None:

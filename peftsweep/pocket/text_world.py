@@ -35,13 +35,14 @@ TRAIN_SHARE, VALID_SHARE = 0.8, 0.1  # the rest is test
 
 @dataclass(frozen=True)
 class Problem:
-    """One story in its three tellings; `answer` is the number that all of them end with."""
+    """One story in its tellings; `answer` is the number that all of them end with."""
 
     query: str
     response: str
     answer: int
     story: str
     worked: str
+    retold: str
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ def _tell(words: dict[str, str], opening: str, told: str, first: str, steps: lis
         answer=answer,
         story=f"{story} In the end there were {answer} {words['things']}.",
         worked=f"{asked} Working: {'; '.join(step.equation for step in steps)}. So {answer} {words['things']}.",
+        retold=f"{asked} Let us see: for {words['name']} it goes {', then '.join(step.equation for step in steps)}, "
+        f"so there are {answer} {words['things']}, says {words['name']}.",
     )
 
 
@@ -190,7 +193,7 @@ WEATHER = ["it rains", "the sun shines", "it snows", "the wind blows", "it is co
 
 def make_passage(rng: random.Random) -> str:
     """A few sentences that are no problem: the general text on which forgetting is measured."""
-    teller = rng.choice([_diary, _walk, _search, _family, _thought, _order])
+    teller = rng.choice([_diary, _walk, _search, _family, _thought, _order, _after, _start, _asked])
     return teller(rng)
 
 
@@ -252,6 +255,31 @@ def _order(rng: random.Random) -> str:
     )
 
 
+def _after(rng: random.Random) -> str:
+    (name, pronoun), friend, things = _person(rng), rng.choice(NAMES["she"] + NAMES["he"]), rng.sample(THINGS, 2)
+    done = rng.choice(["finding", "buying", "making", "losing", "selling", "throwing away"])
+    return (
+        f"After {done} the {things[0]}, {name} has time. With the {things[1]} from {friend}, {pronoun} goes to the {rng.choice(PLACES)}. "
+        f"After giving the {things[1]} to {friend}, {name} is {rng.choice(['happy', 'tired', 'at home'])}."
+    )
+
+
+def _start(rng: random.Random) -> str:
+    (name, pronoun), friend, things = _person(rng), rng.choice(NAMES["she"] + NAMES["he"]), rng.sample(THINGS, 2)
+    return (
+        f"{name} starts with the {things[0]} and ends with the {things[1]}. {friend} starts with the {things[1]}. "
+        f"Together they have {things[0]} and {things[1]}, and {pronoun} likes that."
+    )
+
+
+def _asked(rng: random.Random) -> str:
+    (name, pronoun), animal, colour, place = _person(rng), rng.choice(ANIMALS), rng.choice(COLOURS), rng.choice(PLACES)
+    return (
+        f"{name} has a {colour} {animal} in the {place}. Question: Where is the {animal} of {name}? Think.\n"
+        f"Answer: {name} has the {animal} in the {place}. The answer is the {place}, where {pronoun} has the {colour} {animal}."
+    )
+
+
 def make_fact(rng: random.Random) -> str:
     """A line of bare arithmetic."""
     sign = rng.choice("++--*")
@@ -275,18 +303,18 @@ def pretraining_documents(seed: int) -> Iterator[str]:
     rng = random.Random(f"pretraining-{seed}")
     while True:
         kind = rng.random()
-        if kind < 0.25:
+        if kind < 0.3:
             yield make_passage(rng)
         elif kind < 0.45:
             yield ". ".join(make_fact(rng) for _ in range(6)) + "."
         else:
             problem = make_problem(rng)
             if split_of(problem.query) == "train":
-                yield problem.story if kind < 0.7 else problem.worked
+                yield problem.story if kind < 0.6 else problem.worked if kind < 0.8 else problem.retold
 
 
 def general_passages(count: int) -> list[str]:
     """Held-out general text of the same kinds, for forgetting: passages, told stories and worked stories."""
     rng = random.Random("general")
-    makers = (make_passage, make_passage, lambda r: make_problem(r).story, lambda r: make_problem(r).worked)
+    makers = (make_passage, make_passage, lambda r: make_problem(r).story, lambda r: make_problem(r).retold)
     return [makers[i % len(makers)](rng) for i in range(count)]

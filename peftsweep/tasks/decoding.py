@@ -1,8 +1,8 @@
 """Greedy decoding of many prompts, without paying for the longest answer of every batch.
 
-A batch of `generate` runs until its last sequence is done, however short the others are. Here a sequence leaves the batch
-when it is finished, and a waiting prompt takes its place: the number of forward passes follows the total length of the
-answers, not the sum of the longest ones. Predictions are those of `model.generate` on one prompt at a time.
+A batch of `generate` runs until its last sequence is done, however short the others are. Here a sequence leaves the
+batch when it is finished, and a waiting prompt takes its place: the number of forward passes follows the total length
+of the answers, not the sum of the longest ones. Predictions are those of `model.generate` on one prompt at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from peftsweep.errors import DataError, Problem
 
 log = logging.getLogger(__name__)
 
-# Whether a sequence is finished is known on the device; asking makes the host wait for it. So steps are queued this many
-# at a time, and a finished sequence runs on for at most as many, its surplus tokens thrown away.
+# Whether a sequence is finished is known on the device; asking makes the host wait for it. So this many steps are
+# queued at a time, and a finished sequence runs on for at most as many, its surplus tokens thrown away.
 STEPS_BETWEEN_CHECKS = 8
 # Prompts are read together once this share of the batch is free: one at a time they would cost a forward pass each.
 REFILL_SHARE = 0.1
@@ -60,8 +60,8 @@ def decode_greedily(
 ) -> Decoded:
     """Continue each prompt (token ids) with its likeliest tokens, until end of sequence or `max_new_tokens`.
 
-    model: a transformers causal LM, bare or in any PEFT wrapper, prompt learning included; decoding runs in eval mode and
-    restores the mode. The generation config of the checkpoint is set aside: some ship sampling, penalties or other ends.
+    model: a transformers causal LM, bare or in any PEFT wrapper, prompt learning included; its mode (train or eval) is
+    restored. The generation config of the checkpoint is set aside: some ship sampling, penalties or other end tokens.
     batch_size: most sequences at a time; halved, with a warning, each time the device runs out of memory.
     on_done: called with the number of prompts finished since its last call.
     Raises DataError for an empty prompt, torch.OutOfMemoryError if not even one sequence fits.
@@ -210,7 +210,7 @@ def _pad_left(states: Tensor, length: int) -> Tensor:
 
 
 class _RoomyLayer(DynamicLayer):
-    """A layer of the cache with room for tokens to come, since `DynamicLayer` copies all of itself for each new token."""
+    """A layer of the cache with room for tokens to come; `DynamicLayer` copies all of itself for each new token."""
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
@@ -274,8 +274,8 @@ class _ForwardPass:
             is_first_iteration=True,
             use_cache=True,
         )
-        # Virtual tokens stand before the padding, and PEFT numbers positions as if the padding were text: a padded prompt
-        # would get another answer than the same prompt alone. Counting real tokens only is right with and without them.
+        # Virtual tokens stand before the padding, and PEFT numbers positions as if the padding were text: a padded
+        # prompt would get another answer than alone. Counting real tokens only is right with and without them.
         mask = inputs["attention_mask"].long()
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         states = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
@@ -284,7 +284,7 @@ class _ForwardPass:
         return _Batch(indices, logits.argmax(dim=-1), positions[:, -1] + 1, mask, _with_room(cache))
 
     def advance(self, batch: _Batch, n_steps: int) -> Tensor:
-        """Feed and choose `n_steps` tokens a row, in place; answer them, (b, n_steps), without waiting for the device."""
+        """Feed and choose `n_steps` tokens a row, in place; answer them, (b, n_steps); don't wait for the device."""
         chosen = []
         for _ in range(n_steps):
             batch.attention_mask = functional.pad(batch.attention_mask, (0, 1), value=1)

@@ -1,8 +1,8 @@
 """The loss of a language model, without ever holding float32 logits for a whole batch.
 
-At a vocabulary of 49,152 and a batch of 4 x 512 tokens, the logits in float32 take 400 MB, their gradient as much again:
-more than the rest of a small model. So the output head is set aside during the forward pass, the model returns hidden
-states in place of logits, and head and cross entropy are applied together, a slice of tokens at a time.
+At a vocabulary of 49,152 and a batch of 4 x 512 tokens, the logits in float32 take 400 MB, their gradient as much
+again: more than the rest of a small model. So the output head is set aside during the forward pass, the model returns
+hidden states in place of logits, and head and cross entropy are applied together, a slice of tokens at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SLICE_LOGITS_BYTES = 64 * 2**20  # float32 logits of one slice: small beside a m
 MIN_SLICE_TOKENS = 256  # fewer rows than this and reading the head's weight costs more than the product itself
 TORCH_HAS_LINEAR_CROSS_ENTROPY = hasattr(functional, "linear_cross_entropy")  # since torch 2.13
 
-# These replace the model's loss by their own, computed from full logits over their context's tokens too. They are trained
-# on the same target tokens as everybody else, since losses that count different tokens can't be compared.
+# These replace the model's loss by their own, computed from full logits over their context's tokens too. They are
+# trained on the same target tokens as all others, since losses that count different tokens can't be compared.
 REPLACES_LOSS = {PeftType.CPT}
 
 # One object for the whole process: torch.compile recompiles when a module that it has seen is exchanged for a new one.
@@ -80,7 +80,7 @@ def language_model_loss(
 
 
 def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """Cross entropy in nats of `states @ weight.T + bias`, summed, in float32, with logits for one slice of rows at a time.
+    """Cross entropy in nats of `states @ weight.T + bias`, summed in float32, holding logits of one slice of rows only.
 
     states: (n, d); weight: (v, d); bias: (v,) or None; targets: (n,), each a class of v.
     Uses torch's own `linear_cross_entropy` where there is one (2.13 and later), else recomputes each slice in backward.
@@ -101,9 +101,9 @@ def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None
 def supports_fused_loss(model: nn.Module) -> bool:
     """Whether the fused loss is this model's loss, found by trying: ask once, after the method is attached.
 
-    It is not where the method trains or wraps the head itself (LoRA on `lm_head`, `modules_to_save`, trainable tokens on
-    a tied head), where the model changes logits after its head (soft-capping, scaling), or where the method needs the
-    logits inside its forward pass. Draws no global random number and leaves the model's mode as it was.
+    It is not where the method trains or wraps the head itself (LoRA on `lm_head`, `modules_to_save`, trainable tokens
+    on a tied head), where the model changes logits after its head (soft-capping, scaling), or where the method needs
+    the head inside its forward pass (Shadow). Draws no global random number and leaves the model's mode as it was.
     """
     head = _base_model(model).get_output_embeddings()
     if type(head) is not nn.Linear or not head.weight.is_floating_point():
@@ -122,8 +122,8 @@ def supports_fused_loss(model: nn.Module) -> bool:
 
 def _torch_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_slice_tokens(len(targets), len(weight)))
-    # In half precision torch returns the sum in that precision too: 3 digits for a figure of thousands. Asked for single
-    # tokens it rounds each of them instead, without bias, at the price of computing the logits again in backward.
+    # In half precision torch returns the sum in that precision too: 3 digits for a figure of thousands. Asked for
+    # single tokens it rounds each of them instead, without bias, at the price of computing logits again in backward.
     reduction = "sum" if states.dtype in (torch.float32, torch.float64) else "none"
     loss: Tensor = functional.linear_cross_entropy(
         states, weight, targets, linear_bias=bias, reduction=reduction, options=options
@@ -208,7 +208,7 @@ def _probe_batch(head: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _returns_head_output_unchanged(model: nn.Module, head: nn.Linear) -> bool:
-    """Compare the head's output with the model's, at a scale where soft-capping would show even on an untrained model."""
+    """Compare the head's output with the model's, at a scale where soft-capping shows even on an untrained model."""
     seen: list[Tensor] = []
 
     def enlarge_and_keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:

@@ -204,10 +204,10 @@ class MlflowTracker:
         # A server that is gone is warned about once, by us.
         logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
         with self._forgiven():
-            self._monitor = SystemMetricsMonitor(
-                self._id, tracking_uri=self._store.uri, resume_logging=bool(self.logged)
-            )
-            self._monitor.start()
+            is_resumed = bool(self.logged)
+            monitor = SystemMetricsMonitor(self._id, tracking_uri=self._store.uri, resume_logging=is_resumed)  # type: ignore[no-untyped-call]
+            monitor.start()  # type: ignore[no-untyped-call]
+            self._monitor = monitor
 
     def _end(self, result: JobResult) -> None:
         tags = result_tags(result)
@@ -234,7 +234,7 @@ class MlflowTracker:
 
     def _stop_watching(self) -> None:
         if self._monitor is not None:
-            self._monitor.finish()
+            self._monitor.finish()  # type: ignore[no-untyped-call]
             self._monitor = None
 
     @contextlib.contextmanager

@@ -171,7 +171,8 @@ def test_without_an_end_token_every_answer_has_the_full_length() -> None:
 def test_every_prompt_is_reported_done_once() -> None:
     reports: list[int] = []
     decode(build_llama(), build_prompts(), on_done=reports.append)
-    assert sum(reports) == 24 and min(reports) > 0
+    assert sum(reports) == 24
+    assert min(reports) > 0
 
 
 def test_dropout_is_off_while_decoding_and_the_mode_restored() -> None:
@@ -245,7 +246,8 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(caplog: pytest.Log
         model, Tokenizer(), prompts, batch_size=12, max_new_tokens=MAX_NEW_TOKENS, on_done=reports.append
     )
     assert decoded.generations == expected
-    assert memory.n_failures == 2 and decoded.generation_config["batch_size"] == 3
+    assert memory.n_failures == 2
+    assert decoded.generation_config["batch_size"] == 3
     assert sum(reports) == len(prompts)
     assert "going on with 3" in caplog.text
 
@@ -263,7 +265,8 @@ def test_out_of_memory_midway_keeps_finished_answers() -> None:
 
     model.register_forward_pre_hook(fail_once, with_kwargs=True)
     assert decode(model, prompts, on_done=reports.append) == expected
-    assert n_calls > 30 and sum(reports) == len(prompts)
+    assert n_calls > 30
+    assert sum(reports) == len(prompts)
 
 
 def test_out_of_memory_with_a_single_sequence_is_raised() -> None:

@@ -90,7 +90,8 @@ def test_fused_gradients_are_the_plain_gradients(wrapping: str) -> None:
     model = build_model(wrapping).eval()
     plain = gradients_of(model, language_model_loss(model, *build_batch(), fused=False))
     fused = gradients_of(model, language_model_loss(model, *build_batch()))
-    assert plain and plain.keys() == fused.keys()
+    assert plain
+    assert plain.keys() == fused.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(fused[name], gradient, rtol=1e-4, atol=1e-5)
 
@@ -130,7 +131,8 @@ def test_a_batch_without_targets_costs_nothing_and_has_a_gradient() -> None:
     input_ids, attention_mask, labels = build_batch()
     loss = language_model_loss(model, input_ids, attention_mask, torch.full_like(labels, -100))
     gradients = gradients_of(model, loss)
-    assert loss.n_tokens == 0 and loss.mean == 0
+    assert loss.n_tokens == 0
+    assert loss.mean == 0
     assert all(gradient.abs().sum() == 0 for gradient in gradients.values())
 
 
