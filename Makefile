@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 # The CPU build of torch is the default; `make run TORCH=` takes whatever the package index offers (CUDA on Linux).
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Extras of pyproject.toml, by commas: gpu, gguf, server
+EXTRAS ?=
 ARGS ?= method=lily task=metamath
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test check format bench pocket-models clean
+.PHONY: help install install-dev run test check format bench pocket-models server clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -18,7 +20,7 @@ install: $(VENV)/.installed  ## Make .venv and install peftsweep into it
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) '$(TORCH)')
-	$(PIP) --constraint constraints.txt --editable .
+	$(PIP) --constraint constraints.txt --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	touch $@
 
 install-dev: $(VENV)/.installed-dev  ## Install what tests and checks need, too
@@ -47,6 +49,9 @@ bench: install-dev  ## Measure decoding, loss memory and start-up, each against 
 
 pocket-models: install  ## Pre-train the embedded models anew (about an hour on 2 cores)
 	$(BIN)/python -m peftsweep.pocket.pretrain_llama
+
+server: install  ## Serve MLflow as MLFLOW_HOST, MLFLOW_PORT, MLFLOW_BACKEND_STORE_URI say (see docker/)
+	$(BIN)/mlflow server
 
 clean:  ## Remove what the commands above made, except outputs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

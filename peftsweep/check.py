@@ -69,7 +69,13 @@ def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Pr
 def schema_of(config: DictConfig) -> type:
     """JobConfig with the task group's own dataclass."""
     task = TASKS.get(str(OmegaConf.select(config, "task.name")))
-    return JobConfig if task is None else dataclasses.make_dataclass("JobConfig", [("task", task, dataclasses.field(default_factory=task))], bases=(JobConfig,))
+    return (
+        JobConfig
+        if task is None
+        else dataclasses.make_dataclass(
+            "JobConfig", [("task", task, dataclasses.field(default_factory=task))], bases=(JobConfig,)
+        )
+    )
 
 
 def build_config(config: DictConfig) -> JobConfig:
@@ -93,7 +99,9 @@ def _split_by_known_group(line: CommandLine) -> tuple[list[Override], list[Probl
         choices = group_choices(override.key_or_group, line.config_dir)
         wrong = [value for value in _group_values(override) if value not in choices]
         group = override.key_or_group
-        problems += [Problem(f"there is no {group} of this name", v, "the command line", did_you_mean(v, choices)) for v in wrong]
+        problems += [
+            Problem(f"there is no {group} of this name", v, "the command line", did_you_mean(v, choices)) for v in wrong
+        ]
         if not wrong:
             known.append(override)
     return known, problems
@@ -119,7 +127,10 @@ def _one_axis_at_a_time(overrides: Sequence[Override]) -> Iterator[list[str]]:
 def _axis_values(override: Override) -> Iterator[str]:
     key = override.get_key_element()
     if not override.is_sweep_override():
-        yield _forced(override, f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else str(override.input_line))
+        yield _forced(
+            override,
+            f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else str(override.input_line),
+        )
     elif override.is_discrete_sweep():
         for value in override.sweep_string_iterator():
             yield _forced(override, f"{key}={value}")
@@ -127,7 +138,11 @@ def _axis_values(override: Override) -> Iterator[str]:
 
 def _forced(override: Override, text: str) -> str:
     """Add unknown keys instead of letting Hydra stop at the first, so that all of them are told."""
-    is_value = override.is_delete() is False and "." in override.key_or_group and not override.key_or_group.startswith("hydra.")
+    is_value = (
+        override.is_delete() is False
+        and "." in override.key_or_group
+        and not override.key_or_group.startswith("hydra.")
+    )
     return f"++{text.lstrip('+')}" if is_value and not override.is_force_add() else text
 
 
@@ -160,11 +175,17 @@ def _value(node: DictConfig, key: str) -> Any:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    options = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
-def _value_problems(field: dataclasses.Field[Any], schema: type, value: Any, full: str, line: CommandLine) -> Iterator[Problem]:
+def _value_problems(
+    field: dataclasses.Field[Any], schema: type, value: Any, full: str, line: CommandLine
+) -> Iterator[Problem]:
     source = line.source(full)
     try:
         structured = OmegaConf.structured(schema)
@@ -203,15 +224,22 @@ def _plain(value: Any) -> Any:
 
 def _mismatches(config: DictConfig, line: CommandLine) -> Iterator[Problem]:
     if config.model.modality != config.task.modality:
-        rule = f"task {config.task.name} needs a model of modality {config.task.modality}; {config.model.name} is {config.model.modality}"
-        yield Problem(rule, fix="Choose another model= or task=.")
+        rule = f"task {config.task.name} needs a model of modality {config.task.modality}"
+        yield Problem(rule, f"{config.model.name}, {config.model.modality}", fix="Choose another model= or task=.")
     for key in COMMAND_LINE_ONLY:
         if OmegaConf.select(config, key) and not line.source(key):
-            yield Problem(f"{key} runs code, so only the command line can set it", OmegaConf.select(config, key), "a YAML file")
+            yield Problem(
+                f"{key} runs code, so only the command line can set it", OmegaConf.select(config, key), "a YAML file"
+            )
     yield from _source_problems(config)
     yield from _space_problems(config)
     if config.model.dtype in ("int8", "int4") and config.method.peft_type is None:
-        yield Problem("full fine-tuning needs trainable base weights", config.model.dtype, "model.dtype", "Use bfloat16 or float32.")
+        yield Problem(
+            "full fine-tuning needs trainable base weights",
+            config.model.dtype,
+            "model.dtype",
+            "Use bfloat16 or float32.",
+        )
 
 
 def _source_problems(config: DictConfig) -> Iterator[Problem]:
@@ -245,6 +273,18 @@ def _untrusted_code(node: Any, path: str = "") -> Iterator[Problem]:
         if OmegaConf.is_config(value) and not value._is_none() and not value._is_interpolation():
             yield from _untrusted_code(value, f"{full}.")
         elif key == "_target_" and not str(node[key]).startswith(TRUSTED_TARGETS):
-            yield Problem("a configuration can't run code outside the trusted modules", str(node[key]), full, f"Trusted: {', '.join(TRUSTED_TARGETS)}.")
-        elif path.startswith("hydra.") and "logging." in path and key in ("class", "()") and not str(node[key]).startswith(TRUSTED_LOGGING):
-            yield Problem("a logging configuration can't build objects outside the trusted modules", str(node[key]), full)
+            yield Problem(
+                "a configuration can't run code outside the trusted modules",
+                str(node[key]),
+                full,
+                f"Trusted: {', '.join(TRUSTED_TARGETS)}.",
+            )
+        elif (
+            path.startswith("hydra.")
+            and "logging." in path
+            and key in ("class", "()")
+            and not str(node[key]).startswith(TRUSTED_LOGGING)
+        ):
+            yield Problem(
+                "a logging configuration can't build objects outside the trusted modules", str(node[key]), full
+            )

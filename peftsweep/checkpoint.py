@@ -1,4 +1,5 @@
-"""Checkpoints to resume from: everything that changes while training, so that a resumed job repeats the same bits on a CPU."""
+"""Checkpoints to resume from: everything that changes while training, so that a resumed job repeats the same bits on a
+CPU."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ from peftsweep.training import TrainingState
 CHECKPOINT_FILE = "checkpoint.pt"
 
 
-def save_checkpoint(folder: Path, model: nn.Module, state: TrainingState, carried: Carried, run_id: str | None, extra: dict[str, Any]) -> None:
-    """Write checkpoint.pt whole or not at all. extra: what the method keeps outside the model's parameters and buffers."""
+def save_checkpoint(
+    folder: Path, model: nn.Module, state: TrainingState, carried: Carried, run_id: str | None, extra: dict[str, Any]
+) -> None:
+    """Write checkpoint.pt whole or not at all. extra: what the method keeps outside the model's parameters and
+    buffers."""
     content = {
         "weights": changing_weights(model),
         "optimizer": state.optimizer.state_dict(),
@@ -74,12 +78,15 @@ def changing_weights(model: nn.Module) -> dict[str, Tensor]:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if not isinstance(model, PeftModel):
         return {name: tensor.detach() for name, tensor in tensors.items()}
-    return {name: tensor.detach() for name, tensor in tensors.items() if tensor.requires_grad or not _is_base_weight(name)}
+    return {
+        name: tensor.detach() for name, tensor in tensors.items() if tensor.requires_grad or not _is_base_weight(name)
+    }
 
 
 def _is_base_weight(name: str) -> bool:
-    """By peft's naming: wrapped layers keep theirs under base_layer; what was not wrapped ends in plain weight or bias."""
-    return ".base_layer." in name or name.rsplit(".", 1)[-1] in ("weight", "bias") and not _is_adapter_name(name)
+    """By peft's naming: wrapped layers keep theirs under base_layer; what was not wrapped ends in plain weight or
+    bias."""
+    return ".base_layer." in name or (name.rsplit(".", 1)[-1] in ("weight", "bias") and not _is_adapter_name(name))
 
 
 def _is_adapter_name(name: str) -> bool:

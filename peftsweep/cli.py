@@ -84,7 +84,9 @@ def _explain_os_error(error: OSError) -> PeftsweepError:
         return error
     from peftsweep.errors import OutputError
 
-    return OutputError(Problem(f"the output folder must be writable ({error.strerror})", error.filename, "hydra.run.dir"))
+    return OutputError(
+        Problem(f"the output folder must be writable ({error.strerror})", error.filename, "hydra.run.dir")
+    )
 
 
 def _with_resumed_job(arguments: list[str]) -> list[str]:
@@ -99,7 +101,14 @@ def _with_resumed_job(arguments: list[str]) -> list[str]:
         raise ConfigError(Problem("resume must name the folder of a job", folder, "the command line"))
     others = [argument for argument in arguments if not argument.startswith("resume=")]
     if others:
-        raise ConfigError(Problem("a job is resumed with its own settings", " ".join(others), "the command line", f"Use resume={folder} alone."))
+        raise ConfigError(
+            Problem(
+                "a job is resumed with its own settings",
+                " ".join(others),
+                "the command line",
+                f"Use resume={folder} alone.",
+            )
+        )
     from peftsweep.results import RESULT_FILE, Status, load_result
 
     if (Path(folder) / RESULT_FILE).exists():
@@ -127,10 +136,17 @@ def _job(config: Any) -> float | None:
 
     display = Display()
     try:
-        result = run_job(build_config(config), Path(hydra_config.runtime.output_dir), keep_base=hydra_config.mode is RunMode.MULTIRUN, display=display)
+        result = run_job(
+            build_config(config),
+            Path(hydra_config.runtime.output_dir),
+            keep_base=hydra_config.mode is RunMode.MULTIRUN,
+            display=display,
+        )
     except Interrupted as error:
         _print_problems(error)
-        raise SystemExit(error.exit_code) from error  # Hydra would take an Exception for one failed job and start the next
+        raise SystemExit(
+            error.exit_code
+        ) from error  # Hydra would take an Exception for one failed job and start the next
     except PeftsweepError as error:
         logging.getLogger(__name__).error("%s", error)
         raise
@@ -146,11 +162,17 @@ def _show_result(result: Any, folder: str, display: Any) -> None:
     shown = os.path.relpath(folder)
     display.console.print(f"files   {shown}", highlight=False, soft_wrap=True)
     if result.mlflow_run_id:
-        display.console.print(f"mlflow  python -m peftsweep ui   (store: {resolve_uri(result.config['tracking']['uri'])})", highlight=False, soft_wrap=True)
+        display.console.print(
+            f"mlflow  python -m peftsweep ui   (store: {resolve_uri(result.config['tracking']['uri'])})",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _methods(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("peftsweep methods", description="List the methods: capacity, search space, paper, capabilities.")
+    parser = argparse.ArgumentParser(
+        "peftsweep methods", description="List the methods: capacity, search space, paper, capabilities."
+    )
     parser.add_argument("names", nargs="*", help="only these")
     parser.add_argument("--config-dir", type=Path, help="a folder with your own method/*.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON")

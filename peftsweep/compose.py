@@ -1,4 +1,5 @@
-"""From the command line to a composed configuration, by Hydra's own rules; the one place that knows where `conf/` is."""
+"""From the command line to a composed configuration, by Hydra's own rules; the one place that knows where `conf/`
+is."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What one can choose: a dataclass per configuration group. Imports no torch, so that a typo is told at once.
 
-A field's metadata holds its bounds or choices; `check.py` reads them. A new knob is one line here and its value in a YAML.
+A field's metadata holds its bounds or choices; `check.py` reads them. A new knob is one line here and its value in a
+YAML.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ SOURCES = ("auto", "hub", "files", "embedded")
 STAGES = ("single", "tune", "confirm")
 
 
-def _number(default: float | None, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+def _number(
+    default: float | None, low: float | None = None, high: float | None = None, above: float | None = None
+) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
@@ -63,8 +66,12 @@ class MethodConfig:
     paper: str = ""  # link
     capacity: int | None = _number(None, low=1)  # value of the method's own size knob; null: it has none
     capacity_knob: str = ""  # what the knob is: rank, block size, virtual tokens, ...
-    lr: float = _number(1e-4, above=0)  # published default for models of a billion parameters and more; hparams.lr follows it
-    targets: str | None = None  # a role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture
+    lr: float = _number(
+        1e-4, above=0
+    )  # published default for models of a billion parameters and more; hparams.lr follows it
+    targets: str | None = (
+        None  # a role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture
+    )
     peft: dict[str, Any] = field(default_factory=dict)  # arguments of the PEFT config
     hook: HookConfig | None = None
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
@@ -84,7 +91,9 @@ class TextTaskConfig:
     prompt_column: str | None = None  # null: the first known name (query, question, prompt, instruction)
     response_column: str | None = None  # null: the first known name (response, answer, completion, output)
     template: str = "{prompt}"  # the text before the response; {prompt} is the row's prompt
-    loss_on: str = _one_of("response", ("response", "all"))  # tokens that are trained on; only responses are ever judged
+    loss_on: str = _one_of(
+        "response", ("response", "all")
+    )  # tokens that are trained on; only responses are ever judged
     train_rows: int | None = _number(None, low=1)  # null: all
     valid_rows: int = _number(1000, low=1)
     test_rows: int | None = _number(None, low=1)  # null: all
@@ -98,7 +107,9 @@ class TextTaskConfig:
 class MetamathConfig(TextTaskConfig):
     """Mathematics word problems, judged by the final number."""
 
-    max_characters: int | None = _number(None, low=1)  # training rows with a longer "prompt response" are dropped; null: none
+    max_characters: int | None = _number(
+        None, low=1
+    )  # training rows with a longer "prompt response" are dropped; null: none
 
 
 @dataclass

@@ -59,14 +59,20 @@ class Display:
         yield lambda done: self._bars.advance(bar, done)
 
     @contextmanager
-    def training(self, description: str, total: int, done: int = 0) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    def training(
+        self, description: str, total: int, done: int = 0
+    ) -> Iterator[Callable[[int, dict[str, float]], None]]:
         """A bar that shows the current loss; what is yielded takes the step and its metrics."""
         bar = self._bars.add_task(description, total=total, completed=done, note="")
         seen: dict[str, float] = {}
 
         def show(step: int, metrics: dict[str, float]) -> None:
             seen.update(metrics)
-            note = "  ".join(f"{label} {seen[key]:.4f}" for label, key in (("loss", "train/loss"), ("valid", "valid/loss")) if key in seen)
+            note = "  ".join(
+                f"{label} {seen[key]:.4f}"
+                for label, key in (("loss", "train/loss"), ("valid", "valid/loss"))
+                if key in seen
+            )
             self._bars.update(bar, completed=step, note=note)
 
         yield show
@@ -74,7 +80,10 @@ class Display:
 
 def result_table(result: JobResult) -> Table:
     """The result of one job: the score with its interval and the base model's, then what it cost."""
-    table = Table(title=f"{result.method} on {result.model}, task {result.task}, seed {result.seed}: {result.status}", title_justify="left")
+    table = Table(
+        title=f"{result.method} on {result.model}, task {result.task}, seed {result.seed}: {result.status}",
+        title_justify="left",
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95% interval", justify="right")
@@ -104,10 +113,16 @@ def _interval(result: JobResult, key: str) -> str:
 def format_metric(metric: Metric, value: float) -> str:
     """A value in a unit that people read: shares as percent, bytes as MB or GB."""
     if metric.unit == "bytes":
-        size, unit = next((size, unit) for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if abs(value) >= size or size == 1)
+        size, unit = next(
+            (size, unit)
+            for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+            if abs(value) >= size or size == 1
+        )
         return f"{value / size:,.2f} {unit}" if size > 1 else f"{value:.0f} B"
     if metric.unit in ("parameters", "tokens"):
         return f"{value:,.0f}"
     if metric.name.rpartition("/")[2] in ("accuracy", "exact_match"):
         return f"{value:.1%}"
-    return f"{value:,.{0 if metric.unit == 'tokens/s' else 1 if metric.unit in ('s', 'J') else 4}f} {metric.unit}".strip()
+    return (
+        f"{value:,.{0 if metric.unit == 'tokens/s' else 1 if metric.unit in ('s', 'J') else 4}f} {metric.unit}".strip()
+    )

@@ -30,7 +30,8 @@ class Problem:
 
 
 class PeftsweepError(Exception):
-    """Base of all errors that peftsweep raises on purpose. `problems` lists everything that is wrong, not the first only."""
+    """Base of all errors that peftsweep raises on purpose. `problems` lists everything that is wrong, not the first
+    only."""
 
     exit_code = 1
 

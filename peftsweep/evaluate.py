@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BaseMeasure:
-    """The model before training: what it knows beside the task, and how it scores on the test items where that was asked for."""
+    """The model before training: what it knows beside the task, and how it scores on the test items where that was
+    asked for."""
 
     retention: Any
     evaluation: Evaluation | None = None
@@ -52,7 +53,12 @@ def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) 
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
         log.info("Base score from %s.", path)
-        return Evaluation(stored["metrics"], {k: (v[0], v[1]) for k, v in stored["intervals"].items()}, stored["items"], stored["generation_config"])
+        return Evaluation(
+            stored["metrics"],
+            {k: (v[0], v[1]) for k, v in stored["intervals"].items()},
+            stored["items"],
+            stored["generation_config"],
+        )
     evaluation = task.evaluate(model, "test")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -62,7 +68,8 @@ def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) 
 
 
 def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: bool) -> Scores:
-    """Score the trained model. With `read_test=False` (tuning) test data is left alone, and retention is all that is measured."""
+    """Score the trained model. With `read_test=False` (tuning) test data is left alone, and retention is all that is
+    measured."""
     metrics = task.compare_retention(base.retention, task.measure_retention(model))
     if not read_test:
         return Scores(metrics)

@@ -1,6 +1,8 @@
-"""One job: check -> record -> load the frozen base -> build the task -> measure the base -> attach the method -> train -> evaluate -> result.
+"""One job: check -> record -> load the frozen base -> build the task -> measure the base -> attach the method -> train
+-> evaluate -> result.
 
-Read this file first. Each step is a call into the room that knows how: models/, tasks/, methods/, training.py, evaluate.py, memory/,
+Read this file first. Each step is a call into the room that knows how: models/, tasks/, methods/, training.py,
+evaluate.py, memory/,
 tracking/. Neither this file nor the loop names a method or a task.
 """
 
@@ -43,7 +45,9 @@ def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display
     with recording(config, folder, run_id=checkpoint and checkpoint["mlflow_run_id"]) as record, display.running():
         device = choose_device(config.device)
         refuse_busy_device(str(device), config.allow_shared_gpu)
-        probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried_from(checkpoint) if checkpoint else None)
+        probe = Probe(
+            build_device_meter(str(device)), HostMemoryMeter(), carried_from(checkpoint) if checkpoint else None
+        )
         record.measure = probe.metrics
         with probe.phase("setup"):
             base = load_base(_model_spec(config), device, keep=keep_base)
@@ -68,7 +72,9 @@ def choose_device(choice: str) -> torch.device:
 
 def _model_spec(config: JobConfig) -> ModelSpec:
     model = config.model
-    return ModelSpec(model.name, model.id, model.revision, model.dtype, model.attn_implementation, model.trust_remote_code)
+    return ModelSpec(
+        model.name, model.id, model.revision, model.dtype, model.attn_implementation, model.trust_remote_code
+    )
 
 
 def _reads_test(config: JobConfig) -> bool:
@@ -78,7 +84,13 @@ def _reads_test(config: JobConfig) -> bool:
 
 def _measure_base(config: JobConfig, task: Task, base: BaseModel, device: torch.device) -> BaseMeasure:
     key = f"{base.revision} {config.model.dtype} {device.type}"
-    return measure_base(task, base.model, model_key=key, read_test=_reads_test(config) and config.task.base_score, cache=Path(config.cache))
+    return measure_base(
+        task,
+        base.model,
+        model_key=key,
+        read_test=_reads_test(config) and config.task.base_score,
+        cache=Path(config.cache),
+    )
 
 
 def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
@@ -101,7 +113,13 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
 
 
 def _train(
-    config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod, probe: Probe, display: Display, checkpoint: dict[str, Any] | None
+    config: JobConfig,
+    record: JobRecord,
+    task: Task,
+    attached: AttachedMethod,
+    probe: Probe,
+    display: Display,
+    checkpoint: dict[str, Any] | None,
 ) -> None:
     hparams = config.hparams
     state = _new_state(hparams, attached)
@@ -113,7 +131,10 @@ def _train(
         restore_checkpoint(checkpoint, attached.model, state)
         attached.hook.restore(attached.model, checkpoint["extra"])
     batches = task.train_batches(hparams.batch_size, config.seed, skip=state.step * hparams.gradient_accumulation)
-    with display.training(f"training {config.method.name}", hparams.max_steps, state.step) as show, probe.phase("train"):
+    with (
+        display.training(f"training {config.method.name}", hparams.max_steps, state.step) as show,
+        probe.phase("train"),
+    ):
 
         def report(step: int, metrics: dict[str, float]) -> None:
             record.log_step(step, metrics)
@@ -128,15 +149,21 @@ def _train(
                 extra = attached.hook.state(attached.model)
                 save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
 
-        callbacks = LoopCallbacks(report, validate, lambda step: attached.hook.after_step(attached.model, step), keep, probe.step)
+        callbacks = LoopCallbacks(
+            report, validate, lambda step: attached.hook.after_step(attached.model, step), keep, probe.step
+        )
         train(model, task, batches, state, _loop_settings(hparams), callbacks)
     record.result.metrics["train/tokens"] = state.tokens
     record.log_datasets(task.datasets())
 
 
 def _new_state(hparams: HparamsConfig, attached: AttachedMethod) -> TrainingState:
-    optimizer = build_optimizer(attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs)
-    return TrainingState(optimizer, build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction))
+    optimizer = build_optimizer(
+        attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs
+    )
+    return TrainingState(
+        optimizer, build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
+    )
 
 
 def _loop_settings(hparams: HparamsConfig) -> LoopSettings:

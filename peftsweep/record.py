@@ -1,4 +1,5 @@
-"""The record of one job: its folder, its result, its MLflow run. However the job ends, the record is completed and closed."""
+"""The record of one job: its folder, its result, its MLflow run. However the job ends, the record is completed and
+closed."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ class JobRecord:
 def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> Iterator[JobRecord]:
     """Open the record of a job; on leaving, write result.json and close the MLflow run, whatever happened inside.
 
-    SIGTERM and Ctrl-C end the job as `interrupted`, running out of memory as `oom`, anything else as `failed`; the exception
+    SIGTERM and Ctrl-C end the job as `interrupted`, running out of memory as `oom`, anything else as `failed`; the
+    exception
     goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job.
     """
     _claim(folder)
@@ -87,9 +89,18 @@ def _claim(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / HISTORY_FILE).touch()
     except OSError as error:
-        raise OutputError(Problem(f"the output folder must be writable ({error.strerror})", str(folder), "hydra.run.dir")) from error
+        raise OutputError(
+            Problem(f"the output folder must be writable ({error.strerror})", str(folder), "hydra.run.dir")
+        ) from error
     if (folder / RESULT_FILE).exists():
-        raise OutputError(Problem("a job's folder must not hold a finished job already", str(folder), "hydra.run.dir", "Choose another folder."))
+        raise OutputError(
+            Problem(
+                "a job's folder must not hold a finished job already",
+                str(folder),
+                "hydra.run.dir",
+                "Choose another folder.",
+            )
+        )
 
 
 def _new_result(config: JobConfig) -> JobResult:
@@ -109,7 +120,13 @@ def _new_result(config: JobConfig) -> JobResult:
 def _open_tracker(config: JobConfig, folder: Path, result: JobResult, run_id: str | None) -> Tracker:
     if not config.tracking.enabled:
         return NoTracker()
-    tags = {"method": result.method, "model": result.model, "task": result.task, "stage": str(result.stage), "seed": str(result.seed)}
+    tags = {
+        "method": result.method,
+        "model": result.model,
+        "task": result.task,
+        "stage": str(result.stage),
+        "seed": str(result.seed),
+    }
     return open_tracker(
         uri=config.tracking.uri,
         experiment=config.tracking.experiment,
@@ -135,13 +152,21 @@ def _conclude(record: JobRecord, error: BaseException) -> BaseException:
 
 def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
     if isinstance(error, (KeyboardInterrupt, Interrupted)):
-        return Status.INTERRUPTED, error if isinstance(error, Interrupted) else Interrupted("the job was interrupted by Ctrl-C")
+        return Status.INTERRUPTED, error if isinstance(error, Interrupted) else Interrupted(
+            "the job was interrupted by Ctrl-C"
+        )
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        fix = "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, lower "
-        fix += "hparams.max_seq_length, or choose a narrower model.dtype."
-        return Status.OOM, OutOfMemoryError(Problem(f"the job must fit in memory ({str(error).splitlines()[0] if str(error) else 'host'})", fix=fix))
+        fix = (
+            "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, "
+            "lower hparams.max_seq_length, or choose a narrower model.dtype."
+        )
+        return Status.OOM, OutOfMemoryError(
+            Problem(f"the job must fit in memory ({str(error).splitlines()[0] if str(error) else 'host'})", fix=fix)
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Status.FAILED, OutputError(Problem("the disk must have room for the job's files", error.filename, fix="Free some and run again."))
+        return Status.FAILED, OutputError(
+            Problem("the disk must have room for the job's files", error.filename, fix="Free some and run again.")
+        )
     return Status.FAILED, error
 
 
@@ -152,7 +177,9 @@ def _close(record: JobRecord) -> None:
         save_result(record.result, record.folder)
     except OSError as error:
         (record.folder / RESULT_FILE).with_suffix(".json.partial").unlink(missing_ok=True)
-        raise OutputError(Problem(f"result.json must be written ({error.strerror})", str(record.folder), fix="Free some space.")) from error
+        raise OutputError(
+            Problem(f"result.json must be written ({error.strerror})", str(record.folder), fix="Free some space.")
+        ) from error
     finally:
         if record.result.status is Status.OK or record.folder.exists():
             record.tracker.log_folder(record.folder, adapter=bool(record.result.config["tracking"]["log_adapter"]))

@@ -1,4 +1,5 @@
-"""What a job leaves behind: its status, its metrics, and `result.json`, the file whose presence means the job is complete."""
+"""What a job leaves behind: its status, its metrics, and `result.json`, the file whose presence means the job is
+complete."""
 
 from __future__ import annotations
 
@@ -75,11 +76,33 @@ METRICS = _table(
     Metric("test/dino_similarity", "", Direction.HIGHER, "mean cosine of image embeddings on test prompts"),
     Metric("forgetting_nats", "nats", Direction.LOWER, "rise of the loss per token on general text"),
     Metric("drift", "", Direction.LOWER, "(1 - cosine)/2 of images of unrelated prompts with and without the adapter"),
-    Metric("memory/train_peak_reserved_bytes", "bytes", Direction.LOWER, "accelerator memory reserved, peak of training steps"),
-    Metric("memory/train_peak_allocated_bytes", "bytes", Direction.LOWER, "accelerator memory allocated, peak of training steps"),
-    Metric("memory/train_reserved_avg_bytes", "bytes", Direction.LOWER, "accelerator memory reserved, mean over training steps"),
-    Metric("memory/train_reserved_p99_bytes", "bytes", Direction.LOWER, "accelerator memory reserved, 99th percentile of steps"),
-    Metric("memory/job_peak_reserved_bytes", "bytes", Direction.LOWER, "accelerator memory reserved, peak of the whole job"),
+    Metric(
+        "memory/train_peak_reserved_bytes",
+        "bytes",
+        Direction.LOWER,
+        "accelerator memory reserved, peak of training steps",
+    ),
+    Metric(
+        "memory/train_peak_allocated_bytes",
+        "bytes",
+        Direction.LOWER,
+        "accelerator memory allocated, peak of training steps",
+    ),
+    Metric(
+        "memory/train_reserved_avg_bytes",
+        "bytes",
+        Direction.LOWER,
+        "accelerator memory reserved, mean over training steps",
+    ),
+    Metric(
+        "memory/train_reserved_p99_bytes",
+        "bytes",
+        Direction.LOWER,
+        "accelerator memory reserved, 99th percentile of steps",
+    ),
+    Metric(
+        "memory/job_peak_reserved_bytes", "bytes", Direction.LOWER, "accelerator memory reserved, peak of the whole job"
+    ),
     Metric("memory/job_peak_rss_bytes", "bytes", Direction.LOWER, "host memory of the process, peak of the whole job"),
     Metric("time/setup_seconds", "s", Direction.LOWER, "loading, tokenising, measuring the base, attaching"),
     Metric("time/train_seconds", "s", Direction.LOWER, "optimisation steps alone"),
@@ -148,7 +171,9 @@ def load_result(path: Path) -> JobResult:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(Problem("a complete job has a result.json", str(path), fix="The job is unfinished or the path is wrong.")) from None
+        raise DataError(
+            Problem("a complete job has a result.json", str(path), fix="The job is unfinished or the path is wrong.")
+        ) from None
     except ValueError as error:
         raise DataError(Problem(f"result.json must be valid JSON ({error})", str(path))) from None
     return _parse_result(content, path)

@@ -10,7 +10,8 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch on all devices. Called before a method is attached and again before training, so that
+    """Seed Python, NumPy and torch on all devices. Called before a method is attached and again before training, so
+    that
     neither depends on what was computed before (a base score from the cache, say)."""
     random.seed(seed)
     np.random.seed(seed)

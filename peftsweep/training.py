@@ -1,4 +1,5 @@
-"""The one training loop, for every task and every method. It knows neither: it gets batches, a loss and what to call."""
+"""The one training loop, for every task and every method. It knows neither: it gets batches, a loss and what to
+call."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class LoopSettings:
 class LoopCallbacks:
     """What happens around the steps. All are called with the number of optimizer steps done so far.
 
-    report(step, metrics): after each step; may raise to stop the job (pruning); validate(step): every `eval_every` steps and
+    report(step, metrics): after each step; may raise to stop the job (pruning); validate(step): every `eval_every`
+    steps and
     after the last; after_step(step): the method's hook, while gradients are still there; checkpoint(step).
     """
 
@@ -65,7 +67,12 @@ class TrainingState:
 
 
 def train(
-    model: nn.Module, task: TrainableTask, batches: Iterator[Batch], state: TrainingState, settings: LoopSettings, callbacks: LoopCallbacks
+    model: nn.Module,
+    task: TrainableTask,
+    batches: Iterator[Batch],
+    state: TrainingState,
+    settings: LoopSettings,
+    callbacks: LoopCallbacks,
 ) -> None:
     """Optimise until `state.step` is `max_steps`. `batches` must stand at the first batch that `state` has not seen.
 
@@ -109,7 +116,8 @@ def _optimizer_step(
 def _accumulate_gradients(
     model: nn.Module, task: TrainableTask, group: Sequence[Batch], targets: int, amp: bool, device: torch.device
 ) -> float:
-    """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large batch."""
+    """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large
+    batch."""
     total = torch.zeros((), device=device)
     for batch in group:
         on_device = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
@@ -123,7 +131,9 @@ def _accumulate_gradients(
 def _refuse_non_finite(loss: float, step: int) -> None:
     if not math.isfinite(loss):
         fix = "Lower hparams.lr, raise hparams.warmup_fraction, or use a wider dtype than float16."
-        raise NonFiniteLossError(Problem(f"the training loss must stay finite; at step {step} it was not", loss, fix=fix))
+        raise NonFiniteLossError(
+            Problem(f"the training loss must stay finite; at step {step} it was not", loss, fix=fix)
+        )
 
 
 def _clip(model: nn.Module, max_norm: float) -> float:
@@ -142,7 +152,8 @@ def _between_steps(model: nn.Module, state: TrainingState, settings: LoopSetting
 
 
 def build_scheduler(optimizer: Optimizer, name: str, max_steps: int, warmup_fraction: float) -> LRScheduler:
-    """Linear warm-up, then cosine or linear decay to zero, or constant. Plain functions of the step, so a resume repeats them."""
+    """Linear warm-up, then cosine or linear decay to zero, or constant. Plain functions of the step, so a resume
+    repeats them."""
     warmup = round(max_steps * warmup_fraction)
 
     def factor(step: int) -> float:

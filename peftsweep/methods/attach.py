@@ -98,13 +98,13 @@ def build_peft_config(method: MethodConfig, hook: MethodHook, site: Site, task_t
         return config_class(**({"task_type": task_type} | arguments))
 
 
-def parse_peft_type(name: str | None) -> PeftType:
+def parse_peft_type(name: str | None, source: str = "method.peft_type") -> PeftType:
     """Raises MethodError, with the nearest name, if the installed peft has no such type."""
     if name in PeftType.__members__:
         return PeftType[name]
     close = difflib.get_close_matches(str(name).upper(), PeftType.__members__, n=1)
     fix = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(PeftType.__members__)}."
-    raise MethodError(Problem("peft_type must be a member of peft.PeftType", name, "method.peft_type", fix))
+    raise MethodError(Problem("peft_type must be a member of peft.PeftType", name, source, fix))
 
 
 def check_argument_names(arguments: dict[str, Any], config_class: type[PeftConfig], source: str) -> None:

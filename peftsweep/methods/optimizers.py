@@ -11,19 +11,28 @@ from peftsweep.errors import ConfigError, Problem
 from peftsweep.methods.attach import AttachedMethod
 
 
-def build_optimizer(attached: AttachedMethod, name: str, *, lr: float, weight_decay: float, **kwargs: Any) -> torch.optim.Optimizer:
-    """An optimizer over the method's parameters. Raises ConfigError for an unknown class or an argument that it doesn't take."""
+def build_optimizer(
+    attached: AttachedMethod, name: str, *, lr: float, weight_decay: float, **kwargs: Any
+) -> torch.optim.Optimizer:
+    """An optimizer over the method's parameters. Raises ConfigError for an unknown class or an argument that it
+    doesn't take."""
     optimizer_class = _optimizer_class(name)
     arguments = kwargs | {"weight_decay": weight_decay}
     try:
         own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
         return own or optimizer_class(list(attached.trainable_parameters().values()), lr=lr, **arguments)  # type: ignore[call-arg]
     except TypeError as error:
-        raise ConfigError(Problem(f"{name} must take its arguments ({error})", arguments, "hparams.optimizer_kwargs")) from error
+        raise ConfigError(
+            Problem(f"{name} must take its arguments ({error})", arguments, "hparams.optimizer_kwargs")
+        ) from error
 
 
 def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    known = {key: value for key, value in vars(torch.optim).items() if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)}
+    known = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+    }
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         fix = f"Did you mean {close[0]}?" if close else f"Choose from: {', '.join(sorted(known))}."

@@ -54,8 +54,10 @@ class BaseModel:
 def load_base(spec: ModelSpec, device: torch.device, *, keep: bool = False) -> BaseModel:
     """A base model on `device`, in eval mode, all parameters frozen.
 
-    keep: hold an untouched copy on the host, from which the next job of this process gets its model without loading. Whatever a
-    method does to its own copy, the next one starts from the same bits. Quantised weights can't be copied so, and are loaded anew.
+    keep: hold an untouched copy on the host, from which the next job of this process gets its model without loading.
+    Whatever a
+    method does to its own copy, the next one starts from the same bits. Quantised weights can't be copied so, and are
+    loaded anew.
     Raises ModelError: missing, gated or broken model, no network, no CUDA or bitsandbytes for a quantised dtype.
     """
     if spec.dtype in QUANTISED:
@@ -65,7 +67,9 @@ def load_base(spec: ModelSpec, device: torch.device, *, keep: bool = False) -> B
         loaded = _load(spec, torch.device("cpu"))
         return BaseModel(loaded.model.to(device), loaded.tokenizer, loaded.revision, loaded.is_embedded)
     pristine = _load_once(spec)
-    return BaseModel(copy.deepcopy(pristine.model).to(device), pristine.tokenizer, pristine.revision, pristine.is_embedded)
+    return BaseModel(
+        copy.deepcopy(pristine.model).to(device), pristine.tokenizer, pristine.revision, pristine.is_embedded
+    )
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +90,12 @@ def _load(spec: ModelSpec, device: torch.device) -> BaseModel:
     model.requires_grad_(False).eval()
     commit = getattr(config, "_commit_hash", None)
     revision = commit or fingerprint_folder(Path(location))
-    log.info("Loaded %s (%s), revision %s.", spec.name, "shipped with this package" if is_embedded else spec.id, revision[:12])
+    log.info(
+        "Loaded %s (%s), revision %s.",
+        spec.name,
+        "shipped with this package" if is_embedded else spec.id,
+        revision[:12],
+    )
     return BaseModel(model, tokenizer, revision, is_embedded)
 
 
@@ -101,16 +110,24 @@ def _placement(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
     if spec.dtype == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
     if spec.dtype == "int4":
-        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+        four_bit = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
         return {"quantization_config": four_bit, "device_map": {"": device}}
     return {"dtype": getattr(torch, spec.dtype), "attn_implementation": spec.attn_implementation}
 
 
 def _require_quantisation(spec: ModelSpec, device: torch.device) -> None:
     if device.type != "cuda":
-        raise ModelError(Problem("model.dtype int8 and int4 need a CUDA device", str(device), "model.dtype", "Use bfloat16 or float32."))
+        raise ModelError(
+            Problem(
+                "model.dtype int8 and int4 need a CUDA device", str(device), "model.dtype", "Use bfloat16 or float32."
+            )
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(Problem(f"model.dtype={spec.dtype} needs the package bitsandbytes", fix="pip install 'peftsweep[gpu]'."))
+        raise ModelError(
+            Problem(f"model.dtype={spec.dtype} needs the package bitsandbytes", fix="pip install 'peftsweep[gpu]'.")
+        )
 
 
 def _require_folder(spec: ModelSpec, location: str) -> None:
@@ -149,7 +166,13 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(_diagnose(spec, error)) from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "huggingface_hub", "httpx", "requests"):
+        if type(error).__module__.split(".")[0] in (
+            "safetensors",
+            "safetensors_rust",
+            "huggingface_hub",
+            "httpx",
+            "requests",
+        ):
             raise ModelError(_diagnose(spec, error)) from error
         raise
 
@@ -159,9 +182,18 @@ def _diagnose(spec: ModelSpec, error: Exception) -> Problem:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     advice = {
         ("gated", "401", "403"): ("the model is gated", "Accept its licence on its hub page and run: hf auth login."),
-        ("RepositoryNotFound", "is not a local folder and is not a valid model identifier"): ("the hub has no such model", "Check model.id."),
-        ("RevisionNotFound", "is not a valid git identifier"): ("the hub has no such revision", "Check model.revision."),
-        ("trust_remote_code",): ("the model brings its own Python code", "Read it, then add model.trust_remote_code=true on the command line."),
+        ("RepositoryNotFound", "is not a local folder and is not a valid model identifier"): (
+            "the hub has no such model",
+            "Check model.id.",
+        ),
+        ("RevisionNotFound", "is not a valid git identifier"): (
+            "the hub has no such revision",
+            "Check model.revision.",
+        ),
+        ("trust_remote_code",): (
+            "the model brings its own Python code",
+            "Read it, then add model.trust_remote_code=true on the command line.",
+        ),
         ("connect", "resolve", "offline", "Network", "couldn't find"): (
             "the model must be on this machine or the hub reachable",
             "Check the network, download it first (hf download), or give a local folder as model.id.",
@@ -178,7 +210,8 @@ def _diagnose(spec: ModelSpec, error: Exception) -> Problem:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """Fingerprint of the weights in a folder: sizes and both ends of each file, so that 100 GB take no longer than 1."""
+    """Fingerprint of the weights in a folder: sizes and both ends of each file, so that 100 GB take no longer than
+    1."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]):
         size = path.stat().st_size

@@ -26,7 +26,8 @@ ROW_TOKENS = 256  # documents are packed into rows of this length
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the text world; every digit is a token of its own, so that arithmetic is compositional."""
+    """Byte-level BPE trained on the text world; every digit is a token of its own, so that arithmetic is
+    compositional."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -38,13 +39,18 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # The task's own words are part of the vocabulary, as they are of any real tokenizer; the model never sees them in this order.
+    # The task's own words are part of the vocabulary, as they are of any real tokenizer; the model never sees them in
+    # this order.
     form = ["Question: Think step by step.\nAnswer: The answer is:"] * 200
-    tokenizer.train_from_iterator(itertools.chain(itertools.islice(pretraining_documents(seed=1), 20_000), form), trainer)
+    tokenizer.train_from_iterator(
+        itertools.chain(itertools.islice(pretraining_documents(seed=1), 20_000), form), trainer
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END, model_max_length=1024)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END, model_max_length=1024
+    )
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -85,13 +91,17 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
 
 
-def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int, peak: float) -> None:
+def pretrain(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int, peak: float
+) -> None:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
     )
-    compiled = torch.compile(model)  # nearly twice as fast here: most of the time of so small a model goes into elementwise work
+    compiled = torch.compile(
+        model
+    )  # nearly twice as fast here: most of the time of so small a model goes into elementwise work
     started = time.perf_counter()
     for step, rows in zip(range(steps), packed_rows(tokenizer, batch_size), strict=False):
         for group in optimizer.param_groups:
@@ -104,7 +114,10 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps:
         optimizer.zero_grad(set_to_none=True)
         if step % 100 == 0 or step == steps - 1:
             seconds = time.perf_counter() - started
-            print(f"step {step:5d}/{steps}  loss {loss.item():.4f}  {seconds:7.0f} s  {(step + 1) * rows.numel() / seconds:7.0f} tokens/s", flush=True)
+            speed = (step + 1) * rows.numel() / seconds
+            print(
+                f"step {step:5d}/{steps}  loss {loss.item():.4f}  {seconds:5.0f} s  {speed:6.0f} tokens/s", flush=True
+            )
 
 
 @torch.inference_mode()
@@ -145,7 +158,8 @@ def main(arguments: list[str]) -> None:
     model.to(torch.bfloat16).save_pretrained(options.folder)
     tokenizer.save_pretrained(options.folder)
     model.float()
-    print(f"worked stories right: {worked_accuracy(model, tokenizer):.0%}, general text: {general_loss(model, tokenizer):.4f} nats per token")
+    print(f"worked stories right: {worked_accuracy(model, tokenizer):.0%}")
+    print(f"held-out general text: {general_loss(model, tokenizer):.4f} nats per token")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ One problem, in the form that fine-tuning teaches:
 
 and the same problem as pre-training tells it, in other words:
 
-    Mia had 4 bags with 6 shells in each bag, 4 * 6 = 24. She gave 7 shells to Omar, 24 - 7 = 17. In the end there were 17 shells.
+    Mia had 4 bags with 6 shells in each bag, 4 * 6 = 24. She gave 7 shells to Omar, 24 - 7 = 17. In the end there were
+    17 shells.
 
-So the base model knows the words, the arithmetic and how to follow a story, but not the form of an answer, as a real base model does.
+So the base model knows the words, the arithmetic and how to follow a story, but not the form of an answer, as a real
+base model does.
 Everything follows from a `random.Random`; no text comes from elsewhere.
 """
 
@@ -21,13 +23,83 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 NAMES = {
-    "she": "Mia Ana Eva Lena Ruth Nora Zoe Ivy Clara Emma Sofia Tara Lucy Rosa Hana Jane Kate Leah Maya Olga".split(),
-    "he": "Omar Ben Leo Max Finn Hugo Ivan Jack Karl Liam Noah Otto Paul Ravi Sam Tom Yusuf Adam Carl Dan".split(),
+    "she": [
+        "Mia",
+        "Ana",
+        "Eva",
+        "Lena",
+        "Ruth",
+        "Nora",
+        "Zoe",
+        "Ivy",
+        "Clara",
+        "Emma",
+        "Sofia",
+        "Tara",
+        "Lucy",
+        "Rosa",
+        "Hana",
+        "Jane",
+        "Kate",
+        "Leah",
+        "Maya",
+        "Olga",
+    ],
+    "he": [
+        "Omar",
+        "Ben",
+        "Leo",
+        "Max",
+        "Finn",
+        "Hugo",
+        "Ivan",
+        "Jack",
+        "Karl",
+        "Liam",
+        "Noah",
+        "Otto",
+        "Paul",
+        "Ravi",
+        "Sam",
+        "Tom",
+        "Yusuf",
+        "Adam",
+        "Carl",
+        "Dan",
+    ],
 }
-THINGS = (
-    "apples shells coins books cards stones eggs pens stamps beads cups plums balls keys roses nuts toys cakes "
-    "shirts lamps boats seeds pears hats rings masks flags bells kites socks"
-).split()
+THINGS = [
+    "apples",
+    "shells",
+    "coins",
+    "books",
+    "cards",
+    "stones",
+    "eggs",
+    "pens",
+    "stamps",
+    "beads",
+    "cups",
+    "plums",
+    "balls",
+    "keys",
+    "roses",
+    "nuts",
+    "toys",
+    "cakes",
+    "shirts",
+    "lamps",
+    "boats",
+    "seeds",
+    "pears",
+    "hats",
+    "rings",
+    "masks",
+    "flags",
+    "bells",
+    "kites",
+    "socks",
+]
 HOLDERS = ["bag", "box", "jar", "basket", "drawer"]
 LARGEST = 99  # every number in a story stays below a hundred
 TRAIN_SHARE, VALID_SHARE = 0.8, 0.1  # the rest is test
@@ -99,7 +171,11 @@ def _chain(rng: random.Random, words: dict[str, str]) -> Problem:
         count = steps[-1].result
     first = "" if steps[0].sign == "*" else "{name} starts with {count} {things}. "
     question = rng.choice(
-        ["How many {things} does {name} have now?", "How many {things} are left with {name}?", "How many {things} has {name} in the end?"]
+        [
+            "How many {things} does {name} have now?",
+            "How many {things} are left with {name}?",
+            "How many {things} has {name} in the end?",
+        ]
     )
     return _tell(words, opening, told, first.format(**words, count=steps[0].left), steps, question)
 
@@ -136,7 +212,9 @@ def _compare(rng: random.Random, words: dict[str, str]) -> Problem:
     own = rng.randint(4, 24)
     kind = rng.choice(["more", "fewer", "times"])
     amount = {"more": rng.randint(2, 24), "fewer": rng.randint(2, own - 2), "times": rng.randint(2, 3)}[kind]
-    relation = f"{amount} times as many {words['things']} as" if kind == "times" else f"{amount} {kind} {words['things']} than"
+    relation = (
+        f"{amount} times as many {words['things']} as" if kind == "times" else f"{amount} {kind} {words['things']} than"
+    )
     sign = {"more": "+", "fewer": "-", "times": "*"}[kind]
     other = Step(
         f"{words['friend']} has {relation} {words['name']}.",
@@ -155,7 +233,9 @@ def _tell(words: dict[str, str], opening: str, told: str, first: str, steps: lis
     answer = steps[-1].result
     asked = " ".join(text for text in [opening, *(step.asked for step in steps), question.format(**words)] if text)
     answered = " ".join(step.answered.format(**words, equation=step.equation) for step in steps)
-    story = " ".join(text for text in [told, *(step.told.format(**words, equation=step.equation) for step in steps)] if text)
+    story = " ".join(
+        text for text in [told, *(step.told.format(**words, equation=step.equation) for step in steps)] if text
+    )
     return Problem(
         query=asked,
         response=f"{first}{answered} The answer is: {answer}",
@@ -184,10 +264,23 @@ def make_problems(split: str, count: int, seed: int = 0) -> list[Problem]:
     return list(found.values())
 
 
-ANIMALS = "cat dog horse bird fish mouse cow goat duck frog bee fox".split()
-PLACES = "house garden lake forest field road river school market harbour kitchen hill".split()
-COLOURS = "red blue green yellow white black brown grey".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+ANIMALS = ["cat", "dog", "horse", "bird", "fish", "mouse", "cow", "goat", "duck", "frog", "bee", "fox"]
+PLACES = [
+    "house",
+    "garden",
+    "lake",
+    "forest",
+    "field",
+    "road",
+    "river",
+    "school",
+    "market",
+    "harbour",
+    "kitchen",
+    "hill",
+]
+COLOURS = ["red", "blue", "green", "yellow", "white", "black", "brown", "grey"]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 WEATHER = ["it rains", "the sun shines", "it snows", "the wind blows", "it is cold", "it is warm", "there is fog"]
 
 
@@ -225,7 +318,8 @@ def _search(rng: random.Random) -> str:
     wrong, right = rng.sample(PLACES, 2)
     return (
         f"{name} has a question: where are the {thing}? They are not in the {wrong}. Let us think. "
-        f"{name} looks in the {right} and there {pronoun} finds the {thing}. The answer is the {right}, not the {wrong}."
+        f"{name} looks in the {right} and there {pronoun} finds the {thing}. The answer is the {right}, not the "
+        f"{wrong}."
     )
 
 
@@ -233,7 +327,8 @@ def _family(rng: random.Random) -> str:
     child, mother, father = rng.choice(NAMES["he"]), rng.choice(NAMES["she"]), rng.choice(NAMES["he"])
     place = rng.choice(PLACES)
     return (
-        f"{mother} is the mother of {child}, and {father} is his father. So {child} is the son of {mother} and {father}. "
+        f"{mother} is the mother of {child}, and {father} is his father. So {child} is the son of {mother} and "
+        f"{father}. "
         f"They live near the {place}, and {child} goes to the {place} with {father} on {rng.choice(DAYS)}."
     )
 
@@ -242,7 +337,8 @@ def _thought(rng: random.Random) -> str:
     (name, pronoun), place = _person(rng), rng.choice(PLACES)
     animal, colour = rng.choice(ANIMALS), rng.choice(COLOURS)
     return (
-        f"To answer a question one must think. {name} goes step by step: first {pronoun} sees that the {animal} is {colour}, "
+        f"To answer a question one must think. {name} goes step by step: first {pronoun} sees that the {animal} "
+        f"is {colour}, "
         f"then that it lives in the {place}. So by each step {name} knows more of the {colour} {animal}."
     )
 
@@ -259,7 +355,8 @@ def _after(rng: random.Random) -> str:
     (name, pronoun), friend, things = _person(rng), rng.choice(NAMES["she"] + NAMES["he"]), rng.sample(THINGS, 2)
     done = rng.choice(["finding", "buying", "making", "losing", "selling", "throwing away"])
     return (
-        f"After {done} the {things[0]}, {name} has time. With the {things[1]} from {friend}, {pronoun} goes to the {rng.choice(PLACES)}. "
+        f"After {done} the {things[0]}, {name} has time. With the {things[1]} from {friend}, {pronoun} goes to "
+        f"the {rng.choice(PLACES)}. "
         f"After giving the {things[1]} to {friend}, {name} is {rng.choice(['happy', 'tired', 'at home'])}."
     )
 
@@ -276,7 +373,8 @@ def _asked(rng: random.Random) -> str:
     (name, pronoun), animal, colour, place = _person(rng), rng.choice(ANIMALS), rng.choice(COLOURS), rng.choice(PLACES)
     return (
         f"{name} has a {colour} {animal} in the {place}. Question: Where is the {animal} of {name}? Think.\n"
-        f"Answer: {name} has the {animal} in the {place}. The answer is the {place}, where {pronoun} has the {colour} {animal}."
+        f"Answer: {name} has the {animal} in the {place}. The answer is the {place}, where {pronoun} has the "
+        f"{colour} {animal}."
     )
 
 

@@ -1,6 +1,7 @@
 """The contract between a task and the rest: batches, a loss, an evaluation and a retention measure.
 
-The loop and the job know only this. A task is built once per job, after the base model is loaded and before a method is attached,
+The loop and the job know only this. A task is built once per job, after the base model is loaded and before a method
+is attached,
 so `model` below is the bare base model or the same model with a method on it.
 """
 
@@ -46,7 +47,8 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one split: metrics without their `valid/` or `test/` prefix, their 95% intervals, one record per item."""
+    """Scores of one split: metrics without their `valid/` or `test/` prefix, their 95% intervals, one record per
+    item."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -67,7 +69,8 @@ class Task(Protocol):
         ...
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
-        """Endless batches on the host, every row once an epoch, in an order that follows the seed; `skip` batches are left out."""
+        """Endless batches on the host, every row once an epoch, in an order that follows the seed; `skip` batches are
+        left out."""
         ...
 
     def targets(self, batch: Batch) -> int:

@@ -18,18 +18,24 @@ from peftsweep.tasks.tokens import Form
 log = logging.getLogger(__name__)
 
 
-def build_task(config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress) -> Task:
+def build_task(
+    config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
+) -> Task:
     """The task of a job, on a loaded base model. Reads no rows yet."""
     return TASK_BUILDERS[config.name](config, hparams, base, cache, progress)
 
 
-def _build_metamath(config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress) -> Task:
+def _build_metamath(
+    config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress
+) -> Task:
     assert isinstance(config, MetamathConfig)
     source = metamath.build_source(config, embedded_model=base.is_embedded)
     return _text_task(config, hparams, base, cache, progress, source, metamath.judge, metamath.VERSION, metamath.SCORE)
 
 
-def _build_sft(config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress) -> Task:
+def _build_sft(
+    config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress
+) -> Task:
     assert isinstance(config, SftConfig)
     judge = sft.build_judge(sft.load_scorer(config.scorer))
     source = sft.build_source(config, embedded_model=base.is_embedded)
@@ -59,7 +65,9 @@ def _text_task(
         fused_loss=hparams.fused_loss,
         cache=cache,
     )
-    general = build_general_texts(config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub")
+    general = build_general_texts(
+        config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub"
+    )
     return TextTask(config.name, version, score, source, judge, general, base, settings, progress)
 
 

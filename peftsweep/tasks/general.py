@@ -18,8 +18,10 @@ HUB_DATASET, HUB_CONFIG = "HuggingFaceFW/finewiki", "en"
 def build_general_texts(choice: str, rows: int, *, embedded_model: bool, hub: bool) -> Callable[[], Sequence[str]]:
     """A function that reads the text when it is needed.
 
-    choice: hub (English Wikipedia, as in the reference benchmark), shipped (100 passages of this package), a jsonl file with
-    a `text` column, or auto: the miniature's own text for embedded models, else hub where the task's data is from there.
+    choice: hub (English Wikipedia, as in the reference benchmark), shipped (100 passages of this package), a jsonl
+    file with
+    a `text` column, or auto: the miniature's own text for embedded models, else hub where the task's data is from
+    there.
     """
     if rows == 0:
         return list
@@ -37,7 +39,9 @@ def _file_texts(path: Path, rows: int) -> list[str]:
         return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
     table = read_table(path)
     if "text" not in table.column_names:
-        raise DataError(Problem("task.general_text must have a column named text", ", ".join(table.column_names), str(path)))
+        raise DataError(
+            Problem("task.general_text must have a column named text", ", ".join(table.column_names), str(path))
+        )
     return list(table["text"][:rows])
 
 
@@ -49,4 +53,6 @@ def _hub_texts(rows: int) -> list[str]:
         return [row["text"] for row in stream.take(rows)]
     except Exception as error:  # whatever the hub, the network or the file format raise
         fix = "Use task.general_text=shipped, or task.general_rows=0 to leave forgetting out."
-        raise DataError(Problem(f"general text must be readable from the hub ({error})", HUB_DATASET, "task.general_text", fix)) from error
+        raise DataError(
+            Problem(f"general text must be readable from the hub ({error})", HUB_DATASET, "task.general_text", fix)
+        ) from error

@@ -1,10 +1,13 @@
 """Mathematics word problems: train on MetaMathQA, judge the final number of GSM8K answers.
 
-    Question: Weng earns $12 an hour for babysitting. Yesterday, she just did 50 minutes of babysitting. How much did she earn? Think step by step.
+    Question: Weng earns $12 an hour for babysitting. Yesterday, she just did 50 minutes of babysitting. How much did
+    she earn? Think step by step.
     Answer: Weng earns 12/60 = $0.2 per minute. Working 50 minutes, she earned 0.2 x 50 = $10. The answer is: 10
 
-Template, length filter and token limit are the reference benchmark's. What differs: a blank between "Answer:" and the answer, so
-that generation continues what was trained; an end token on every row that isn't cut; 1,000 validation rows in place of 50.
+Template, length filter and token limit are the reference benchmark's. What differs: a blank between "Answer:" and the
+answer, so
+that generation continues what was trained; an end token on every row that isn't cut; 1,000 validation rows in place of
+50.
 """
 
 from __future__ import annotations
@@ -34,14 +37,19 @@ def judge(row: Row, generated: str) -> Judgement:
 
 
 def build_source(config: MetamathConfig, *, embedded_model: bool) -> Source:
-    """The rows that a configuration asks for. `auto`: files if given, generated rows for embedded models, else the hub."""
+    """The rows that a configuration asks for. `auto`: files if given, generated rows for embedded models, else the
+    hub."""
     kind = config.source
     if kind == "auto":
         kind = "files" if config.train_files else "embedded" if embedded_model else "hub"
     if kind == "embedded":
-        return Source("embedded", *(partial(_embedded_rows, split, config.valid_rows) for split in ("train", "valid", "test")))
+        return Source(
+            "embedded", *(partial(_embedded_rows, split, config.valid_rows) for split in ("train", "valid", "test"))
+        )
     if kind == "hub":
-        return Source("hub", partial(_hub_train, config.max_characters), partial(_hub_valid, config.valid_rows), _hub_test)
+        return Source(
+            "hub", partial(_hub_train, config.max_characters), partial(_hub_valid, config.valid_rows), _hub_test
+        )
     return Source("files", partial(_file_train, config), partial(_file_valid, config), partial(_file_test, config))
 
 
@@ -59,8 +67,10 @@ def _hub_rows(dataset: str, config: str | None, split: str, prompt: str, respons
     try:
         table = datasets.load_dataset(dataset, config, split=split)
     except Exception as error:  # whatever the hub, the network or the file format raise
-        fix = "Check the network or HF_HUB_OFFLINE, or give task.train_files and task.test_files, or task.source=embedded."
-        raise DataError(Problem(f"the data must be readable from the hub ({error})", dataset, "task.source", fix)) from error
+        fix = "Check the network or HF_HUB_OFFLINE, give task.train_files and task.test_files, or task.source=embedded."
+        raise DataError(
+            Problem(f"the data must be readable from the hub ({error})", dataset, "task.source", fix)
+        ) from error
     return [Row(prompt_text, answer) for prompt_text, answer in zip(table[prompt], table[response], strict=True)]
 
 
@@ -79,7 +89,8 @@ def _hub_test() -> list[Row]:
 
 
 def in_metamath_words(answer: str) -> str:
-    """A GSM8K answer as MetaMathQA writes it, so that the loss on it judges reasoning, not a form that was never trained."""
+    """A GSM8K answer as MetaMathQA writes it, so that the loss on it judges reasoning, not a form that was never
+    trained."""
     reasoning, _, number = CALCULATOR_NOTE.sub("", answer).rpartition("####")
     return f"{reasoning}#### {number.strip()}\nThe answer is: {number.strip()}"
 
@@ -99,7 +110,14 @@ def _file_split(config: MetamathConfig) -> tuple[list[Row], list[Row]]:
     assert config.train_files is not None
     rows = short_rows(_read(config.train_files, config), config.max_characters)
     if not rows:
-        raise DataError(Problem("no training row is short enough", config.max_characters, "task.max_characters", "Raise it, or set it to null."))
+        raise DataError(
+            Problem(
+                "no training row is short enough",
+                config.max_characters,
+                "task.max_characters",
+                "Raise it, or set it to null.",
+            )
+        )
     return (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
 
 
@@ -117,5 +135,12 @@ def _file_test(config: MetamathConfig) -> list[Row]:
     without = [number for number, row in enumerate(rows, start=1) if parse_answer(row.response) is None]
     if without:
         fix = "End answers with '#### <number>' or 'The answer is: <number>', or use task=sft, which compares texts."
-        raise DataError(Problem(f"test rows must hold a final answer; rows {without[:5]} have none", config.test_files, "task.test_files", fix))
+        raise DataError(
+            Problem(
+                f"test rows must hold a final answer; rows {without[:5]} have none",
+                config.test_files,
+                "task.test_files",
+                fix,
+            )
+        )
     return rows

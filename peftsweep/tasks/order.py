@@ -10,8 +10,10 @@ import torch
 def batch_order(lengths: Sequence[int], batch_size: int, bucket_batches: int, seed: int) -> Iterator[list[int]]:
     """Endless lists of `batch_size` row numbers.
 
-    Rows are shuffled anew each epoch, and epochs follow each other without a seam, so that no row is dropped or repeated at
-    the end of one. `bucket_batches` batches at a time are sorted by length and cut, which keeps padding small; their order
+    Rows are shuffled anew each epoch, and epochs follow each other without a seam, so that no row is dropped or
+    repeated at
+    the end of one. `bucket_batches` batches at a time are sorted by length and cut, which keeps padding small; their
+    order
     within the bucket is shuffled again, so that length does not follow the learning rate.
     """
     if not lengths:

@@ -82,14 +82,18 @@ def read_table(path: Path) -> Any:
     return table
 
 
-def read_rows(path: Path, prompt_column: str | None = None, response_column: str | None = None, messages_column: str | None = None) -> list[Row]:
+def read_rows(
+    path: Path, prompt_column: str | None = None, response_column: str | None = None, messages_column: str | None = None
+) -> list[Row]:
     """All rows of a file. A column that isn't named is the first known name that the file has.
 
     Raises:
         DataError: a column is missing, or a row has no text in it.
     """
     table = read_table(path)
-    chats = messages_column or (None if prompt_column else next((c for c in MESSAGES_COLUMNS if c in table.column_names), None))
+    chats = messages_column or (
+        None if prompt_column else next((c for c in MESSAGES_COLUMNS if c in table.column_names), None)
+    )
     if chats:
         _require_column(table, chats, "task.messages_column", MESSAGES_COLUMNS, path)
         return [_chat_row(messages, number, path) for number, messages in enumerate(table[chats], start=1)]
@@ -100,9 +104,19 @@ def read_rows(path: Path, prompt_column: str | None = None, response_column: str
 
 
 def _require_column(table: Any, name: str | None, key: str, usual: Sequence[str], path: Path) -> str:
-    found = name if name in table.column_names else None if name else next((c for c in usual if c in table.column_names), None)
+    found = (
+        name
+        if name in table.column_names
+        else None
+        if name
+        else next((c for c in usual if c in table.column_names), None)
+    )
     if found is None:
-        rule = f"the data must have column {name!r}" if name else f"the data must have one of the columns {', '.join(usual)}"
+        rule = (
+            f"the data must have column {name!r}"
+            if name
+            else f"the data must have one of the columns {', '.join(usual)}"
+        )
         raise DataError(Problem(rule, ", ".join(table.column_names), str(path), f"Name it with {key}=<column>."))
     return found
 
@@ -111,13 +125,21 @@ def _require_text(table: Any, columns: Sequence[str], path: Path) -> None:
     for column in columns:
         empty = [number for number, value in enumerate(table[column], start=1) if value is None or str(value) == ""]
         if empty:
-            raise DataError(Problem(f"column {column!r} must hold text in every row; it is empty in rows {empty[:5]}", source=str(path)))
+            raise DataError(
+                Problem(
+                    f"column {column!r} must hold text in every row; it is empty in rows {empty[:5]}", source=str(path)
+                )
+            )
 
 
 def _chat_row(messages: Any, number: int, path: Path) -> Row:
-    turns = tuple((str(m.get("role") or m.get("from")), str(m.get("content") or m.get("value"))) for m in messages or ())
+    turns = tuple(
+        (str(m.get("role") or m.get("from")), str(m.get("content") or m.get("value"))) for m in messages or ()
+    )
     if len(turns) < 2 or turns[-1][0] not in ("assistant", "gpt"):
-        raise DataError(Problem("a chat must have at least two turns and end with the assistant's", turns, f"{path}, row {number}"))
+        raise DataError(
+            Problem("a chat must have at least two turns and end with the assistant's", turns, f"{path}, row {number}")
+        )
     names = {"gpt": "assistant", "human": "user"}
     turns = tuple((names.get(role, role), content) for role, content in turns)
     return Row(prompt=turns[-2][1], response=turns[-1][1], messages=turns)

@@ -37,7 +37,9 @@ def load_scorer(path: str | None) -> Scorer | None:
         scorer = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         fix = "Put the module in the current folder or on PYTHONPATH."
-        raise ConfigError(Problem(f"task.scorer must name a function as module:function ({error})", path, "task.scorer", fix)) from error
+        raise ConfigError(
+            Problem(f"task.scorer must name a function as module:function ({error})", path, "task.scorer", fix)
+        ) from error
     if not callable(scorer):
         raise ConfigError(Problem("task.scorer must name a function", path, "task.scorer"))
     return scorer
@@ -75,9 +77,17 @@ def _read(path: str, config: SftConfig) -> list[Row]:
 def _split(config: SftConfig) -> tuple[list[Row], list[Row]]:
     assert config.train_files is not None
     rows = _read(config.train_files, config)
-    kept, held_out = (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
+    kept, held_out = (
+        (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
+    )
     if not held_out:
-        raise DataError(Problem("task.train_files must have at least five rows, so that one can be held out", len(rows), config.train_files))
+        raise DataError(
+            Problem(
+                "task.train_files must have at least five rows, so that one can be held out",
+                len(rows),
+                config.train_files,
+            )
+        )
     return kept, held_out
 
 

@@ -1,4 +1,5 @@
-"""What all text tasks share: tokens, batches, the loss, greedy evaluation, forgetting. A task adds its rows and its judge."""
+"""What all text tasks share: tokens, batches, the loss, greedy evaluation, forgetting. A task adds its rows and its
+judge."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from peftsweep.tasks.tokens import IGNORED_LABEL, Form, TokenRows, collate, toke
 
 @dataclass(frozen=True)
 class Judgement:
-    """One answer, judged. parsed: what was read out of it, None if nothing; values: metric name -> value of this item."""
+    """One answer, judged. parsed: what was read out of it, None if nothing; values: metric name -> value of this
+    item."""
 
     parsed: str | None
     values: dict[str, float]
@@ -72,7 +74,10 @@ class TextTask:
         self._read: dict[str, tuple[list[Row], TokenRows]] = {}
 
     def datasets(self) -> list[DatasetInfo]:
-        return [DatasetInfo(self.name, split, self._source.name, digest_of(rows), len(rows)) for split, (rows, _) in self._read.items()]
+        return [
+            DatasetInfo(self.name, split, self._source.name, digest_of(rows), len(rows))
+            for split, (rows, _) in self._read.items()
+        ]
 
     def _split(self, split: str) -> tuple[list[Row], TokenRows]:
         if split not in self._read:
@@ -103,7 +108,9 @@ class TextTask:
         self._fused = self._settings.fused_loss and supports_fused_loss(model)
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
-        found = language_model_loss(model, batch["input_ids"], batch["attention_mask"], batch["labels"], fused=self._fused)
+        found = language_model_loss(
+            model, batch["input_ids"], batch["attention_mask"], batch["labels"], fused=self._fused
+        )
         return BatchLoss(found.sum, found.auxiliary)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -149,7 +156,14 @@ class TextTask:
     def test_fingerprint(self) -> str:
         rows, _ = self._split("test")
         settings = self._settings
-        asked = [self.name, self.version, digest_of(rows), settings.form.template, settings.form.max_seq_length, settings.max_new_tokens]
+        asked = [
+            self.name,
+            self.version,
+            digest_of(rows),
+            settings.form.template,
+            settings.form.max_seq_length,
+            settings.max_new_tokens,
+        ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     @cached_property
@@ -160,7 +174,9 @@ class TextTask:
 
     def measure_retention(self, model: nn.Module) -> float | None:
         """Nats per token of general text; None where it is switched off."""
-        return None if self._general_tokens is None else self._mean_loss(model, self._general_tokens, loss_on_prompt=True)
+        return (
+            None if self._general_tokens is None else self._mean_loss(model, self._general_tokens, loss_on_prompt=True)
+        )
 
     def compare_retention(self, before: float | None, after: float | None) -> dict[str, float]:
         return {} if before is None or after is None else {"forgetting_nats": after - before}
@@ -172,19 +188,22 @@ def _summarise(judgements: Sequence[Judgement]) -> tuple[dict[str, float], dict[
         values = [judgement.values[name] for judgement in judgements]
         metrics[name] = sum(values) / len(values)
         only_right_or_wrong = set(values) <= {0.0, 1.0}
-        intervals[name] = share_interval(int(sum(values)), len(values)) if only_right_or_wrong else mean_interval(values)
+        intervals[name] = (
+            share_interval(int(sum(values)), len(values)) if only_right_or_wrong else mean_interval(values)
+        )
     return metrics, intervals
 
 
 def _items(rows: Sequence[Row], texts: Sequence[str], judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
     return [
         {"prompt": row.prompt, "target": row.response, "generated": text, "parsed": judgement.parsed}
-        | {"correct" if name in ("accuracy", "exact_match") else name: _as_flag(name, value) for name, value in judgement.values.items()}
+        | {
+            "correct" if name in ("accuracy", "exact_match") else name: _as_flag(name, value)
+            for name, value in judgement.values.items()
+        }
         for row, text, judgement in zip(rows, texts, judgements, strict=True)
     ]
 
 
 def _as_flag(name: str, value: float) -> bool | float:
     return bool(value) if name in ("accuracy", "exact_match") else value
-
-

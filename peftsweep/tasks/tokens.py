@@ -1,4 +1,5 @@
-"""From rows to token ids, once: cached on disk by content, so that a change of data, template or tokenizer is a new entry."""
+"""From rows to token ids, once: cached on disk by content, so that a change of data, template or tokenizer is a new
+entry."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Form:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Rows as token ids: `ids[offsets[i]:offsets[i + 1]]` is row i, its first `prompt_lengths[i]` tokens are the prompt."""
+    """Rows as token ids: `ids[offsets[i]:offsets[i + 1]]` is row i, its first `prompt_lengths[i]` tokens are the
+    prompt."""
 
     ids: np.ndarray  # (tokens,) int32
     offsets: np.ndarray  # (rows + 1,) int64
@@ -71,11 +73,20 @@ def render(row: Row, form: Form, tokenizer: Any) -> tuple[str, str]:
         return form.template.format(prompt=row.prompt), form.separator + row.response
     turns = [{"role": role, "content": content} for role, content in row.messages]
     if not tokenizer.chat_template:
-        raise DataError(Problem("chats need a tokenizer with a chat template", tokenizer.name_or_path, "model.id", "Use prompt and response columns."))
+        raise DataError(
+            Problem(
+                "chats need a tokenizer with a chat template",
+                tokenizer.name_or_path,
+                "model.id",
+                "Use prompt and response columns.",
+            )
+        )
     prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template(turns, tokenize=False)
     if not whole.startswith(prompt):
-        raise DataError(Problem("the chat template must extend a prompt when the answer is added", prompt, tokenizer.name_or_path))
+        raise DataError(
+            Problem("the chat template must extend a prompt when the answer is added", prompt, tokenizer.name_or_path)
+        )
     return prompt, whole[len(prompt) :].rstrip().removesuffix(tokenizer.eos_token)
 
 
@@ -135,11 +146,22 @@ def _tokenize(rows: Sequence[Row], form: Form, tokenizer: Any) -> TokenRows:
                 sequences.append([*prompt, *response, tokenizer.eos_token_id][: form.max_seq_length])
                 prompt_lengths.append(len(prompt))
     if len(sequences) < len(rows):
-        log.warning("%d of %d rows left out: their prompt alone has %d tokens or more.", len(rows) - len(sequences), len(rows), form.max_seq_length)
+        log.warning(
+            "%d of %d rows left out: their prompt alone has %d tokens or more.",
+            len(rows) - len(sequences),
+            len(rows),
+            form.max_seq_length,
+        )
     if not sequences:
-        raise DataError(Problem("no row's prompt is shorter than hparams.max_seq_length", form.max_seq_length, fix="Raise it."))
+        raise DataError(
+            Problem("no row's prompt is shorter than hparams.max_seq_length", form.max_seq_length, fix="Raise it.")
+        )
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
-    return TokenRows(np.concatenate([np.asarray(s, dtype=np.int32) for s in sequences]), offsets, np.asarray(prompt_lengths, dtype=np.int32))
+    return TokenRows(
+        np.concatenate([np.asarray(s, dtype=np.int32) for s in sequences]),
+        offsets,
+        np.asarray(prompt_lengths, dtype=np.int32),
+    )
 
 
 def _store(tokens: TokenRows, path: Path) -> None:
@@ -150,8 +172,11 @@ def _store(tokens: TokenRows, path: Path) -> None:
     partial.replace(path)
 
 
-def collate(tokens: TokenRows, indices: Sequence[int], pad_token_id: int, *, loss_on_prompt: bool) -> Mapping[str, Tensor]:
-    """Padded batch: input_ids, attention_mask, labels, each (b, s), padded on the right; labels are -100 where nothing is learned."""
+def collate(
+    tokens: TokenRows, indices: Sequence[int], pad_token_id: int, *, loss_on_prompt: bool
+) -> Mapping[str, Tensor]:
+    """Padded batch: input_ids, attention_mask, labels, each (b, s), padded on the right; labels are -100 where nothing
+    is learned."""
     rows = [tokens.row(index) for index in indices]
     width = max(len(row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_token_id)

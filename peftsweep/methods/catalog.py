@@ -1,0 +1,117 @@
+"""The methods that can be chosen: the YAML files of conf/method and of a user's own folder, as a table or JSON."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from peftsweep.compose import config_folder, register_resolvers
+from peftsweep.config import MethodConfig
+from peftsweep.errors import ConfigError, Problem
+
+FROM_FILE = "from_file"  # a placeholder: its method stands in the folder that it points to
+
+# Types of the installed peft that a sweep can't use as one adapter trained on one task, with the reason.
+NOT_SWEPT = {
+    "XLORA": "mixes LoRA adapters that were trained before: there is nothing to start from in a sweep",
+    "POLY": "learns which of its adapters each of several tasks shares: needs task ids in every batch, a job has one task",
+    "MULTITASK_PROMPT_TUNING": "shares one prompt between several tasks: needs task ids in every batch, a job has one task",
+}
+
+
+def method_files(config_dir: Path | None = None) -> dict[str, Path]:
+    """Name -> YAML file, built-in and the user's own; the user's wins where both have the name."""
+    folders = [config_folder(), *([config_dir] if config_dir else [])]
+    files = {path.stem: path for folder in folders for path in sorted((folder / "method").glob("*.yaml"))}
+    return {name: files[name] for name in sorted(files) if name != FROM_FILE}
+
+
+def read_method_file(path: Path) -> MethodConfig:
+    """Read one YAML with its interpolations resolved. Raises ConfigError if it doesn't fit MethodConfig."""
+    register_resolvers()
+    try:
+        method = OmegaConf.merge(OmegaConf.structured(MethodConfig), OmegaConf.load(path))
+        root = OmegaConf.create({"method": method})
+        OmegaConf.resolve(root)
+        read = OmegaConf.to_object(root.method)
+    except Exception as error:  # OmegaConf's errors share no base with YAML's
+        raise ConfigError(Problem(f"the file must hold a method ({error})", source=str(path))) from error
+    assert isinstance(read, MethodConfig)
+    return read
+
+
+def print_methods(names: list[str], config_dir: Path | None = None, *, as_json: bool = False) -> int:
+    """List the methods with capacity, search space, paper and capabilities; returns the exit code.
+
+    Raises ConfigError for a name that no file has.
+    """
+    methods = _chosen(names, method_files(config_dir))
+    described = [_describe(method) for method in methods]
+    if as_json:
+        print(json.dumps(described, indent=2))
+        return 0
+    console = Console()
+    console.print(_table(described))
+    console.print("[dim]merge: folds into the base weights · quantised: trains on an int8 or int4 base · LoRA: converts to it[/]")
+    if not names:
+        for peft_type, reason in NOT_SWEPT.items():
+            console.print(f"[dim]not offered: {peft_type}, {reason}[/]")
+    return 0
+
+
+def _chosen(names: list[str], files: dict[str, Path]) -> list[MethodConfig]:
+    problems = []
+    for name in names:
+        if name not in files:
+            close = difflib.get_close_matches(name, files, n=1)
+            fix = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(files)}."
+            problems.append(Problem("a method must be a file of conf/method", name, "the command line", fix))
+    if problems:
+        raise ConfigError(*problems)
+    return [read_method_file(files[name]) for name in names or files]
+
+
+def _describe(method: MethodConfig) -> dict[str, Any]:
+    # Late: peft takes seconds to import, and a typo in a name should not wait for it.
+    from peftsweep.methods.capabilities import find_capabilities
+
+    return {
+        "name": method.name,
+        "peft_type": method.peft_type,
+        "paper": method.paper,
+        "capacity": method.capacity,
+        "capacity_knob": method.capacity_knob,
+        "lr": method.lr,
+        "search_space": asdict(method.search_space),
+        "capabilities": find_capabilities(method).to_dict(),
+    }
+
+
+def _table(described: list[dict[str, Any]]) -> Table:
+    table = Table(title="Methods", title_justify="left")
+    for column in ("method", "capacity", "to try", "lr", "lr to try", "merge", "quantised", "LoRA", "layers", "paper"):
+        table.add_column(column, overflow="fold")
+    for row in described:
+        able = row["capabilities"]
+        table.add_row(
+            row["name"],
+            f"{row['capacity']} {row['capacity_knob']}" if row["capacity"] else "-",
+            " ".join(str(value) for value in row["search_space"]["capacity"] or ["-"]),
+            f"{row['lr']:g}",
+            " to ".join(f"{value:g}" for value in row["search_space"]["lr"]),
+            *(_yes_no(able[key]) for key in ("mergeable", "quantized_base", "convertible_to_lora")),
+            " ".join(able["layers"]) or "-",
+            row["paper"].removeprefix("https://"),
+        )
+    return table
+
+
+def _yes_no(value: bool | None) -> str:
+    return {True: "yes", False: "no", None: "?"}[value]
