@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,17 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from peftsweep.compose import CommandLine, compose_config, group_choices, group_names
 from peftsweep.config import NEEDED, TASKS, JobConfig
 from peftsweep.errors import ConfigError, Problem
+from peftsweep.trust import untrusted_settings
 
-# Where Hydra may build objects from. A configuration from a stranger must not name any other code.
-TRUSTED_TARGETS = ("hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental.callbacks.", "peftsweep.")
-TRUSTED_LOGGING = ("logging.", "rich.logging.", "colorlog.")
-# Settings that run code; a YAML file can't set them.
-COMMAND_LINE_ONLY = ("model.trust_remote_code", "task.scorer")
+# ValueError: what Hydra raises for a group that is given a number, say.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]}?" if close else f"Choose from: {', '.join(sorted(known))}."
+    """The nearest known words, or all of them where none is near."""
+    close = difflib.get_close_matches(word, known, n=2)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Choose from: {', '.join(sorted(known))}."
 
 
 def check_command_line(line: CommandLine) -> None:
@@ -37,9 +37,12 @@ def check_command_line(line: CommandLine) -> None:
     Raises:
         ConfigError: with all problems found.
     """
-    known, problems = _split_by_known_group(line)
-    found: dict[str, Problem] = {str(problem): problem for problem in problems}
-    for overrides in _one_axis_at_a_time(known):
+    if line.config_dir and not line.config_dir.is_dir():
+        raise ConfigError(Problem("--config-dir must be an existing folder", str(line.config_dir), "the command line"))
+    typed, problems = _split_by_known_group(line.overrides, line.config_dir)
+    preset, preset_problems = _split_by_known_group(_preset_axes(typed, line), line.config_dir)
+    found = {str(problem): problem for problem in (*problems, *preset_problems)}
+    for overrides in _one_axis_at_a_time([*preset, *typed], line.config_dir):
         for problem in problems_of(overrides, line):
             found.setdefault(str(problem), problem)
     if found:
@@ -50,11 +53,21 @@ def problems_of(overrides: Sequence[str], line: CommandLine) -> list[Problem]:
     """All problems of one job's configuration."""
     try:
         config = compose_config(overrides, line.config_dir, with_hydra=True)
-        untrusted = list(_untrusted_code(config))
-        with_own_keys = OmegaConf.create({key: node for key, node in config._content.items() if key != "hydra"})  # type: ignore[union-attr]
-        return untrusted + check_config(with_own_keys, line)
-    except (HydraException, OmegaConfBaseException) as error:
+        untrusted = list(untrusted_settings(config, line))
+        del config._content["hydra"]  # type: ignore[union-attr]
+        return untrusted + check_config(config, line)
+    except COMPOSE_ERRORS as error:
         return [Problem(f"the configuration must compose ({_first_lines(error)})")]
+
+
+def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]:
+    """What `hydra.sweeper.params` of a YAML adds to each job of a sweep, to be checked like typed overrides."""
+    try:
+        config = compose_config(next(_one_axis_at_a_time(typed, line.config_dir)), line.config_dir, with_hydra=True)
+        params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+        return OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    except COMPOSE_ERRORS:
+        return []
 
 
 def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Problem]:
@@ -88,62 +101,70 @@ def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2]).strip()
 
 
-def _split_by_known_group(line: CommandLine) -> tuple[list[Override], list[Problem]]:
+def _split_by_known_group(
+    overrides: Sequence[Override], config_dir: Path | None
+) -> tuple[list[Override], list[Problem]]:
     """Set aside overrides that name no option of their group, so that the rest can still be checked."""
     known, problems = [], []
-    groups = group_names(line.config_dir)
-    for override in line.overrides:
-        if override.key_or_group not in groups or override.is_delete():
-            known.append(override)
-            continue
-        choices = group_choices(override.key_or_group, line.config_dir)
-        wrong = [value for value in _group_values(override) if value not in choices]
+    groups = group_names(config_dir)
+    for override in overrides:
         group = override.key_or_group
-        problems += [
-            Problem(f"there is no {group} of this name", v, "the command line", did_you_mean(v, choices)) for v in wrong
-        ]
+        choices = group_choices(group, config_dir) if group in groups else ()
+        wrong = [] if group not in groups else [value for value in _group_values(override) if value not in choices]
+        for value in wrong:
+            fix = did_you_mean(value, choices)
+            problems.append(Problem(f"there is no {group} of this name", value, "the command line", fix))
         if not wrong:
             known.append(override)
     return known, problems
 
 
 def _group_values(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return [str(value) for value in override.sweep_string_iterator()] if override.is_choice_sweep() else []
+    """Names that an override chooses from its group; none for a deletion or a pattern, which can't be misspelt."""
     value = override.value()
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    if override.is_delete() or isinstance(value, Glob):
+        return []
+    if override.is_choice_sweep():
+        return [str(choice) for choice in override.sweep_string_iterator()]
+    return ["null" if name is None else str(name) for name in (value if isinstance(value, list) else [value])]
 
 
-def _one_axis_at_a_time(overrides: Sequence[Override]) -> Iterator[list[str]]:
+def _one_axis_at_a_time(overrides: Sequence[Override], config_dir: Path | None) -> Iterator[list[str]]:
     """The first value of every axis together, then each further value alone: enough to meet every value."""
-    axes = [list(_axis_values(override)) for override in overrides]
-    first = [values[0] for values in axes if values]
+    axes = [values for override in overrides if (values := _axis(override, config_dir))]
+    first = [values[0] for values in axes]
     yield first
     for position, values in enumerate(axes):
         for value in values[1:]:
             yield [*first[:position], value, *first[position + 1 :]]
 
 
-def _axis_values(override: Override) -> Iterator[str]:
+def _axis(override: Override, config_dir: Path | None) -> list[str]:
+    """An override as one or, in a sweep, several plain ones; none for an interval, whose values are drawn later.
+
+    Settings are forced in, where Hydra would stop at the first that it doesn't know, so that all of them are told.
+    """
+    if override.is_delete():
+        return [str(override.input_line)]
     key = override.get_key_element()
-    if not override.is_sweep_override():
-        yield _forced(
-            override,
-            f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else str(override.input_line),
-        )
+    if _is_setting(override, config_dir):
+        key = f"++{key.lstrip('+')}"
+    return [f"{key}={value}" for value in _values(override, config_dir)]
+
+
+def _is_setting(override: Override, config_dir: Path | None) -> bool:
+    key = override.key_or_group
+    return "/" not in key and not key.startswith("hydra") and key not in group_names(config_dir)
+
+
+def _values(override: Override, config_dir: Path | None) -> Iterator[str]:
+    value = override.value()
+    if isinstance(value, Glob):
+        yield from value.filter(list(group_choices(override.key_or_group, config_dir)))
     elif override.is_discrete_sweep():
-        for value in override.sweep_string_iterator():
-            yield _forced(override, f"{key}={value}")
-
-
-def _forced(override: Override, text: str) -> str:
-    """Add unknown keys instead of letting Hydra stop at the first, so that all of them are told."""
-    is_value = (
-        override.is_delete() is False
-        and "." in override.key_or_group
-        and not override.key_or_group.startswith("hydra.")
-    )
-    return f"++{text.lstrip('+')}" if is_value and not override.is_force_add() else text
+        yield from override.sweep_string_iterator()
+    elif not override.is_sweep_override():
+        yield override.get_value_element_as_str()
 
 
 def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
@@ -226,11 +247,6 @@ def _mismatches(config: DictConfig, line: CommandLine) -> Iterator[Problem]:
     if config.model.modality != config.task.modality:
         rule = f"task {config.task.name} needs a model of modality {config.task.modality}"
         yield Problem(rule, f"{config.model.name}, {config.model.modality}", fix="Choose another model= or task=.")
-    for key in COMMAND_LINE_ONLY:
-        if OmegaConf.select(config, key) and not line.source(key):
-            yield Problem(
-                f"{key} runs code, so only the command line can set it", OmegaConf.select(config, key), "a YAML file"
-            )
     yield from _source_problems(config)
     yield from _space_problems(config)
     if config.model.dtype in ("int8", "int4") and config.method.peft_type is None:
@@ -261,30 +277,3 @@ def _space_problems(config: DictConfig) -> Iterator[Problem]:
         yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", list(lr))
     if capacity is not None and list(capacity) != sorted(set(capacity)):
         yield Problem("method.search_space.capacity must rise without repeats", list(capacity))
-
-
-def _untrusted_code(node: Any, path: str = "") -> Iterator[Problem]:
-    """Every `_target_`, and every class that a logging configuration names, outside the trusted modules."""
-    for key in node if OmegaConf.is_dict(node) else range(len(node)):
-        if OmegaConf.is_missing(node, key):
-            continue
-        value = node._get_node(key)
-        full = f"{path}{key}"
-        if OmegaConf.is_config(value) and not value._is_none() and not value._is_interpolation():
-            yield from _untrusted_code(value, f"{full}.")
-        elif key == "_target_" and not str(node[key]).startswith(TRUSTED_TARGETS):
-            yield Problem(
-                "a configuration can't run code outside the trusted modules",
-                str(node[key]),
-                full,
-                f"Trusted: {', '.join(TRUSTED_TARGETS)}.",
-            )
-        elif (
-            path.startswith("hydra.")
-            and "logging." in path
-            and key in ("class", "()")
-            and not str(node[key]).startswith(TRUSTED_LOGGING)
-        ):
-            yield Problem(
-                "a logging configuration can't build objects outside the trusted modules", str(node[key]), full
-            )

@@ -4,6 +4,7 @@ CPU."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from peftsweep.seeding import random_state, restore_random_state
 from peftsweep.training import TrainingState
 
 CHECKPOINT_FILE = "checkpoint.pt"
+CONTENT = {"weights", "optimizer", "scheduler", "step", "tokens", "random", "carried", "mlflow_run_id", "extra"}
 
 
 def save_checkpoint(
@@ -54,12 +56,19 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(Problem(f"the checkpoint must be readable ({error})", str(path), "resume")) from error
+    if not isinstance(content, dict) or content.keys() != CONTENT:
+        raise DataError(Problem("the checkpoint must be one of this version of peftsweep", str(path), "resume"))
     return content
 
 
 def restore_checkpoint(content: dict[str, Any], model: nn.Module, state: TrainingState) -> None:
-    """Put a checkpoint into a model and an optimizer that were built as for a new job."""
+    """Put a checkpoint into a model and an optimizer that were built as for a new job.
+
+    Raises:
+        DataError: it is of another model or method.
+    """
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    _require_same_weights(content["weights"], own)
     with torch.no_grad():
         for name, tensor in content["weights"].items():
             own[name].copy_(tensor)
@@ -67,6 +76,13 @@ def restore_checkpoint(content: dict[str, Any], model: nn.Module, state: Trainin
     state.scheduler.load_state_dict(content["scheduler"])
     state.step, state.tokens = content["step"], content["tokens"]
     restore_random_state(content["random"])
+
+
+def _require_same_weights(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    other = [name for name, tensor in stored.items() if name not in own or own[name].shape != tensor.shape]
+    if other:
+        rule = "a job resumes with the model and method of its checkpoint; these weights differ"
+        raise DataError(Problem(rule, other[:3], "resume", "Resume with the settings of the interrupted job."))
 
 
 def carried_from(content: dict[str, Any]) -> Carried:

@@ -10,11 +10,17 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peftsweep.errors import ConfigError, Interrupted, PeftsweepError, Problem
+from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
+
+if TYPE_CHECKING:
+    from peftsweep.config import JobConfig
+    from peftsweep.display import Display
+    from peftsweep.results import JobResult
 
 COMMAND_WORD = re.compile(r"[a-z][a-z-]*$")
 
@@ -58,6 +64,7 @@ def _run_jobs(arguments: Sequence[str]) -> int:
     """Hand over to Hydra, after everything that can be checked is checked."""
     import hydra
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     from peftsweep.check import check_command_line
     from peftsweep.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
@@ -71,22 +78,14 @@ def _run_jobs(arguments: Sequence[str]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed by Hydra
         sys.argv[1:] = arguments
         hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(_job)()
-    except HydraException as error:
+    except PeftsweepError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(Problem(" ".join(str(error).split()))) from error
-    except OSError as error:
-        raise _explain_os_error(error) from error
+    except OSError as error:  # what Hydra meets when it makes a job's folder
+        rule = f"the output folder must be writable ({error.strerror})"
+        raise OutputError(Problem(rule, error.filename, "hydra.run.dir")) from error
     return 0
-
-
-def _explain_os_error(error: OSError) -> PeftsweepError:
-    """What Hydra meets when it makes a job's folder."""
-    if isinstance(error, PeftsweepError):
-        return error
-    from peftsweep.errors import OutputError
-
-    return OutputError(
-        Problem(f"the output folder must be writable ({error.strerror})", error.filename, "hydra.run.dir")
-    )
 
 
 def _with_resumed_job(arguments: list[str]) -> list[str]:
@@ -94,30 +93,33 @@ def _with_resumed_job(arguments: list[str]) -> list[str]:
     folder = next((argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")), None)
     if folder is None:
         return arguments
-    from omegaconf import OmegaConf
-
-    overrides = Path(folder) / ".hydra" / "overrides.yaml"
-    if not overrides.exists():
-        raise ConfigError(Problem("resume must name the folder of a job", folder, "the command line"))
     others = [argument for argument in arguments if not argument.startswith("resume=")]
     if others:
-        raise ConfigError(
-            Problem(
-                "a job is resumed with its own settings",
-                " ".join(others),
-                "the command line",
-                f"Use resume={folder} alone.",
-            )
-        )
+        rule, fix = "a job is resumed with its own settings", f"Use resume={folder} alone."
+        raise ConfigError(Problem(rule, " ".join(others), "the command line", fix))
+    _require_unfinished_job(Path(folder))
+    quoted = "'" + folder.replace("'", "\\'") + "'"
+    return [*_original_arguments(Path(folder)), f"resume={quoted}", f"hydra.run.dir={quoted}"]
+
+
+def _require_unfinished_job(folder: Path) -> None:
     from peftsweep.results import RESULT_FILE, Status, load_result
 
-    if (Path(folder) / RESULT_FILE).exists():
-        result = load_result(Path(folder))
-        if result.status is Status.OK:
-            raise ConfigError(Problem("a finished job has nothing to resume", folder, "the command line"))
-        (Path(folder) / RESULT_FILE).replace(Path(folder) / f"{RESULT_FILE}.before-resume")
-    first = [str(override) for override in OmegaConf.load(overrides) if not str(override).startswith("resume=")]
-    return [*first, f"resume={folder}", f"hydra.run.dir={folder}"]
+    if not (folder / ".hydra" / "overrides.yaml").exists():
+        raise ConfigError(Problem("resume must name the folder of a job", str(folder), "the command line"))
+    if (folder / RESULT_FILE).exists() and load_result(folder).status is Status.OK:
+        raise ConfigError(Problem("a finished job has nothing to resume", str(folder), "the command line"))
+
+
+def _original_arguments(folder: Path) -> list[str]:
+    """What a job was started with, as Hydra noted it: the user's own configuration folder, and the overrides."""
+    from omegaconf import OmegaConf
+
+    typed = [str(override) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
+    sources = OmegaConf.select(OmegaConf.load(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.config_sources")
+    own = [source.path for source in sources if source.provider == "command-line"]
+    flags = [part for path in own for part in ("--config-dir", path)]
+    return [*flags, *(override for override in typed if not override.startswith("resume="))]
 
 
 def _job(config: Any) -> float | None:
@@ -131,30 +133,38 @@ def _job(config: Any) -> float | None:
     if problems:
         raise ConfigError(*problems)
     hydra_config = HydraConfig.get()
+    is_one_of_many = hydra_config.mode is RunMode.MULTIRUN
+    with _failures_told(is_one_of_many):
+        return _run_and_show(build_config(config), Path(hydra_config.runtime.output_dir), is_one_of_many)
+
+
+@contextmanager
+def _failures_told(is_one_of_many: bool) -> Iterator[None]:
+    """Tell what ended a job, on the terminal and in its job.log. The next job of a grid starts all the same, except
+    after an interruption: Hydra takes an Exception for one failed job, so that leaves as SystemExit."""
+    try:
+        yield
+    except PeftsweepError as error:
+        logging.getLogger(__name__).error("%s", error)
+        if is_one_of_many and not isinstance(error, Interrupted):
+            raise
+        raise SystemExit(error.exit_code) from error
+    except OSError as error:
+        rule = f"a job must be able to read and write its files ({error.strerror or error})"
+        raise OutputError(Problem(rule, error.filename)) from error
+
+
+def _run_and_show(config: JobConfig, folder: Path, keep_base: bool) -> float | None:
     from peftsweep.display import Display
     from peftsweep.job import run_job
 
     display = Display()
-    try:
-        result = run_job(
-            build_config(config),
-            Path(hydra_config.runtime.output_dir),
-            keep_base=hydra_config.mode is RunMode.MULTIRUN,
-            display=display,
-        )
-    except Interrupted as error:
-        _print_problems(error)
-        raise SystemExit(
-            error.exit_code
-        ) from error  # Hydra would take an Exception for one failed job and start the next
-    except PeftsweepError as error:
-        logging.getLogger(__name__).error("%s", error)
-        raise
-    _show_result(result, hydra_config.runtime.output_dir, display)
+    result = run_job(config, folder, keep_base=keep_base, display=display)
+    _show_result(result, folder, display)
     return result.metrics.get("valid/loss")
 
 
-def _show_result(result: Any, folder: str, display: Any) -> None:
+def _show_result(result: JobResult, folder: Path, display: Display) -> None:
     from peftsweep.display import result_table
     from peftsweep.tracking import resolve_uri
 

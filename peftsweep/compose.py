@@ -46,9 +46,13 @@ class CommandLine:
     multirun: bool = False
     shows_only: bool = False  # --help, --cfg, --info: nothing will run
 
+    def names(self, key: str) -> bool:
+        """Whether a key or group was typed."""
+        return any(override.key_or_group == key for override in self.overrides)
+
     def source(self, key: str) -> str:
         """Where the value of a key comes from, in words for an error."""
-        return "the command line" if any(o.key_or_group == key for o in self.overrides) else ""
+        return "the command line" if self.names(key) else ""
 
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
@@ -67,7 +71,8 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
 def group_choices(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
     """The names that a group can take, ours and those of the user's own folder."""
     folders = [config_folder() / group] + ([config_dir / group] if config_dir else [])
-    return tuple(sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}))
+    names = {path.relative_to(folder).with_suffix("") for folder in folders for path in folder.rglob("*.yaml")}
+    return tuple(sorted(name.as_posix() for name in names))
 
 
 @lru_cache

@@ -107,7 +107,7 @@ def _interval(result: JobResult, key: str) -> str:
     if key not in result.intervals:
         return ""
     low, high = (format_metric(METRICS[key], value) for value in result.intervals[key])
-    return f"{low} – {high}"
+    return f"{low} to {high}"
 
 
 def format_metric(metric: Metric, value: float) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from torch import nn
 
@@ -50,21 +50,29 @@ def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: boo
 def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) -> Evaluation:
     parts = [model_key, task.test_fingerprint(), __version__, version("torch"), version("transformers")]
     path = cache / "base" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.json"
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = _read_stored(path)
+    if stored is not None:
         log.info("Base score from %s.", path)
-        return Evaluation(
-            stored["metrics"],
-            {k: (v[0], v[1]) for k, v in stored["intervals"].items()},
-            stored["items"],
-            stored["generation_config"],
-        )
+        return stored
     evaluation = task.evaluate(model, "test")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_suffix(f".{uuid4().hex}.partial")  # whole or not at all: jobs side by side share the cache
     partial.write_text(json.dumps(asdict(evaluation)), encoding="utf-8")
     partial.replace(path)
     return evaluation
+
+
+def _read_stored(path: Path) -> Evaluation | None:
+    """None where there is no entry, or none that can be read: the score is computed then."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        intervals = {name: (low, high) for name, (low, high) in stored["intervals"].items()}
+        return Evaluation(stored["metrics"], intervals, stored["items"], stored["generation_config"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("The base score in %s can't be read (%s) and is computed anew.", path, error)
+        return None
 
 
 def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: bool) -> Scores:

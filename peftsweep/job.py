@@ -9,10 +9,12 @@ tracking/. Neither this file nor the loop names a method or a task.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from peftsweep.checkpoint import carried_from, load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.config import HparamsConfig, JobConfig
@@ -42,7 +44,10 @@ def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display
     """
     display = display or Display()
     checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
-    with recording(config, folder, run_id=checkpoint and checkpoint["mlflow_run_id"]) as record, display.running():
+    with (
+        recording(config, folder, run_id=checkpoint["mlflow_run_id"] if checkpoint else None) as record,
+        display.running(),
+    ):
         device = choose_device(config.device)
         refuse_busy_device(str(device), config.allow_shared_gpu)
         probe = Probe(
@@ -55,7 +60,8 @@ def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display
             task = build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
             before = _measure_base(config, task, base, device)
             attached = _attach(config, task, base)
-        _train(config, record, task, attached, probe, display, checkpoint)
+            state = _start(config, record, attached, checkpoint)
+        _train(config, record, task, attached, state, probe, display)
         with probe.phase("eval"):
             _evaluate(config, record, task, attached, before)
         with probe.phase("save"):
@@ -112,58 +118,75 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
     return attached
 
 
+def _start(
+    config: JobConfig, record: JobRecord, attached: AttachedMethod, checkpoint: dict[str, Any] | None
+) -> TrainingState:
+    """Optimizer and schedule at step 0, or as a checkpoint left them."""
+    hparams = config.hparams
+    optimizer = build_optimizer(
+        attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs
+    )
+    scheduler = build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
+    state = TrainingState(optimizer, scheduler)
+    trainable, total = attached.count_parameters()  # only now: a method's own optimizer may freeze some
+    record.result.metrics |= {"adapter/trainable_params": trainable, "adapter/total_params": total}
+    seed_everything(config.seed)
+    if checkpoint:
+        restore_checkpoint(checkpoint, attached.model, state)
+        attached.hook.restore(attached.model, checkpoint["extra"])
+    return state
+
+
 def _train(
     config: JobConfig,
     record: JobRecord,
     task: Task,
     attached: AttachedMethod,
+    state: TrainingState,
     probe: Probe,
     display: Display,
-    checkpoint: dict[str, Any] | None,
 ) -> None:
     hparams = config.hparams
-    state = _new_state(hparams, attached)
-    trainable, total = attached.count_parameters()
-    record.result.metrics |= {"adapter/trainable_params": trainable, "adapter/total_params": total}
     model = torch.compile(attached.model) if hparams.compile else attached.model
-    seed_everything(config.seed)
-    if checkpoint:
-        restore_checkpoint(checkpoint, attached.model, state)
-        attached.hook.restore(attached.model, checkpoint["extra"])
-    batches = task.train_batches(hparams.batch_size, config.seed, skip=state.step * hparams.gradient_accumulation)
+    seen = state.step * hparams.gradient_accumulation
+    batches = task.train_batches(hparams.batch_size, config.seed, skip=seen)
     with (
         display.training(f"training {config.method.name}", hparams.max_steps, state.step) as show,
         probe.phase("train"),
     ):
-
-        def report(step: int, metrics: dict[str, float]) -> None:
-            record.log_step(step, metrics)
-            show(step, metrics)
-
-        def validate(step: int) -> dict[str, float]:
-            with probe.phase("eval"):
-                return task.validate(attached.model)
-
-        def keep(step: int) -> None:
-            with probe.phase("save"):
-                extra = attached.hook.state(attached.model)
-                save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
-
-        callbacks = LoopCallbacks(
-            report, validate, lambda step: attached.hook.after_step(attached.model, step), keep, probe.step
-        )
-        train(model, task, batches, state, _loop_settings(hparams), callbacks)
+        callbacks = _callbacks(record, task, attached, state, probe, show)
+        train(cast(nn.Module, model), task, batches, state, _loop_settings(hparams), callbacks)
     record.result.metrics["train/tokens"] = state.tokens
     record.log_datasets(task.datasets())
 
 
-def _new_state(hparams: HparamsConfig, attached: AttachedMethod) -> TrainingState:
-    optimizer = build_optimizer(
-        attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs
-    )
-    return TrainingState(
-        optimizer, build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
-    )
+def _callbacks(
+    record: JobRecord,
+    task: Task,
+    attached: AttachedMethod,
+    state: TrainingState,
+    probe: Probe,
+    show: Callable[[int, dict[str, float]], None],
+) -> LoopCallbacks:
+    """What happens around the steps; what is no training is booked on its own phase."""
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        record.log_step(step, metrics)
+        show(step, metrics)
+
+    def validate(step: int) -> dict[str, float]:
+        with probe.phase("eval"):
+            return task.validate(attached.model)
+
+    def after_step(step: int) -> None:
+        attached.hook.after_step(attached.model, step)
+
+    def keep(step: int) -> None:
+        with probe.phase("save"):
+            extra = attached.hook.state(attached.model)
+            save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
+
+    return LoopCallbacks(report, validate, after_step, keep, probe.step)
 
 
 def _loop_settings(hparams: HparamsConfig) -> LoopSettings:

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 HISTORY_FILE = "history.jsonl"
 PREDICTIONS_FILE = "predictions.jsonl"
+DISK_IS_FULL = "No space left on device"  # safetensors and torch tell the cause in their text alone
 
 
 class JobRecord:
@@ -40,12 +42,18 @@ class JobRecord:
     def __init__(self, folder: Path, result: JobResult, tracker: Tracker) -> None:
         self.folder, self.result, self.tracker = folder, result, tracker
         self.measure: Callable[[], dict[str, float]] = dict  # the probe's metrics, also of a job that fails
+        self._has_logged = False
 
     def log_step(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one step, to the folder and to MLflow."""
         now = time.time()
-        with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, "unix_seconds": round(now, 3), **metrics}) + "\n")
+        history = self.folder / HISTORY_FILE
+        if not self._has_logged:
+            _forget_steps(history, step)
+            self._has_logged = True
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        with history.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, "unix_seconds": round(now, 3), **finite}) + "\n")
         self.tracker.log_step(step, metrics, now)
         self.result.steps = max(step, self.result.steps)
         self.result.metrics |= {key: value for key, value in metrics.items() if key in ("train/loss", "valid/loss")}
@@ -65,13 +73,12 @@ def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> 
     """Open the record of a job; on leaving, write result.json and close the MLflow run, whatever happened inside.
 
     SIGTERM and Ctrl-C end the job as `interrupted`, running out of memory as `oom`, anything else as `failed`; the
-    exception
-    goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job.
+    exception goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job that is
+    not the one to resume.
     """
-    _claim(folder)
-    result = _new_result(config)
     content = dataclasses.asdict(config)
-    (folder / "config.yaml").write_text(redact(yaml.safe_dump(content, sort_keys=False)), encoding="utf-8")
+    _claim(folder, redact(yaml.safe_dump(content, sort_keys=False)), config.resume)
+    result = _new_result(config)
     result.config = content
     record = JobRecord(folder, result, _open_tracker(config, folder, result, run_id))
     result.mlflow_run_id = record.tracker.run_id
@@ -84,23 +91,35 @@ def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> 
     _close(record)
 
 
-def _claim(folder: Path) -> None:
+def _claim(folder: Path, config: str, resumed: str | None) -> None:
+    """Make the folder this job's own. The result of the job that is resumed here gives way: this one is not done yet."""
+    result = folder / RESULT_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if resumed is not None and result.exists() and Path(resumed).resolve() == folder.resolve():
+            result.replace(folder / f"{RESULT_FILE}.before-resume")
+        if result.exists():
+            rule = "a job's folder must not hold a finished job already"
+            raise OutputError(Problem(rule, str(folder), "hydra.run.dir", "Choose another folder."))
         (folder / HISTORY_FILE).touch()
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
     except OSError as error:
-        raise OutputError(
-            Problem(f"the output folder must be writable ({error.strerror})", str(folder), "hydra.run.dir")
-        ) from error
-    if (folder / RESULT_FILE).exists():
-        raise OutputError(
-            Problem(
-                "a job's folder must not hold a finished job already",
-                str(folder),
-                "hydra.run.dir",
-                "Choose another folder.",
-            )
-        )
+        if isinstance(error, PeftsweepError):
+            raise
+        rule = f"the output folder must be writable ({error.strerror})"
+        raise OutputError(Problem(rule, str(folder), "hydra.run.dir")) from error
+
+
+def _forget_steps(history: Path, first_step: int) -> None:
+    """Drop the lines of steps that a resumed job does again, and the torn last line of one that was killed."""
+    kept = []
+    for line in history.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] < first_step:
+                kept.append(f"{line}\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    history.write_text("".join(kept), encoding="utf-8")
 
 
 def _new_result(config: JobConfig) -> JobResult:
@@ -151,23 +170,27 @@ def _conclude(record: JobRecord, error: BaseException) -> BaseException:
 
 
 def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
-    if isinstance(error, (KeyboardInterrupt, Interrupted)):
-        return Status.INTERRUPTED, error if isinstance(error, Interrupted) else Interrupted(
-            "the job was interrupted by Ctrl-C"
-        )
+    if isinstance(error, Interrupted):
+        return Status.INTERRUPTED, error
+    if isinstance(error, KeyboardInterrupt):
+        return Status.INTERRUPTED, Interrupted("the job was interrupted by Ctrl-C")
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        fix = (
-            "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, "
-            "lower hparams.max_seq_length, or choose a narrower model.dtype."
-        )
-        return Status.OOM, OutOfMemoryError(
-            Problem(f"the job must fit in memory ({str(error).splitlines()[0] if str(error) else 'host'})", fix=fix)
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Status.OOM, _out_of_memory(error)
+    if getattr(error, "errno", None) == errno.ENOSPC or DISK_IS_FULL in str(error):
+        rule = "the disk must have room for the job's files"
         return Status.FAILED, OutputError(
-            Problem("the disk must have room for the job's files", error.filename, fix="Free some and run again.")
+            Problem(rule, getattr(error, "filename", None), fix="Free some and run again.")
         )
     return Status.FAILED, error
+
+
+def _out_of_memory(error: BaseException) -> OutOfMemoryError:
+    reason = str(error).splitlines()[0] if str(error) else "host"
+    fix = (
+        "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, "
+        "lower hparams.max_seq_length, or choose a narrower model.dtype."
+    )
+    return OutOfMemoryError(Problem(f"the job must fit in memory ({reason})", fix=fix))
 
 
 def _close(record: JobRecord) -> None:
@@ -176,10 +199,8 @@ def _close(record: JobRecord) -> None:
     try:
         save_result(record.result, record.folder)
     except OSError as error:
-        (record.folder / RESULT_FILE).with_suffix(".json.partial").unlink(missing_ok=True)
-        raise OutputError(
-            Problem(f"result.json must be written ({error.strerror})", str(record.folder), fix="Free some space.")
-        ) from error
+        rule = f"result.json must be written ({error.strerror})"
+        raise OutputError(Problem(rule, str(record.folder), fix="Free some space.")) from error
     finally:
         if record.result.status is Status.OK or record.folder.exists():
             record.tracker.log_folder(record.folder, adapter=bool(record.result.config["tracking"]["log_adapter"]))

@@ -148,17 +148,30 @@ class JobResult:
 
 
 def save_result(result: JobResult, folder: Path) -> Path:
-    """Write result.json whole or not at all: a reader never meets half a file."""
+    """Write result.json whole or not at all: a reader never meets half a file. Metrics that aren't finite are left out."""
     path = folder / RESULT_FILE
     content = asdict(result)
-    content["metrics"] = {key: value for key, value in result.metrics.items() if not math.isnan(value)}
+    content["metrics"] = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
     partial = path.with_suffix(".json.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=2, allow_nan=False, default=str)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            json.dump(_in_json(content), stream, indent=2, allow_nan=False, default=str)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return path
+
+
+def _in_json(value: Any) -> Any:
+    """JSON has no infinity; a setting may be infinite (`hparams.max_grad_norm=inf`) and is then written as text."""
+    if isinstance(value, dict):
+        return {key: _in_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load_result(path: Path) -> JobResult:

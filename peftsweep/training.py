@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -63,7 +63,6 @@ class TrainingState:
     scheduler: LRScheduler
     step: int = 0
     tokens: int = 0
-    last_validation: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -77,7 +76,8 @@ def train(
     """Optimise until `state.step` is `max_steps`. `batches` must stand at the first batch that `state` has not seen.
 
     Raises:
-        NonFiniteLossError: the loss of a step is NaN or infinite; the model keeps the weights of the step before.
+        NonFiniteLossError: the loss or the gradient of a step is NaN or infinite; the model keeps the weights of the
+            step before.
     """
     device = next(model.parameters()).device
     model.train()
@@ -102,8 +102,9 @@ def _optimizer_step(
 ) -> dict[str, float]:
     targets = max(1, sum(task.targets(batch) for batch in group))
     loss = _accumulate_gradients(model, task, group, targets, settings.amp, device)
-    _refuse_non_finite(loss, state.step + 1)
+    _refuse_non_finite("loss", loss, state.step + 1)
     norm = _clip(model, settings.max_grad_norm)
+    _refuse_non_finite("gradient norm", norm, state.step + 1)
     lr = state.scheduler.get_last_lr()[0]
     state.optimizer.step()
     state.scheduler.step()
@@ -128,12 +129,11 @@ def _accumulate_gradients(
     return total.item() / targets
 
 
-def _refuse_non_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
+def _refuse_non_finite(what: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        rule = f"the training {what} must stay finite; at step {step} it was not"
         fix = "Lower hparams.lr, raise hparams.warmup_fraction, or use a wider dtype than float16."
-        raise NonFiniteLossError(
-            Problem(f"the training loss must stay finite; at step {step} it was not", loss, fix=fix)
-        )
+        raise NonFiniteLossError(Problem(rule, value, fix=fix))
 
 
 def _clip(model: nn.Module, max_norm: float) -> float:
@@ -144,8 +144,7 @@ def _clip(model: nn.Module, max_norm: float) -> float:
 def _between_steps(model: nn.Module, state: TrainingState, settings: LoopSettings, callbacks: LoopCallbacks) -> None:
     last = state.step == settings.max_steps
     if last or (settings.eval_every and state.step % settings.eval_every == 0):
-        state.last_validation = callbacks.validate(state.step)
-        callbacks.report(state.step, state.last_validation)
+        callbacks.report(state.step, callbacks.validate(state.step))
         model.train()
     if settings.checkpoint_every and not last and state.step % settings.checkpoint_every == 0:
         callbacks.checkpoint(state.step)

@@ -74,8 +74,7 @@ def attach_method(
     Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
     """
     if method.peft_type is None:
-        model.requires_grad_(True)
-        return AttachedMethod(model, MethodHook())
+        return _train_everything(method, model)
     hook = build_hook(method.hook)
     site = Site(model, total_steps, tokenizer, calibration_batches)
     config = build_peft_config(method, hook, site, task_type)
@@ -85,6 +84,15 @@ def attach_method(
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=adapter_float32)
         hook.calibrate(peft_model, site)
     return AttachedMethod(peft_model, hook)
+
+
+def _train_everything(method: MethodConfig, model: nn.Module) -> AttachedMethod:
+    for name, weight in model.named_parameters():
+        if not weight.is_floating_point():
+            rule = f"full fine-tuning needs weights in floating point, but {name} is quantised"
+            raise MethodError(Problem(rule, str(weight.dtype), f"method={method.name}", "Set model.dtype=bfloat16."))
+    model.requires_grad_(True)
+    return AttachedMethod(model, MethodHook())
 
 
 def build_peft_config(method: MethodConfig, hook: MethodHook, site: Site, task_type: str | None) -> PeftConfig:

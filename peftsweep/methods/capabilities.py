@@ -5,20 +5,23 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import PeftType
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from peftsweep.config import MethodConfig
 from peftsweep.methods.attach import PEFT_ERRORS, parse_peft_type
-from peftsweep.methods.hooks import Site, build_hook
+from peftsweep.methods.hooks import LoftQ, MutatesBase, Site, build_hook
+from peftsweep.methods.targets import TARGETS, with_targets
 
 WIDTH = 128  # divisible by every block and vector length of the built-in methods
 
@@ -56,31 +59,47 @@ def find_capabilities(method: MethodConfig) -> Capabilities:
         if not working:
             return Capabilities(None, None, None, ())
         first = next(iter(working.values()))
-        return Capabilities(_merges(first), _takes_quantized(tuner_class), first.supports_lora_conversion(), tuple(working))
+        quantized = _takes_quantized(peft_type, tuner_class) and not _rewrites_weights(method, tuner_class, config_class)
+        convertible = first.supports_lora_conversion()  # before merging, which some can't undo
+        return Capabilities(_merges(first), quantized, convertible, tuple(working))
 
 
-LAYER_KINDS: dict[str, Any] = {
-    "Linear": lambda: nn.Linear(WIDTH, WIDTH),
-    "Conv1D": lambda: Conv1D(WIDTH, WIDTH),  # GPT-2's transposed linear layer
-    "Conv1d": lambda: nn.Conv1d(WIDTH, WIDTH, 3),
-    "Conv2d": lambda: nn.Conv2d(WIDTH, WIDTH, 3),
-    "Conv3d": lambda: nn.Conv3d(WIDTH, WIDTH, 1),
-    "Embedding": lambda: nn.Embedding(WIDTH, WIDTH),
-    "LayerNorm": lambda: nn.LayerNorm(WIDTH),
-    "MultiheadAttention": lambda: nn.MultiheadAttention(WIDTH, 4),
+@dataclass(frozen=True)
+class _Kind:
+    build: Callable[[], nn.Module]
+    inputs: Callable[[], tuple[torch.Tensor, ...]]  # for one forward pass
+
+
+def _floats(*shape: int) -> Callable[[], tuple[torch.Tensor, ...]]:
+    return lambda: (torch.randn(shape),)
+
+
+def _attention_inputs() -> tuple[torch.Tensor, ...]:
+    return tuple(torch.randn(2, 4, WIDTH) for _ in range(3))
+
+
+LAYER_KINDS = {
+    "Linear": _Kind(lambda: nn.Linear(WIDTH, WIDTH), _floats(2, WIDTH)),
+    "Conv1D": _Kind(lambda: Conv1D(WIDTH, WIDTH), _floats(2, WIDTH)),  # GPT-2's transposed linear layer
+    "Conv1d": _Kind(lambda: nn.Conv1d(WIDTH, WIDTH, 3), _floats(2, WIDTH, 4)),
+    "Conv2d": _Kind(lambda: nn.Conv2d(WIDTH, WIDTH, 3), _floats(2, WIDTH, 4, 4)),
+    "Conv3d": _Kind(lambda: nn.Conv3d(WIDTH, WIDTH, 1), _floats(2, WIDTH, 2, 2, 2)),
+    "Embedding": _Kind(lambda: nn.Embedding(WIDTH, WIDTH), lambda: (torch.arange(4),)),
+    "LayerNorm": _Kind(lambda: nn.LayerNorm(WIDTH), _floats(2, WIDTH)),
+    "MultiheadAttention": _Kind(lambda: nn.MultiheadAttention(WIDTH, 4), _attention_inputs),
 }
 
 
 class _Host(nn.Module):
-    """A model of one layer: enough of one for peft to inject into."""
+    """A model of one layer: enough of one for peft to inject into. Named as BD-LoRA's table of targets has it."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.config = SimpleNamespace(model_type="custom", num_hidden_layers=4, tie_word_embeddings=False)
-        self.layer = layer
+        self.config = PretrainedConfig(num_hidden_layers=4, tie_word_embeddings=False)
+        self.q_proj = layer
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.layer(inputs)
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.q_proj(*inputs)
 
 
 def _is_prompt_learning(tuner_class: type) -> bool:
@@ -100,26 +119,61 @@ def _arguments(method: MethodConfig) -> dict[str, Any]:
 
 def _try_layer(tuner_class: Any, config_class: type[PeftConfig], arguments: dict[str, Any], kind: str) -> Any:
     """The tuner around one layer, or None if peft refuses."""
-    targets = {"target_modules": ["layer"]}
-    if "feedforward_modules" in config_class.__dataclass_fields__:
-        targets["feedforward_modules"] = []
+    layer = LAYER_KINDS[kind]
     try:
-        tuner = tuner_class(_Host(LAYER_KINDS[kind]()), config_class(**(arguments | targets)), "default")
+        tuner = _inject(tuner_class, config_class, arguments, layer.build())
+        if not isinstance(tuner, BaseTuner):
+            return None
+        tuner(*layer.inputs())  # some accept any layer and fail only when it is used
     except PEFT_ERRORS:
         return None
-    return tuner if isinstance(tuner, BaseTuner) else None
+    return tuner
+
+
+def _inject(tuner_class: Any, config_class: type[PeftConfig], arguments: dict[str, Any], layer: nn.Module) -> Any:
+    targets: dict[str, Any] = {"target_modules": ["q_proj"]}
+    if "feedforward_modules" in config_class.__dataclass_fields__:
+        targets["feedforward_modules"] = []
+    return tuner_class(_Host(layer), config_class(**(arguments | targets)), "default")
 
 
 def _merges(tuner: BaseTuner) -> bool:
     try:
         tuner.merge_adapter()
-    except PEFT_ERRORS:
+    except (NotImplementedError, ValueError):
         return False
     return True
 
 
-def _takes_quantized(tuner_class: type) -> bool:
-    """peft keeps quantised layers in a bnb.py per method, or resolves a backend in the method's model.py."""
+def _takes_quantized(peft_type: PeftType, tuner_class: type) -> bool:
+    """peft keeps quantised layers in a bnb.py per method, or resolves a backend in the method's model.py.
+
+    A method that leaves linear layers alone (norms, embeddings) has nothing to do with their quantisation.
+    """
     module = sys.modules[tuner_class.__module__]
     package = tuner_class.__module__.rpartition(".")[0]
-    return importlib.util.find_spec(f"{package}.bnb") is not None or hasattr(module, "resolve_quantization_backend")
+    targets = with_targets(peft_type, {}, None, "llama").get("target_modules", ())
+    return (
+        importlib.util.find_spec(f"{package}.bnb") is not None
+        or hasattr(module, "resolve_quantization_backend")
+        or set(targets).isdisjoint(TARGETS["llama"]["linear"])
+    )
+
+
+class Params4bit(nn.Parameter):
+    """Looks to peft like bitsandbytes' class of this name, by which it tells 4-bit weights without importing it."""
+
+
+def _rewrites_weights(method: MethodConfig, tuner_class: Any, config_class: type[PeftConfig]) -> bool:
+    """Whether the initialisation computes with the base weights in floating point, and so refuses a quantised layer."""
+    if isinstance(build_hook(method.hook), MutatesBase | LoftQ):
+        return True
+    layer = nn.Linear(WIDTH, WIDTH)
+    layer.weight = Params4bit(torch.zeros(WIDTH, WIDTH, dtype=torch.uint8), requires_grad=False)
+    try:
+        _inject(tuner_class, config_class, _arguments(method), layer)
+    except TypeError:
+        return True
+    except PEFT_ERRORS:  # got past the check of the weight's type, to where it wants bitsandbytes itself
+        return False
+    return False

@@ -339,7 +339,8 @@ class TextPrefix(MethodHook):
 
     def calibrate(self, model: PeftModel, site: Site) -> None:
         text = self.text or _text_of(site)
-        initialize_kv_prefix_from_text(model, site.tokenizer, text=text, use_chat_template=False)
+        length = _active_config(model).num_virtual_tokens
+        initialize_kv_prefix_from_text(model, site.tokenizer, text=text, use_chat_template=False, max_length=length)
 
 
 @dataclass(frozen=True)

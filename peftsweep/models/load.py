@@ -7,7 +7,7 @@ import copy
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
 EMBEDDED_FOLDERS = {"pocket-llama": LLAMA_FOLDER}
 QUANTISED = ("int8", "int4")
-FINGERPRINT_BYTES = 2**20  # read from both ends of each weight file
+# What a fingerprint reads of a weight file: all of it up to this size, else a sample of each MiB.
+WHOLE_FILE_BYTES = 64 * 2**20
+SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,8 @@ def load_base(spec: ModelSpec, device: torch.device, *, keep: bool = False) -> B
     """A base model on `device`, in eval mode, all parameters frozen.
 
     keep: hold an untouched copy on the host, from which the next job of this process gets its model without loading.
-    Whatever a
-    method does to its own copy, the next one starts from the same bits. Quantised weights can't be copied so, and are
-    loaded anew.
+    Whatever a method does to its own copy, the next one starts from the same bits. Quantised weights can't be copied
+    so, and are loaded anew.
     Raises ModelError: missing, gated or broken model, no network, no CUDA or bitsandbytes for a quantised dtype.
     """
     if spec.dtype in QUANTISED:
@@ -79,14 +80,17 @@ def _load_once(spec: ModelSpec) -> BaseModel:
 
 def _load(spec: ModelSpec, device: torch.device) -> BaseModel:
     is_embedded = spec.id == EMBEDDED
-    location = str(EMBEDDED_FOLDERS[spec.name]) if is_embedded else spec.id
+    location = str(EMBEDDED_FOLDERS[spec.name]) if is_embedded else _expanded(spec.id)
     _require_folder(spec, location)
     with _explained(spec), _quiet():
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = _load_tokenizer(location, options)
-        model = AutoModelForCausalLM.from_pretrained(location, config=config, **options, **_placement(spec, device))
-    _require_all_weights(model, spec)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            location, config=config, output_loading_info=True, **options, **_placement(spec, device)
+        )
+    _require_all_weights(info["missing_keys"], spec)
+    _require_end_token(tokenizer, spec)
     model.requires_grad_(False).eval()
     commit = getattr(config, "_commit_hash", None)
     revision = commit or fingerprint_folder(Path(location))
@@ -139,11 +143,22 @@ def _require_folder(spec: ModelSpec, location: str) -> None:
         raise ModelError(Problem("a model folder must hold a config.json", spec.id, "model.id"))
 
 
-def _require_all_weights(model: nn.Module, spec: ModelSpec) -> None:
+def _require_all_weights(missing: Collection[str], spec: ModelSpec) -> None:
     """transformers fills weights that a file lacks with random ones and only warns."""
-    left = [name for name, weight in model.named_parameters() if weight.is_meta]
-    if left:
-        raise ModelError(Problem("the weight files must hold every weight", left[:3], spec.id))
+    if missing:
+        rule = f"the weight files must hold every weight; {len(missing)} are missing"
+        raise ModelError(Problem(rule, sorted(missing)[:3], spec.id, "Download or copy the model again."))
+
+
+def _require_end_token(tokenizer: Any, spec: ModelSpec) -> None:
+    """Answers are taught to end with it, and generation stops at it."""
+    if tokenizer.eos_token_id is None:
+        rule = "the tokenizer must have an end-of-sequence token"
+        raise ModelError(Problem(rule, source=spec.id, fix="Set eos_token in its tokenizer_config.json."))
+
+
+def _expanded(model_id: str) -> str:
+    return str(Path(model_id).expanduser()) if model_id.startswith("~") else model_id
 
 
 @contextlib.contextmanager
@@ -178,10 +193,13 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
 
 
 def _diagnose(spec: ModelSpec, error: Exception) -> Problem:
-    text = f"{type(error).__name__} {error}"
+    text = f"{type(error).__name__} {error}".replace(spec.id, "")  # a folder may be called anything
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     advice = {
-        ("gated", "401", "403"): ("the model is gated", "Accept its licence on its hub page and run: hf auth login."),
+        ("gated", "401 Client", "403 Client", "Unauthorized", "Forbidden"): (
+            "the model is gated",
+            "Accept its licence on its hub page and run: hf auth login.",
+        ),
         ("RepositoryNotFound", "is not a local folder and is not a valid model identifier"): (
             "the hub has no such model",
             "Check model.id.",
@@ -210,14 +228,26 @@ def _diagnose(spec: ModelSpec, error: Exception) -> Problem:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """Fingerprint of the weights in a folder: sizes and both ends of each file, so that 100 GB take no longer than
-    1."""
+    """Fingerprint of a model's weights and tokenizer, the same wherever the folder lies.
+
+    Of a large file, a sample of each MiB is read: training changes nearly every number of what it trains, and 100 GB
+    must not take minutes.
+    """
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(FINGERPRINT_BYTES))
-            stream.seek(max(0, size - FINGERPRINT_BYTES))
-            digest.update(stream.read())
+    patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "*.jinja")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        for block in _sampled_blocks(path):
+            digest.update(block)
     return digest.hexdigest()[:40]
+
+
+def _sampled_blocks(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if size <= WHOLE_FILE_BYTES:
+            yield stream.read()
+            return
+        for start in range(0, size, SAMPLE_EVERY_BYTES):
+            stream.seek(start)
+            yield stream.read(SAMPLE_BYTES)

@@ -12,7 +12,7 @@ from peftsweep.tasks import metamath, sft
 from peftsweep.tasks.base import Progress, Task, no_progress
 from peftsweep.tasks.general import build_general_texts
 from peftsweep.tasks.rows import Source
-from peftsweep.tasks.text import Judge, TextSettings, TextTask
+from peftsweep.tasks.text import Judging, TextSettings, TextTask
 from peftsweep.tasks.tokens import Form
 
 log = logging.getLogger(__name__)
@@ -30,17 +30,20 @@ def _build_metamath(
 ) -> Task:
     assert isinstance(config, MetamathConfig)
     source = metamath.build_source(config, embedded_model=base.is_embedded)
-    return _text_task(config, hparams, base, cache, progress, source, metamath.judge, metamath.VERSION, metamath.SCORE)
+    judging = Judging(metamath.judge, metamath.JUDGE_KEY, metamath.VERSION, metamath.SCORE)
+    return _text_task(config, hparams, base, cache, progress, source, judging)
 
 
 def _build_sft(
     config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress
 ) -> Task:
     assert isinstance(config, SftConfig)
-    judge = sft.build_judge(sft.load_scorer(config.scorer))
-    source = sft.build_source(config, embedded_model=base.is_embedded)
     score = "score" if config.scorer else "exact_match"
-    return _text_task(config, hparams, base, cache, progress, source, judge, sft.VERSION, score)
+    judging = Judging(
+        sft.build_judge(sft.load_scorer(config.scorer)), sft.scorer_key(config.scorer), sft.VERSION, score
+    )
+    source = sft.build_source(config, embedded_model=base.is_embedded)
+    return _text_task(config, hparams, base, cache, progress, source, judging)
 
 
 def _text_task(
@@ -50,9 +53,7 @@ def _text_task(
     cache: Path,
     progress: Progress,
     source: Source,
-    judge: Judge,
-    version: int,
-    score: str,
+    judging: Judging,
 ) -> TextTask:
     log.info("Task %s: rows from %s.", config.name, source.name)
     settings = TextSettings(
@@ -68,7 +69,7 @@ def _text_task(
     general = build_general_texts(
         config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub"
     )
-    return TextTask(config.name, version, score, source, judge, general, base, settings, progress)
+    return TextTask(config.name, source, judging, general, base, settings, progress)
 
 
 TASK_BUILDERS: dict[str, Callable[[TextTaskConfig, HparamsConfig, BaseModel, Path, Progress], Task]] = {

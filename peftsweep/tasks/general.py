@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.pocket.text_world import general_passages
-from peftsweep.tasks.rows import read_table
+from peftsweep.tasks.rows import read_table, require_text
 
 SHIPPED = Path(__file__).parent / "general_text.jsonl"
 HUB_DATASET, HUB_CONFIG = "HuggingFaceFW/finewiki", "en"
@@ -42,7 +42,8 @@ def _file_texts(path: Path, rows: int) -> list[str]:
         raise DataError(
             Problem("task.general_text must have a column named text", ", ".join(table.column_names), str(path))
         )
-    return list(table["text"][:rows])
+    require_text(table, ["text"], path)
+    return [str(text) for text in table["text"][:rows]]
 
 
 def _hub_texts(rows: int) -> list[str]:

@@ -5,9 +5,8 @@
     Answer: Weng earns 12/60 = $0.2 per minute. Working 50 minutes, she earned 0.2 x 50 = $10. The answer is: 10
 
 Template, length filter and token limit are the reference benchmark's. What differs: a blank between "Answer:" and the
-answer, so
-that generation continues what was trained; an end token on every row that isn't cut; 1,000 validation rows in place of
-50.
+answer, so that generation continues what was trained; an end token on every row that isn't cut; 1,000 validation rows
+in place of 50.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ from pathlib import Path
 from peftsweep.config import MetamathConfig
 from peftsweep.errors import DataError, Problem
 from peftsweep.pocket.text_world import make_problems
+from peftsweep.tasks import answers
 from peftsweep.tasks.answers import is_correct, parse_answer
 from peftsweep.tasks.rows import Row, Source, hold_out, read_rows
 from peftsweep.tasks.text import Judgement
 
 VERSION = 1
 SCORE = "accuracy"
+JUDGE_KEY = f"answers {answers.VERSION}"
 EMBEDDED_ROWS = {"train": 6000, "valid": 256, "test": 300}
 TRAIN_DATASET, TEST_DATASET, TEST_CONFIG = "meta-math/MetaMathQA", "openai/gsm8k", "main"
 CALCULATOR_NOTE = re.compile(r"<<[^>]*>>")
@@ -43,14 +44,17 @@ def build_source(config: MetamathConfig, *, embedded_model: bool) -> Source:
     if kind == "auto":
         kind = "files" if config.train_files else "embedded" if embedded_model else "hub"
     if kind == "embedded":
-        return Source(
-            "embedded", *(partial(_embedded_rows, split, config.valid_rows) for split in ("train", "valid", "test"))
-        )
+        return embedded_source(config.valid_rows)
     if kind == "hub":
         return Source(
             "hub", partial(_hub_train, config.max_characters), partial(_hub_valid, config.valid_rows), _hub_test
         )
     return Source("files", partial(_file_train, config), partial(_file_valid, config), partial(_file_test, config))
+
+
+def embedded_source(valid_rows: int) -> Source:
+    """The text world's stories."""
+    return Source("embedded", *(partial(_embedded_rows, split, valid_rows) for split in ("train", "valid", "test")))
 
 
 @lru_cache

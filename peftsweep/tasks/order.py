@@ -11,15 +11,15 @@ def batch_order(lengths: Sequence[int], batch_size: int, bucket_batches: int, se
     """Endless lists of `batch_size` row numbers.
 
     Rows are shuffled anew each epoch, and epochs follow each other without a seam, so that no row is dropped or
-    repeated at
-    the end of one. `bucket_batches` batches at a time are sorted by length and cut, which keeps padding small; their
-    order
-    within the bucket is shuffled again, so that length does not follow the learning rate.
+    repeated at the end of one. `bucket_batches` batches at a time are sorted by length and cut, which keeps padding
+    small; their order within the bucket is shuffled again, so that length does not follow the learning rate. A bucket
+    holds an epoch at most: over several, sorting would fill a batch with copies of one row.
     """
     if not lengths:
         raise ValueError("batches need at least one row")
     generator = torch.Generator().manual_seed(seed)
     rows = _endless_epochs(len(lengths), generator)
+    bucket_batches = min(bucket_batches, max(1, len(lengths) // batch_size))
     while True:
         bucket = [next(rows) for _ in range(batch_size * bucket_batches)]
         bucket.sort(key=lambda row: -lengths[row])

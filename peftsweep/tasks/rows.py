@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,63 +91,70 @@ def read_rows(
         DataError: a column is missing, or a row has no text in it.
     """
     table = read_table(path)
-    chats = messages_column or (
-        None if prompt_column else next((c for c in MESSAGES_COLUMNS if c in table.column_names), None)
-    )
+    named = prompt_column or response_column
+    chats = messages_column or (None if named else _first_known(table, MESSAGES_COLUMNS))
     if chats:
         _require_column(table, chats, "task.messages_column", MESSAGES_COLUMNS, path)
         return [_chat_row(messages, number, path) for number, messages in enumerate(table[chats], start=1)]
     prompts = _require_column(table, prompt_column, "task.prompt_column", PROMPT_COLUMNS, path)
     responses = _require_column(table, response_column, "task.response_column", RESPONSE_COLUMNS, path)
-    _require_text(table, (prompts, responses), path)
+    require_text(table, (prompts, responses), path)
     return [Row(str(prompt), str(response)) for prompt, response in zip(table[prompts], table[responses], strict=True)]
 
 
 def _require_column(table: Any, name: str | None, key: str, usual: Sequence[str], path: Path) -> str:
-    found = (
-        name
-        if name in table.column_names
-        else None
-        if name
-        else next((c for c in usual if c in table.column_names), None)
-    )
+    found = name if name in table.column_names else None if name else _first_known(table, usual)
     if found is None:
-        rule = (
-            f"the data must have column {name!r}"
-            if name
-            else f"the data must have one of the columns {', '.join(usual)}"
-        )
-        raise DataError(Problem(rule, ", ".join(table.column_names), str(path), f"Name it with {key}=<column>."))
+        rule = f"column {name!r}" if name else f"one of the columns {', '.join(usual)}"
+        columns = ", ".join(table.column_names)
+        raise DataError(Problem(f"the data must have {rule}", columns, str(path), f"Name it with {key}=<column>."))
     return found
 
 
-def _require_text(table: Any, columns: Sequence[str], path: Path) -> None:
+def _first_known(table: Any, usual: Sequence[str]) -> str | None:
+    return next((column for column in usual if column in table.column_names), None)
+
+
+def require_text(table: Any, columns: Sequence[str], path: Path) -> None:
+    """Raises DataError, with the numbers of the rows, where a column is null or blank."""
     for column in columns:
-        empty = [number for number, value in enumerate(table[column], start=1) if value is None or str(value) == ""]
+        empty = [number for number, value in enumerate(table[column], start=1) if _is_blank(value)]
         if empty:
-            raise DataError(
-                Problem(
-                    f"column {column!r} must hold text in every row; it is empty in rows {empty[:5]}", source=str(path)
-                )
-            )
+            rule = f"column {column!r} must hold text in every row; it is empty in rows {empty[:5]}"
+            raise DataError(Problem(rule, source=str(path)))
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or not str(value).strip()
 
 
 def _chat_row(messages: Any, number: int, path: Path) -> Row:
-    turns = tuple(
-        (str(m.get("role") or m.get("from")), str(m.get("content") or m.get("value"))) for m in messages or ()
-    )
-    if len(turns) < 2 or turns[-1][0] not in ("assistant", "gpt"):
-        raise DataError(
-            Problem("a chat must have at least two turns and end with the assistant's", turns, f"{path}, row {number}")
-        )
-    names = {"gpt": "assistant", "human": "user"}
-    turns = tuple((names.get(role, role), content) for role, content in turns)
+    turns = tuple(_turn(message) for message in messages or ())
+    source = f"{path}, row {number}"
+    if len(turns) < 2 or turns[-1][0] != "assistant":
+        raise DataError(Problem("a chat must have at least two turns and end with the assistant's", turns, source))
+    if _is_blank(turns[-1][1]):
+        raise DataError(Problem("a chat's last turn must hold text; this one is empty", source=source))
     return Row(prompt=turns[-2][1], response=turns[-1][1], messages=turns)
+
+
+def _turn(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Role and content, also as ShareGPT spells them. A turn without content (a mere tool call) is empty text."""
+    role = str(message.get("role") or message.get("from"))
+    content = message.get("content") or message.get("value") or ""
+    return {"gpt": "assistant", "human": "user"}.get(role, role), str(content)
 
 
 def hold_out(rows: Sequence[Row], count: int, seed: int = 0) -> tuple[list[Row], list[Row]]:
     """Split rows at random into (kept, held out). At most a fifth is held out. The split doesn't follow the job's seed:
-    trials of one study must be judged on the same rows."""
+    trials of one study must be judged on the same rows.
+
+    Raises:
+        DataError: there are too few rows to hold one out.
+    """
+    if len(rows) < 5:
+        rule = "rows to hold validation rows out of must be at least five"
+        raise DataError(Problem(rule, len(rows), "task.train_files", "Give task.valid_files=<file>."))
     count = min(count, len(rows) // 5)
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)

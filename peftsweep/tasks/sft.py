@@ -8,15 +8,17 @@ Judged by loss, exact match, and the user's own scorer: a function of (prompt, t
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from peftsweep.config import SftConfig
 from peftsweep.errors import ConfigError, DataError, Problem
-from peftsweep.pocket.text_world import make_problems
-from peftsweep.tasks.metamath import EMBEDDED_ROWS
+from peftsweep.tasks.metamath import embedded_source
 from peftsweep.tasks.rows import Row, Source, hold_out, read_rows
 from peftsweep.tasks.text import Judge, Judgement
 
@@ -45,6 +47,19 @@ def load_scorer(path: str | None) -> Scorer | None:
     return scorer
 
 
+def scorer_key(path: str | None) -> str:
+    """Equal for scorers that score alike: the path and a fingerprint of the module's source, so that an edited scorer
+    is another one."""
+    scorer = load_scorer(path)
+    if scorer is None:
+        return ""
+    try:
+        source = inspect.getsource(sys.modules[scorer.__module__])
+    except (OSError, TypeError, KeyError, AttributeError):  # compiled, or an instance of a class
+        source = ""
+    return f"{path} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
+
+
 def build_judge(scorer: Scorer | None) -> Judge:
     return partial(_judge, scorer)
 
@@ -61,13 +76,9 @@ def build_source(config: SftConfig, *, embedded_model: bool) -> Source:
     """Files if given; generated stories for embedded models, so that the task can be tried without any."""
     if config.train_files:
         return Source("files", partial(_train, config), partial(_valid, config), partial(_test, config))
-    if config.source in ("auto", "embedded") and embedded_model:
-        return Source("embedded", *(partial(_embedded, split) for split in ("train", "valid", "test")))
+    if config.source == "embedded" or (config.source == "auto" and embedded_model):
+        return embedded_source(config.valid_rows)
     raise DataError(Problem("task=sft needs your data", fix="Give task.train_files=<file> and task.test_files=<file>."))
-
-
-def _embedded(split: str) -> list[Row]:
-    return [Row(problem.query, problem.response) for problem in make_problems(split, EMBEDDED_ROWS[split])]
 
 
 def _read(path: str, config: SftConfig) -> list[Row]:
@@ -77,18 +88,7 @@ def _read(path: str, config: SftConfig) -> list[Row]:
 def _split(config: SftConfig) -> tuple[list[Row], list[Row]]:
     assert config.train_files is not None
     rows = _read(config.train_files, config)
-    kept, held_out = (
-        (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
-    )
-    if not held_out:
-        raise DataError(
-            Problem(
-                "task.train_files must have at least five rows, so that one can be held out",
-                len(rows),
-                config.train_files,
-            )
-        )
-    return kept, held_out
+    return (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
 
 
 def _train(config: SftConfig) -> list[Row]:

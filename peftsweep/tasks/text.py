@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from peftsweep.errors import DataError, Problem
 from peftsweep.models.load import BaseModel
 from peftsweep.tasks.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.tasks.decoding import decode_greedily
@@ -22,6 +26,8 @@ from peftsweep.tasks.language_loss import language_model_loss, supports_fused_lo
 from peftsweep.tasks.order import batch_order
 from peftsweep.tasks.rows import Row, Source, digest_of
 from peftsweep.tasks.tokens import IGNORED_LABEL, Form, TokenRows, collate, tokenize
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,16 @@ class Judgement:
 
 
 Judge = Callable[[Row, str], Judgement]  # (row, generated text)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How answers are judged. key: equal for judges that judge alike; version, score: see tasks.base.Task."""
+
+    judge: Judge
+    key: str
+    version: int
+    score: str
 
 
 @dataclass(frozen=True)
@@ -58,20 +74,18 @@ class TextTask:
     def __init__(
         self,
         name: str,
-        version: int,
-        score: str,
         source: Source,
-        judge: Judge,
+        judging: Judging,
         general_texts: Callable[[], Sequence[str]],
         base: BaseModel,
         settings: TextSettings,
         progress: Progress = no_progress,
     ) -> None:
-        self.name, self.version, self.score = name, version, score
-        self._source, self._judge, self._general_texts = source, judge, general_texts
+        self.name, self.version, self.score = name, judging.version, judging.score
+        self._source, self._judging, self._general_texts = source, judging, general_texts
         self._tokenizer, self._settings, self._progress = base.tokenizer, settings, progress
-        self._fused = settings.fused_loss
         self._read: dict[str, tuple[list[Row], TokenRows]] = {}
+        self.prepare(base.model)  # the bare base is measured before a method is attached
 
     def datasets(self) -> list[DatasetInfo]:
         return [
@@ -84,16 +98,21 @@ class TextTask:
             rows = getattr(self._source, split)()
             limit = {"train": self._settings.train_rows, "test": self._settings.test_rows}.get(split)
             rows = rows[:limit]
-            self._read[split] = rows, tokenize(rows, self._settings.form, self._tokenizer, self._settings.cache)
+            tokens = tokenize(rows, self._settings.form, self._tokenizer, self._settings.cache)
+            _tell_of_long_prompts(split, tokens, self._settings.form)
+            self._read[split] = rows, tokens
         return self._read[split]
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
+        """See tasks.base.Task. Rows without a response token are left out. Also reads the validation rows, so that
+        unusable ones end a job before its first step."""
+        self._split("valid")
         _, tokens = self._split("train")
-        order = batch_order(tokens.lengths(), batch_size, self._settings.bucket_batches, seed)
-        for _ in range(skip):
-            next(order)
-        for indices in order:
-            yield self._collate(tokens, indices, loss_on_prompt=self._settings.form.loss_on_prompt)
+        rows, lengths = tokens.with_response(), tokens.lengths()
+        order = batch_order([lengths[row] for row in rows], batch_size, self._settings.bucket_batches, seed)
+        for indices in islice(order, skip, None):
+            batch = [rows[index] for index in indices]
+            yield self._collate(tokens, batch, loss_on_prompt=self._settings.form.loss_on_prompt)
 
     def _collate(self, tokens: TokenRows, indices: Sequence[int], *, loss_on_prompt: bool) -> Batch:
         return collate(tokens, indices, self._tokenizer.pad_token_id or 0, loss_on_prompt=loss_on_prompt)
@@ -117,6 +136,8 @@ class TextTask:
         return {"valid/loss": self._loss_of_split(model, "valid")}
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
+        """See tasks.base.Task. No item is left out: a prompt longer than `max_seq_length` is asked whole, only the
+        loss, which is about its response, does without it."""
         rows, tokens = self._split(split)
         prompts = [tokens.prompt(index) for index in range(len(tokens))]
         with self._progress(f"answering {split} questions", len(prompts)) as advance:
@@ -129,7 +150,7 @@ class TextTask:
                 on_done=advance,
             )
         texts = self._tokenizer.batch_decode(decoded.generations, skip_special_tokens=True)
-        judgements = [self._judge(row, text) for row, text in zip(rows, texts, strict=True)]
+        judgements = [self._judging.judge(row, text) for row, text in zip(rows, texts, strict=True)]
         metrics, intervals = _summarise(judgements)
         metrics["loss"] = self._loss_of_split(model, split)
         return Evaluation(metrics, intervals, _items(rows, texts, judgements), decoded.generation_config)
@@ -144,14 +165,15 @@ class TextTask:
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
         total, count = 0.0, 0
-        by_length = sorted(range(len(tokens)), key=lambda index: -len(tokens.row(index)))
+        lengths = tokens.lengths()
+        by_length = sorted(tokens.with_response(), key=lambda row: -lengths[row])
         size = self._settings.eval_batch_size
         for start in range(0, len(by_length), size):
             batch = self._collate(tokens, by_length[start : start + size], loss_on_prompt=loss_on_prompt)
             total += self.loss(model, {key: tensor.to(device) for key, tensor in batch.items()}).sum.item()
             count += self.targets(batch)
         model.train(was_training)
-        return total / max(1, count)
+        return total / count if count else math.nan
 
     def test_fingerprint(self) -> str:
         rows, _ = self._split("test")
@@ -159,6 +181,7 @@ class TextTask:
         asked = [
             self.name,
             self.version,
+            self._judging.key,
             digest_of(rows),
             settings.form.template,
             settings.form.max_seq_length,
@@ -180,6 +203,18 @@ class TextTask:
 
     def compare_retention(self, before: float | None, after: float | None) -> dict[str, float]:
         return {} if before is None or after is None else {"forgetting_nats": after - before}
+
+
+def _tell_of_long_prompts(split: str, tokens: TokenRows, form: Form) -> None:
+    """Rows whose prompt alone fills `max_seq_length` have nothing to learn or to be judged by loss."""
+    too_long = len(tokens) - len(tokens.with_response())
+    if too_long == len(tokens) and split != "test":  # without test loss there is still a score
+        rule = f"some {split} row's prompt must be shorter than hparams.max_seq_length; none is"
+        raise DataError(Problem(rule, form.max_seq_length, "hparams.max_seq_length", "Raise it."))
+    if too_long:
+        left_out = "training" if split == "train" else f"the {split} loss"
+        reason = f"their prompts alone have hparams.max_seq_length={form.max_seq_length} tokens or more"
+        log.warning("%d of %d %s rows are left out of %s: %s.", too_long, len(tokens), split, left_out, reason)
 
 
 def _summarise(judgements: Sequence[Judgement]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:

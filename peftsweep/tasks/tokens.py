@@ -6,15 +6,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from peftsweep.errors import DataError, Problem
@@ -22,7 +24,7 @@ from peftsweep.tasks.rows import Row, digest_of
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 IGNORED_LABEL = -100
 CHUNK_ROWS = 2000  # rows handed to the tokenizer at once
 
@@ -66,34 +68,34 @@ class TokenRows:
     def lengths(self) -> list[int]:
         return np.diff(self.offsets).tolist()
 
+    def with_response(self) -> list[int]:
+        """Numbers of the rows that hold a token of their response: the others' prompts left no room for one."""
+        return np.flatnonzero(np.diff(self.offsets) > self.prompt_lengths).tolist()
+
 
 def render(row: Row, form: Form, tokenizer: Any) -> tuple[str, str]:
     """The text of the prompt and of the response. A chat goes through the tokenizer's own template."""
     if not row.messages:
         return form.template.format(prompt=row.prompt), form.separator + row.response
     turns = [{"role": role, "content": content} for role, content in row.messages]
+    source, fix = tokenizer.name_or_path, "Use prompt and response columns."
     if not tokenizer.chat_template:
-        raise DataError(
-            Problem(
-                "chats need a tokenizer with a chat template",
-                tokenizer.name_or_path,
-                "model.id",
-                "Use prompt and response columns.",
-            )
-        )
-    prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        raise DataError(Problem("chats need a tokenizer with a chat template", source, "model.id", fix))
+    try:
+        prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError as error:  # roles must alternate, a system turn is unknown, ...
+        raise DataError(Problem(f"the chat template must take every chat ({error})", turns, source)) from error
     if not whole.startswith(prompt):
-        raise DataError(
-            Problem("the chat template must extend a prompt when the answer is added", prompt, tokenizer.name_or_path)
-        )
+        raise DataError(Problem("the chat template must extend a prompt when the answer is added", prompt, source, fix))
     return prompt, whole[len(prompt) :].rstrip().removesuffix(tokenizer.eos_token)
 
 
 def tokenize(rows: Sequence[Row], form: Form, tokenizer: Any, cache: Path) -> TokenRows:
     """Token ids of all rows, an end token after each response, so that the model learns to stop. Cached in `cache`.
 
-    A row longer than `max_seq_length` is cut and has no end token; one whose prompt alone is that long is left out.
+    A row longer than `max_seq_length` is cut and has no end token; a prompt is never cut, so a row whose prompt alone
+    is that long is nothing but prompt. Row i of the answer is row i of `rows`.
     """
     key = _key(rows, form, tokenizer)
     return _tokenize_cached(key, cache / "tokens" / f"{key}.npz", _Uncompared((rows, form, tokenizer)))
@@ -111,14 +113,26 @@ class _Uncompared(tuple):  # type: ignore[type-arg]
 
 @lru_cache(maxsize=16)
 def _tokenize_cached(key: str, path: Path, arguments: _Uncompared) -> TokenRows:
-    if path.exists():
-        with np.load(path) as stored:
-            return TokenRows(stored["ids"], stored["offsets"], stored["prompt_lengths"])
+    stored = _load_stored(path)
+    if stored is not None:
+        return stored
     rows, form, tokenizer = arguments
     tokens = _tokenize(rows, form, tokenizer)
     log.info("Tokenised %d rows, %d tokens.", len(tokens), len(tokens.ids))
     _store(tokens, path)
     return tokens
+
+
+def _load_stored(path: Path) -> TokenRows | None:
+    """None where there is no entry, or none that can be read: it is made anew then."""
+    try:
+        with np.load(path) as stored:
+            return TokenRows(stored["ids"], stored["offsets"], stored["prompt_lengths"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("Cached tokens in %s can't be read (%s) and are made anew.", path, error)
+        return None
 
 
 def _key(rows: Sequence[Row], form: Form, tokenizer: Any) -> str:
@@ -129,7 +143,10 @@ def _key(rows: Sequence[Row], form: Form, tokenizer: Any) -> str:
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Equal for tokenizers that give the same ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    content = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    if backend is not None:  # what the last call asked for, no property of the tokenizer
+        content |= {"padding": None, "truncation": None}
+    content = json.dumps(content, sort_keys=True)
     return hashlib.sha256(f"{content}{tokenizer.eos_token}{tokenizer.chat_template}".encode()).hexdigest()[:16]
 
 
@@ -142,20 +159,9 @@ def _tokenize(rows: Sequence[Row], form: Form, tokenizer: Any) -> TokenRows:
         prompts = tokenizer([prompt for prompt, _ in rendered], add_special_tokens=not is_chat)["input_ids"]
         responses = tokenizer([response for _, response in rendered], add_special_tokens=False)["input_ids"]
         for prompt, response in zip(prompts, responses, strict=True):
-            if len(prompt) < form.max_seq_length:
-                sequences.append([*prompt, *response, tokenizer.eos_token_id][: form.max_seq_length])
-                prompt_lengths.append(len(prompt))
-    if len(sequences) < len(rows):
-        log.warning(
-            "%d of %d rows left out: their prompt alone has %d tokens or more.",
-            len(rows) - len(sequences),
-            len(rows),
-            form.max_seq_length,
-        )
-    if not sequences:
-        raise DataError(
-            Problem("no row's prompt is shorter than hparams.max_seq_length", form.max_seq_length, fix="Raise it.")
-        )
+            room = max(0, form.max_seq_length - len(prompt))
+            sequences.append([*prompt, *[*response, tokenizer.eos_token_id][:room]])
+            prompt_lengths.append(len(prompt))
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
     return TokenRows(
         np.concatenate([np.asarray(s, dtype=np.int32) for s in sequences]),
@@ -167,9 +173,12 @@ def _tokenize(rows: Sequence[Row], form: Form, tokenizer: Any) -> TokenRows:
 def _store(tokens: TokenRows, path: Path) -> None:
     """Whole or not at all: jobs that run side by side share the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial.npz")
-    np.savez(partial, ids=tokens.ids, offsets=tokens.offsets, prompt_lengths=tokens.prompt_lengths)
-    partial.replace(path)
+    partial = path.with_suffix(f".{uuid4().hex}.partial.npz")  # containers on one disk share process ids
+    try:
+        np.savez(partial, ids=tokens.ids, offsets=tokens.offsets, prompt_lengths=tokens.prompt_lengths)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def collate(

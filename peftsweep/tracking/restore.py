@@ -36,6 +36,12 @@ class ImportReport:
     skipped: list[Path] = field(default_factory=list)  # had a complete run
     unreadable: list[str] = field(default_factory=list)  # why a result.json could not be used
 
+    def __str__(self) -> str:
+        counts = (
+            f"{len(self.logged)} jobs logged, {len(self.completed)} completed, {len(self.skipped)} were there already"
+        )
+        return "\n".join([counts, *(f"not read: {reason}" for reason in self.unreadable)])
+
 
 def import_jobs(paths: Sequence[Path], *, uri: str | None, experiment: str) -> ImportReport:
     """Log every job under these folders that the store lacks, wholly or in part. Doing it twice changes nothing.

@@ -131,8 +131,9 @@ def default_run_name(method: str, task: str, seed: int) -> str:
 
 
 class MlflowTracker:
-    """Writes to a run that exists. The first failure is warned about, then steps are only kept in memory;
-    at the end of the job everything is tried once more. With strict, failures are raised instead."""
+    """Writes to a run that exists. The first failure is warned about. From a server that is away the job waits for one
+    answer now and one at its end, when all steps, kept in memory, are sent if it is back. With strict, failures are
+    raised instead."""
 
     def __init__(self, store: Store, run_id: str, folder: Path, *, strict: bool = False) -> None:
         self.run_id: str | None = run_id
@@ -140,7 +141,7 @@ class MlflowTracker:
         self._id, self._store, self._folder = run_id, store, folder
         self._buffer: list[Metric] = []
         self._flushed_at_seconds = time.monotonic()
-        self._failure: Exception | None = None
+        self._has_failed = self._is_away = self._was_asked_again = False
         self._monitor: SystemMetricsMonitor | None = None
         self.logged: dict[tuple[str, int], float] = {}  # by metric and step: what the run has, or will have
         self.known_params: set[str] = set()
@@ -148,13 +149,15 @@ class MlflowTracker:
     def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
         self._keep(step, values, unix_seconds)
         is_due = time.monotonic() - self._flushed_at_seconds >= _FLUSH_SECONDS or len(self._buffer) >= _FLUSH_VALUES
-        if is_due and self._failure is None:
+        if is_due and not self._has_failed:
             with self._forgiven():
                 self._flush()
 
     def log_params(self, params: Mapping[str, object]) -> None:
         from mlflow.entities import Param
 
+        if self._is_away:
+            return
         flat = flatten(redact_params(params))
         new = [Param(key, value) for key, value in flat.items() if key not in self.known_params]
         with self._forgiven():
@@ -164,12 +167,16 @@ class MlflowTracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
+        if self._is_away:
+            return
         with self._forgiven():
             self._store.client.log_batch(self._id, tags=[RunTag(key, value) for key, value in _full_tags(tags).items()])
 
     def log_dataset(self, name: str, split: str, source: str, digest: str, rows: int) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        if self._is_away:
+            return
         dataset = Dataset(
             name=name,
             digest=digest[:36],
@@ -182,6 +189,8 @@ class MlflowTracker:
 
     def log_folder(self, folder: Path, *, adapter: bool) -> None:
         client = self._store.client
+        if self._is_gone():
+            return
         with self._forgiven():
             for path in _matching(folder, _TEXT_ARTIFACTS):
                 text = redact(path.read_text(encoding="utf-8", errors="replace"))
@@ -190,12 +199,13 @@ class MlflowTracker:
                 client.log_artifact(self._id, str(path))
 
     def close(self, result: JobResult) -> None:
-        self._stop_watching()
         self._keep(result.steps, {key: value for key, value in result.metrics.items() if not math.isnan(value)})
+        if self._is_gone():
+            return  # not even to stop the watch: MLflow's thread would wait too, and ends by itself
+        self._stop_watching()
         with self._forgiven():
             self._flush()
-        if self._failure is None or not is_unreachable(self._failure):
-            self._end(result)
+        self._end(result)
 
     def watch_system(self) -> None:
         """Log CPU, memory, disk, network and GPU use every few seconds from a thread of MLflow's."""
@@ -211,7 +221,7 @@ class MlflowTracker:
 
     def _end(self, result: JobResult) -> None:
         tags = result_tags(result)
-        if self._failure is None:
+        if not self._has_failed:
             tags[COMPLETE_TAG] = "true"
         self.set_tags(tags)
         with self._forgiven():
@@ -232,6 +242,14 @@ class MlflowTracker:
         self._store.client.log_batch(self._id, metrics=self._buffer)
         self._buffer = []
 
+    def _is_gone(self) -> bool:
+        """At the end of a job: whether a server that was away still is. Asked once, as the answer may take long."""
+        if self._is_away and not self._was_asked_again:
+            self._was_asked_again, self._is_away = True, False
+            with self._forgiven():
+                self._flush()
+        return self._is_away
+
     def _stop_watching(self) -> None:
         if self._monitor is not None:
             self._monitor.finish()  # type: ignore[no-untyped-call]
@@ -245,9 +263,9 @@ class MlflowTracker:
             problem = Problem(f"MLflow must take what a job logs ({brief(error)})", redact_forms(self._store.uri))
             if self.strict:
                 raise TrackingError(problem) from error
-            if self._failure is None:
+            if not self._has_failed:
                 _log.warning("%s The job goes on. %s", problem, _import_advice(self._folder))
-            self._failure = error
+            self._has_failed, self._is_away = True, is_unreachable(error)
 
 
 def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False) -> MlflowTracker:

@@ -66,7 +66,7 @@ def build_countdown_prompts(n_prompts: int, max_new_tokens: int) -> list[list[in
 def decode_in_padded_batches(
     model: nn.Module, eos_token_id: int, prompts: Sequence[Sequence[int]], *, batch_size: int, max_new_tokens: int
 ) -> list[list[int]]:
-    """The reference benchmark's way: batches in order, padded on the left, each running until its longest answer ends."""
+    """The reference benchmark's way: batches in order, left-padded, each running until its longest answer ends."""
     config = GenerationConfig(
         do_sample=False, eos_token_id=eos_token_id, pad_token_id=eos_token_id, max_new_tokens=max_new_tokens
     )
@@ -124,9 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = build_countdown_model(arguments.device)
     prompts = build_countdown_prompts(arguments.prompts, arguments.max_new_tokens)
-    print(
-        f"{arguments.prompts} prompts on {arguments.device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    print(f"{arguments.prompts} prompts on {arguments.device}, torch {torch.__version__}, one process")
     print("batch_size   median  longest   padded s   ours s  ratio  same answers")
     decode_greedily(model, EndToken(EOS), prompts[:4], batch_size=4, max_new_tokens=8)  # first calls cost more
     for batch_size in arguments.batch_sizes:

@@ -2,9 +2,9 @@
 
     python tests/bench/bench_language_loss.py
 
-One layer of SmolLM2's size (hidden 576, vocabulary 49,152), batch 4 of 512 tokens, forward and backward in float32, once
-for LoRA (the head is frozen) and once in full. Memory is what the step adds to weights and batch at its peak: on CUDA
-from the allocator, on the CPU by adding up the profiler's allocations, so that it is the same figure every time.
+One layer of SmolLM2's size (hidden 576, vocabulary 49,152), batch 4 of 512 tokens, forward and backward in float32,
+once for LoRA (the head is frozen) and once in full. Memory is what the step adds to weights and batch at its peak: on
+CUDA from the allocator, on the CPU by adding up the profiler's allocations, so that the figure is the same every time.
 """
 
 from __future__ import annotations
