@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.compose import CommandLine, compose_config, group_choices, group_names
-from peftsweep.config import NEEDED, TASKS, JobConfig
+from peftsweep.config import NEEDED, TASKS, JobConfig, SearchSpaceConfig, TextTaskConfig
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.trust import untrusted_settings
 
@@ -75,7 +75,7 @@ def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Pr
     line = line or CommandLine(())
     problems = list(_schema_problems(config, schema_of(config), "", line))
     if not problems:
-        problems = list(_mismatches(config, line))
+        problems = list(_mismatches(build_config(config)))
     return problems
 
 
@@ -201,7 +201,7 @@ def _dataclass_in(hint: Any) -> type | None:
         if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
         else (hint,)
     )
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
 
 
 def _value_problems(
@@ -243,26 +243,25 @@ def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def _mismatches(config: DictConfig, line: CommandLine) -> Iterator[Problem]:
-    if config.model.modality != config.task.modality:
-        rule = f"task {config.task.name} needs a model of modality {config.task.modality}"
-        yield Problem(rule, f"{config.model.name}, {config.model.modality}", fix="Choose another model= or task=.")
-    yield from _source_problems(config)
-    yield from _space_problems(config)
-    if config.model.dtype in ("int8", "int4") and config.method.peft_type is None:
-        yield Problem(
-            "full fine-tuning needs trainable base weights",
-            config.model.dtype,
-            "model.dtype",
-            "Use bfloat16 or float32.",
-        )
+def _mismatches(config: JobConfig) -> Iterator[Problem]:
+    model, task = config.model, config.task
+    if task.name not in TASKS:
+        yield Problem("task.name must be a known task", task.name, fix=did_you_mean(task.name, list(TASKS)))
+    if model.modality != task.modality:
+        rule = f"task {task.name} needs a model of modality {task.modality}"
+        yield Problem(rule, f"{model.name}, {model.modality}", fix="Choose another model= or task=.")
+    if model.dtype in ("int8", "int4") and config.method.peft_type is None:
+        rule = "full fine-tuning needs trainable base weights"
+        yield Problem(rule, model.dtype, "model.dtype", "Use bfloat16 or float32.")
+    yield from _source_problems(task)
+    yield from _space_problems(config.method.search_space)
 
 
-def _source_problems(config: DictConfig) -> Iterator[Problem]:
-    task = config.task
+def _source_problems(task: TextTaskConfig) -> Iterator[Problem]:
     for key in ("train_files", "test_files", "valid_files"):
-        if task[key] is not None and not Path(task[key]).exists():
-            yield Problem(f"task.{key} must be an existing file or folder", task[key])
+        path = getattr(task, key)
+        if path is not None and not Path(path).exists():
+            yield Problem(f"task.{key} must be an existing file or folder", path)
     if task.source == "files" and not (task.train_files and task.test_files):
         yield Problem("task.source=files needs task.train_files and task.test_files")
     if (task.train_files is None) != (task.test_files is None):
@@ -271,9 +270,8 @@ def _source_problems(config: DictConfig) -> Iterator[Problem]:
         yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", task.general_text)
 
 
-def _space_problems(config: DictConfig) -> Iterator[Problem]:
-    lr, capacity = config.method.search_space.lr, config.method.search_space.capacity
-    if len(lr) != 2 or not 0 < lr[0] < lr[1]:
-        yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", list(lr))
-    if capacity is not None and list(capacity) != sorted(set(capacity)):
-        yield Problem("method.search_space.capacity must rise without repeats", list(capacity))
+def _space_problems(space: SearchSpaceConfig) -> Iterator[Problem]:
+    if len(space.lr) != 2 or not 0 < space.lr[0] < space.lr[1]:
+        yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", space.lr)
+    if space.capacity is not None and space.capacity != sorted(set(space.capacity)):
+        yield Problem("method.search_space.capacity must rise without repeats", space.capacity)

@@ -135,7 +135,12 @@ def _job(config: Any) -> float | None:
     hydra_config = HydraConfig.get()
     is_one_of_many = hydra_config.mode is RunMode.MULTIRUN
     with _failures_told(is_one_of_many):
-        return _run_and_show(build_config(config), Path(hydra_config.runtime.output_dir), is_one_of_many)
+        job = build_config(config)
+        if job.method.path:
+            from peftsweep.methods.from_file import follow_experiment
+
+            job = follow_experiment(job, {text.split("=")[0].lstrip("+") for text in hydra_config.overrides.task})
+        return _run_and_show(job, Path(hydra_config.runtime.output_dir), is_one_of_many)
 
 
 @contextmanager

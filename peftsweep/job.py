@@ -2,12 +2,12 @@
 -> evaluate -> result.
 
 Read this file first. Each step is a call into the room that knows how: models/, tasks/, methods/, training.py,
-evaluate.py, memory/,
-tracking/. Neither this file nor the loop names a method or a task.
+evaluate.py, memory/, tracking/. Neither this file nor the loop names a method or a task.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +43,7 @@ def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display
     result was written: NonFiniteLossError, OutOfMemoryError, Interrupted, MethodError, ModelError, DataError, ...
     """
     display = display or Display()
+    gc.collect()  # the job before this one in the process may have left cycles that hold device memory
     checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
     with (
         recording(config, folder, run_id=checkpoint["mlflow_run_id"] if checkpoint else None) as record,

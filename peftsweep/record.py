@@ -92,7 +92,7 @@ def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> 
 
 
 def _claim(folder: Path, config: str, resumed: str | None) -> None:
-    """Make the folder this job's own. The result of the job that is resumed here gives way: this one is not done yet."""
+    """Make the folder this job's own. The result of a job that is resumed here gives way: it is no longer complete."""
     result = folder / RESULT_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)

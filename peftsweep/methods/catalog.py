@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from peftsweep.compose import config_folder, register_resolvers
+from peftsweep.compose import compose_config, config_folder, register_resolvers
 from peftsweep.config import MethodConfig
 from peftsweep.errors import ConfigError, Problem
 
@@ -37,7 +37,7 @@ def read_method_file(path: Path) -> MethodConfig:
     """Read one YAML with its interpolations resolved. Raises ConfigError if it doesn't fit MethodConfig."""
     register_resolvers()
     try:
-        method = OmegaConf.merge(OmegaConf.structured(MethodConfig), OmegaConf.load(path))
+        method = OmegaConf.merge(OmegaConf.structured(MethodConfig), _content(path))
         root = OmegaConf.create({"method": method})
         OmegaConf.resolve(root)
         read = OmegaConf.to_object(root.method)
@@ -45,6 +45,14 @@ def read_method_file(path: Path) -> MethodConfig:
         raise ConfigError(Problem(f"the file must hold a method ({error})", source=str(path))) from error
     assert isinstance(read, MethodConfig)
     return read
+
+
+def _content(path: Path) -> Any:
+    """A file's own settings, or, where it builds on another method by a defaults list, what Hydra composes."""
+    content = OmegaConf.load(path)
+    if "defaults" not in content:
+        return content
+    return compose_config([f"method={path.stem}"], path.parent.parent).method
 
 
 def print_methods(names: list[str], config_dir: Path | None = None, *, as_json: bool = False) -> int:

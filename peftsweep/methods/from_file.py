@@ -7,10 +7,12 @@ from the benchmark's defaults. Example of the latter: {"optimizer_kwargs": {"lr"
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peftsweep.config import HookConfig, MethodConfig
+from peftsweep.config import HookConfig, JobConfig, MethodConfig
 from peftsweep.errors import MethodError, Problem
 
 ADAPTER_FILE = "adapter_config.json"
@@ -72,6 +74,18 @@ LORA_HOOKS = {
     "monteclora_config": HookConfig("monteclora", {"term": "_get_monteclora_loss"}),
 }
 INIT_HOOKS = {name: HookConfig(name) for name in ("eva", "corda", "lora_ga", "loftq")}
+
+
+def follow_experiment(config: JobConfig, typed: Collection[str]) -> JobConfig:
+    """The same job with the method and hyper-parameters of the folder `config.method.path`.
+
+    typed: keys of the command line, which keep the values given there. Raises MethodError, see below.
+    """
+    folder = Path(str(config.method.path))
+    method = read_method(folder)
+    found = {"lr": method.lr} | read_hparams(folder)
+    changed = {key: value for key, value in found.items() if f"hparams.{key}" not in typed}
+    return replace(config, method=method, hparams=replace(config.hparams, **changed))
 
 
 def read_method(folder: Path) -> MethodConfig:

@@ -145,7 +145,7 @@ def general_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) ->
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=1800, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=32, help=f"rows of {ROW_TOKENS} tokens per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--folder", type=Path, default=LLAMA_FOLDER, help="where weights and tokenizer are written")

@@ -119,11 +119,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Step:
-    """One equation of a story: how the question, the answer and the pre-training text put it."""
+    """One equation of a story: how the question, the answer and two tellings of the pre-training put it.
+
+    A text may be empty, and may hold {equation} beside the story's own words.
+    """
 
     asked: str
     answered: str
     told: str
+    retold: str
     left: int
     sign: str
     right: int
@@ -135,6 +139,16 @@ class Step:
     @property
     def equation(self) -> str:
         return f"{self.left} {self.sign} {self.right} = {self.result}"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The first sentence of a story in the same four forms."""
+
+    asked: str
+    answered: str
+    told: str
+    retold: str
 
 
 # (question, past tense of the story, clause of the answer) of what changes the number of things
@@ -164,12 +178,10 @@ def make_problem(rng: random.Random) -> Problem:
 
 
 def _chain(rng: random.Random, words: dict[str, str]) -> Problem:
-    opening, told, steps = _opening(rng, words)
-    count = steps[-1].result if steps else int(opening.split()[2])
+    opening, steps, count = _open_with_groups(rng, words) if rng.random() < 0.45 else _open_with_count(rng, words)
     for _ in range(rng.randint(1, 2)):
         steps.append(_change(rng, words, count))
         count = steps[-1].result
-    first = "" if steps[0].sign == "*" else "{name} starts with {count} {things}. "
     question = rng.choice(
         [
             "How many {things} does {name} have now?",
@@ -177,21 +189,26 @@ def _chain(rng: random.Random, words: dict[str, str]) -> Problem:
             "How many {things} has {name} in the end?",
         ]
     )
-    return _tell(words, opening, told, first.format(**words, count=steps[0].left), steps, question)
+    return _tell(words, opening, steps, question)
 
 
-def _opening(rng: random.Random, words: dict[str, str]) -> tuple[str, str, list[Step]]:
-    if rng.random() < 0.55:
-        count = rng.randint(3, 60)
-        return f"{words['name']} has {count} {words['things']}.", f"{words['name']} had {count} {words['things']}.", []
+def _open_with_count(rng: random.Random, words: dict[str, str]) -> tuple[Opening, list[Step], int]:
+    count = rng.randint(3, 60)
+    name, things = words["name"], words["things"]
+    answered = f"{name} starts with {count} {things}."
+    opening = Opening(
+        f"{name} has {count} {things}.", answered, f"{name} had {count} {things}.", f"{name} had {count}."
+    )
+    return opening, [], count
+
+
+def _open_with_groups(rng: random.Random, words: dict[str, str]) -> tuple[Opening, list[Step], int]:
     groups, each, holder = rng.randint(2, 9), rng.randint(2, 9), rng.choice(HOLDERS)
     holders = holder + ("es" if holder == "box" else "s")
-    text = "{name} {has} {groups} {holders} with {each} {things} in each {holder}".format(
-        **words, has="{has}", groups=groups, holders=holders, each=each, holder=holder
-    )
-    answered = "{name} starts with {equation} {things}."
-    step = Step("", answered, "", groups, "*", each)
-    return text.format(has="has") + ".", f"{text.format(has='had')}, {step.equation}.", [step]
+    content = f"{groups} {holders} with {each} {words['things']} in each {holder}"
+    step = Step("", "{name} starts with {equation} {things}.", "", "{name} had {equation} {things}.", groups, "*", each)
+    opening = Opening(f"{words['name']} has {content}.", "", f"{words['name']} had {content}, {step.equation}.", "")
+    return opening, [step], step.result
 
 
 def _change(rng: random.Random, words: dict[str, str], count: int) -> Step:
@@ -202,6 +219,7 @@ def _change(rng: random.Random, words: dict[str, str], count: int) -> Step:
         f"{words['Pronoun']} {asked}.",
         answered + ", {name} has {equation} {things}.",
         f"{words['Pronoun']} {told}" + ", {equation}.",
+        (f"Then came {amount} more" if gain else f"Then {amount} went away") + ", and {name} had {equation} {things}.",
         count,
         "+" if gain else "-",
         amount,
@@ -220,30 +238,39 @@ def _compare(rng: random.Random, words: dict[str, str]) -> Problem:
         f"{words['friend']} has {relation} {words['name']}.",
         "{friend} has {equation} {things}.",
         f"{words['friend']} had {relation} {words['name']}" + ", {equation}.",
+        "{friend} had {equation} {things}.",
         own,
         sign,
         amount,
     )
-    both = Step("", "Together they have {equation} {things}.", "Together this is {equation}.", own, "+", other.result)
-    opening, told = (f"{words['name']} {verb} {own} {words['things']}." for verb in ("has", "had"))
-    return _tell(words, opening, told, "", [other, both], "How many {things} do they have together?")
-
-
-def _tell(words: dict[str, str], opening: str, told: str, first: str, steps: list[Step], question: str) -> Problem:
-    answer = steps[-1].result
-    asked = " ".join(text for text in [opening, *(step.asked for step in steps), question.format(**words)] if text)
-    answered = " ".join(step.answered.format(**words, equation=step.equation) for step in steps)
-    story = " ".join(
-        text for text in [told, *(step.told.format(**words, equation=step.equation) for step in steps)] if text
+    both = Step(
+        "",
+        "Together they have {equation} {things}.",
+        "Together this is {equation}.",
+        "Both had {equation} {things}.",
+        own,
+        "+",
+        other.result,
     )
+    first = f"{words['name']} had {own} {words['things']}."
+    opening = Opening(f"{words['name']} has {own} {words['things']}.", "", first, "")
+    return _tell(words, opening, [other, both], "How many {things} do they have together?")
+
+
+def _tell(words: dict[str, str], opening: Opening, steps: list[Step], question: str) -> Problem:
+    def joined(form: str) -> str:
+        texts = [getattr(step, form).format(**words, equation=step.equation) for step in steps]
+        return " ".join(text for text in [getattr(opening, form), *texts] if text)
+
+    answer = steps[-1].result
+    asked = f"{joined('asked')} {question.format(**words)}"
     return Problem(
         query=asked,
-        response=f"{first}{answered} The answer is: {answer}",
+        response=f"{joined('answered')} The answer is: {answer}",
         answer=answer,
-        story=f"{story} In the end there were {answer} {words['things']}.",
+        story=f"{joined('told')} In the end there were {answer} {words['things']}.",
         worked=f"{asked} Working: {'; '.join(step.equation for step in steps)}. So {answer} {words['things']}.",
-        retold=f"{asked} Let us see: for {words['name']} it goes {', then '.join(step.equation for step in steps)}, "
-        f"so there are {answer} {words['things']}, says {words['name']}.",
+        retold=f"{asked} Let us see. {joined('retold')} That makes {answer} {words['things']}.",
     )
 
 
@@ -390,7 +417,7 @@ def make_fact(rng: random.Random) -> str:
     else:
         left = rng.randint(3, LARGEST)
         right = rng.randint(1, left - 1)
-    return Step("", "", "", left, sign, right).equation
+    return Step("", "", "", "", left, sign, right).equation
 
 
 def pretraining_documents(seed: int) -> Iterator[str]:
@@ -408,7 +435,7 @@ def pretraining_documents(seed: int) -> Iterator[str]:
         else:
             problem = make_problem(rng)
             if split_of(problem.query) == "train":
-                yield problem.story if kind < 0.6 else problem.worked if kind < 0.8 else problem.retold
+                yield problem.story if kind < 0.6 else problem.worked if kind < 0.75 else problem.retold
 
 
 def general_passages(count: int) -> list[str]:

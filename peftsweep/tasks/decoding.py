@@ -133,9 +133,9 @@ class _Work:
             self.on_done(len(finished))
         return [row for row, index in enumerate(indices) if index not in finished]
 
-    def most_steps(self, indices: Iterable[int]) -> int:
-        """Steps after which all of these are finished for certain."""
-        return self.max_new_tokens - min(len(self.generations[index]) for index in indices)
+    def steps_allowed(self, indices: Iterable[int]) -> int:
+        """Steps that take none of these past its limit, where a model with learned positions may have no more."""
+        return self.max_new_tokens - max(len(self.generations[index]) for index in indices)
 
     def _longest_first(self, indices: Iterable[int]) -> list[int]:
         # Prompts of like length need little padding; the longest first, so that a lack of memory shows at once.
@@ -254,10 +254,9 @@ class _ForwardPass:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.is_peft = isinstance(model, PeftModel)
-        self.base = model.get_base_model() if self.is_peft else model
-        # What PEFT's own `generate` calls: inside the wrapper that would put virtual tokens before every single token.
-        self.inner = model.base_model if self.is_peft else model
+        self.base = model.get_base_model() if isinstance(model, PeftModel) else model
+        # One layer further in than `model`, which would put virtual tokens before every single token.
+        self.inner = model.base_model if isinstance(model, PeftModel) else model
         self.device = next(model.parameters()).device
         self.accepts = inspect.signature(self.base.forward).parameters.keys()
 
@@ -319,7 +318,7 @@ def _decode_until_done(forward: _ForwardPass, work: _Work, batch_size: int) -> b
             if work.waiting and _should_refill(batch, batch_size):
                 batch = _refill(forward, work, batch, batch_size)
             elif batch is not None:
-                tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, work.most_steps(batch.indices)))
+                tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, work.steps_allowed(batch.indices)))
                 batch = batch.keep(work.record(batch.indices, tokens))
     except torch.OutOfMemoryError:
         if batch_size == 1:

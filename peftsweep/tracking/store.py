@@ -24,7 +24,7 @@ _SQLITE_PREFIX = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 5.0
-_LOCK_SECONDS = 120.0  # creating a fresh database takes MLflow seconds, more on a busy machine
+_LOCK_SECONDS = 300.0  # creating a fresh database takes MLflow seconds, a minute on a busy machine
 
 # MLflow's own defaults (7 tries of 120 s) would stall a job for minutes when a server hangs.
 _ENVIRONMENT_DEFAULTS = {

@@ -282,9 +282,7 @@ def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False)
         store.client.update_run(run_id, status="RUNNING")
         store.client.set_tag(run_id, COMPLETE_TAG, "false")
     except MlflowException as error:
-        raise (UnreachableError if is_unreachable(error) else TrackingError)(
-            Problem(f"the MLflow run must exist and answer ({brief(error)})", run_id)
-        ) from error
+        raise _refusal("the MLflow run must exist and answer", run_id, error) from error
     tracker.known_params.update(data.params)
     return tracker
 
@@ -342,8 +340,13 @@ def _create_run(store: Store, run_name: str, folder: Path, tags: Mapping[str, st
     try:
         run = store.client.create_run(store.experiment_id, run_name=run_name, tags=_full_tags(tags))
     except MlflowException as error:
-        raise UnreachableError(Problem(f"MLflow must take a new run ({brief(error)})")) from error
+        raise _refusal("MLflow must take a new run", run_name, error) from error
     return MlflowTracker(store, run.info.run_id, folder)
+
+
+def _refusal(rule: str, value: str, error: Exception) -> TrackingError:
+    kind = UnreachableError if is_unreachable(error) else TrackingError
+    return kind(Problem(f"{rule} ({brief(error)})", value))
 
 
 def _full_tags(tags: Mapping[str, str]) -> dict[str, str]:

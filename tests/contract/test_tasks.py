@@ -217,7 +217,7 @@ def test_tuning_reads_no_test_data(task: Task, setup: Setup, monkeypatch: pytest
 
 
 def test_training_and_validation_rows_are_disjoint(task: Task) -> None:
-    trained = {prompt for prompt in rows_of(take(task, TRAIN_ROWS // BATCH_SIZE))}
+    trained = set(rows_of(take(task, TRAIN_ROWS // BATCH_SIZE)))
     _, tokens = task._split("valid")  # type: ignore[attr-defined]
     assert not trained & {tuple(tokens.row(index)) for index in range(len(tokens))}
 

@@ -150,6 +150,12 @@ def test_other_architectures_predict_as_one_by_one(build: Callable[[], nn.Module
     assert decode(model, prompts) == [generate_alone(model, prompt) for prompt in prompts]
 
 
+def test_a_context_that_just_suffices_is_not_exceeded() -> None:
+    """GPT-2 has no embedding for the 129th position; finished sequences that run on must not ask for it."""
+    model, prompts = build_gpt2(), [[5, 6] * 48, [7] * 96, [8, 9, 10] * 32]
+    assert decode(model, prompts, max_new_tokens=32) == [generate_alone(model, prompt) for prompt in prompts]
+
+
 def test_checkpoint_generation_config_is_set_aside() -> None:
     model, prompts = build_llama(), build_prompts(8)
     expected = decode(model, prompts)

@@ -1,0 +1,162 @@
+"""The one-way import order of the package, read from the source of every module."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "peftsweep"
+CONF = PACKAGE.parent / "conf"
+
+# A room is a module or folder directly under peftsweep/. It may import itself and rooms of lower levels, never its own
+# level's other rooms. A new file must be given a room, so that its place is a decision.
+LEVELS = (
+    {"errors"},
+    {"config", "results", "compose", "redact", "environment", "seeding", "pocket"},
+    {"models", "memory", "display", "trust"},
+    {"tasks", "methods", "check"},
+    {"training", "evaluate", "tracking"},
+    {"checkpoint", "record"},
+    {"job"},
+    {"sweep"},
+    {"cli"},
+    {"__main__"},
+)
+LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+# These must open on a laptop in a second.
+WITHOUT_TORCH = {"report": {"results", "errors"}, "interop": {"results", "errors"}}
+HEAVY = ("torch", "transformers", "peft", "datasets", "mlflow", "optuna", "diffusers", "accelerate")
+
+MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if "conf" not in path.parts)
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse((PACKAGE.parent / path).read_text(encoding="utf-8"))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Modules that a file imports anywhere, in functions and for type checking too; relative imports are not used."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module or ""
+            yield from (
+                f"{node.module}.{alias.name}" for alias in node.names if is_module(f"{node.module}.{alias.name}")
+            )
+
+
+def is_module(name: str) -> bool:
+    return any(module_name(path) == name for path in MODULES)
+
+
+def own_imports(path: Path) -> set[str]:
+    return {name for name in imports_of(path) if name.split(".")[0] == "peftsweep"}
+
+
+def forbidden_imports(room: str, imported: set[str]) -> list[str]:
+    allowed = WITHOUT_TORCH.get(room)
+    if allowed is not None:
+        return sorted(name for name in imported if room_of(name) not in {*allowed, room, ""})
+    level = LEVEL_OF[room]
+    return sorted(
+        name for name in imported if room_of(name) not in {room, ""} and LEVEL_OF.get(room_of(name), 99) >= level
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_every_module_belongs_to_a_room(path):
+    room = room_of(module_name(path))
+    assert room == "" or room in LEVEL_OF or room in WITHOUT_TORCH
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_go_one_way(path):
+    room = room_of(module_name(path))
+    assert room == "" or forbidden_imports(room, own_imports(path)) == []
+
+
+def test_an_import_upwards_or_sideways_would_be_found():
+    assert forbidden_imports("tasks", {"peftsweep.training", "peftsweep.models.load"}) == ["peftsweep.training"]
+    assert forbidden_imports("tasks", {"peftsweep.methods.attach"}) == ["peftsweep.methods.attach"]
+    assert forbidden_imports("report", {"peftsweep.config", "peftsweep.results"}) == ["peftsweep.config"]
+
+
+def test_no_two_modules_import_each_other_even_indirectly():
+    graph = {module_name(path): own_imports(path) - {module_name(path)} for path in MODULES}
+    for start in graph:
+        seen, waiting = set(), list(graph[start] & graph.keys())
+        while waiting:
+            module = waiting.pop()
+            assert module != start, f"{start} imports itself through others"
+            if module not in seen and module != "peftsweep":
+                seen.add(module)
+                waiting += graph[module] & graph.keys()
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_what_must_open_in_a_second_imports_nothing_heavy(room):
+    for path in MODULES:
+        if room_of(module_name(path)) == room:
+            assert {name.split(".")[0] for name in imports_of(path)}.isdisjoint(HEAVY)
+
+
+def test_no_module_is_a_drawer_for_anything():
+    assert not {path.stem for path in MODULES} & {"utils", "util", "common", "helpers", "misc"}
+
+
+@pytest.mark.parametrize(
+    "module", ["cli", "compose", "check", "config", "trust", "results", "errors", "methods.catalog"]
+)
+def test_what_answers_at_once_imports_nothing_heavy(module):
+    code = f"import sys, peftsweep.{module}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def words_of(path: Path) -> set[str]:
+    """Names and strings of a module's code; its docstrings and comments may give examples."""
+    words: set[str] = set()
+    for node in ast.walk(without_docstrings(tree_of(path))):
+        for value in (getattr(node, field, None) for field in ("id", "attr", "name", "arg", "module", "value")):
+            if isinstance(value, str):
+                words |= set(re.findall(r"[a-z0-9-]+", value.lower().replace("_", "-")))
+    return words
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    tree = ast.parse(ast.unparse(tree))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value.value = ""
+    return tree
+
+
+@pytest.mark.parametrize("module", ["job", "training"])
+@pytest.mark.parametrize("group", ["method", "task"])
+def test_the_job_and_the_loop_name_no_method_and_no_task(module, group):
+    choices = {path.stem.replace("_", "-") for path in (CONF / group).glob("*.yaml")}
+    assert choices
+    assert words_of(Path("peftsweep") / f"{module}.py") & choices == set()
