@@ -73,10 +73,12 @@ def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]
 def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Problem]:
     """Problems of a composed configuration: unknown keys, types, bounds, and what doesn't go together."""
     line = line or CommandLine(())
-    problems = list(_schema_problems(config, schema_of(config), "", line))
-    if not problems:
-        problems = list(_mismatches(build_config(config)))
-    return problems
+    name = str(OmegaConf.select(config, "task.name"))
+    if name not in TASKS:
+        return [
+            Problem("task.name must be a known task", name, line.source("task.name"), did_you_mean(name, list(TASKS)))
+        ]
+    return list(_schema_problems(config, schema_of(config), "", line)) or list(_mismatches(build_config(config)))
 
 
 def schema_of(config: DictConfig) -> type:
@@ -245,8 +247,6 @@ def _plain(value: Any) -> Any:
 
 def _mismatches(config: JobConfig) -> Iterator[Problem]:
     model, task = config.model, config.task
-    if task.name not in TASKS:
-        yield Problem("task.name must be a known task", task.name, fix=did_you_mean(task.name, list(TASKS)))
     if model.modality != task.modality:
         rule = f"task {task.name} needs a model of modality {task.modality}"
         yield Problem(rule, f"{model.name}, {model.modality}", fix="Choose another model= or task=.")

@@ -205,8 +205,9 @@ def _import(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from peftsweep.tracking import import_jobs
 
-    print(import_jobs(options.paths, uri=options.uri, experiment=options.experiment))
-    return 0
+    report = import_jobs(options.paths, uri=options.uri, experiment=options.experiment)
+    print(report)
+    return 1 if report.unreadable else 0
 
 
 def _ui(arguments: list[str]) -> int:

@@ -24,7 +24,7 @@ import yaml
 from peftsweep.config import JobConfig
 from peftsweep.environment import describe_environment
 from peftsweep.errors import Interrupted, OutOfMemoryError, OutputError, PeftsweepError, Problem
-from peftsweep.redact import redact
+from peftsweep.redact import redact_params
 from peftsweep.results import RESULT_FILE, JobResult, Stage, Status, save_result
 from peftsweep.tasks.base import DatasetInfo
 from peftsweep.tracking import NoTracker, Tracker, default_run_name, open_tracker
@@ -60,6 +60,7 @@ class JobRecord:
 
     def log_datasets(self, datasets: list[DatasetInfo]) -> None:
         for info in datasets:
+            self.result.datasets.append(dataclasses.asdict(info))
             self.tracker.log_dataset(info.name, info.split, info.source, info.digest, info.rows)
 
     def write_items(self, items: list[dict[str, Any]], name: str = PREDICTIONS_FILE) -> None:
@@ -76,8 +77,8 @@ def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> 
     exception goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job that is
     not the one to resume.
     """
-    content = dataclasses.asdict(config)
-    _claim(folder, redact(yaml.safe_dump(content, sort_keys=False)), config.resume)
+    content = redact_params(dataclasses.asdict(config))
+    _claim(folder, yaml.safe_dump(content, sort_keys=False), config.resume)
     result = _new_result(config)
     result.config = content
     record = JobRecord(folder, result, _open_tracker(config, folder, result, run_id))

@@ -133,6 +133,7 @@ class JobResult:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95%, by metric
     task_version: int = 1
     test_items: str | None = None  # fingerprint of the test items, in order: equal means the same questions
+    datasets: list[dict[str, Any]] = field(default_factory=list)  # name, split, source, digest, rows of each split read
     model_revision: str | None = None  # commit of the hub repository, or fingerprint of the local weights
     steps: int = 0  # optimizer steps done
     generation_config: dict[str, Any] = field(default_factory=dict)  # effective, of the evaluation

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
 EMBEDDED_FOLDERS = {"pocket-llama": LLAMA_FOLDER}
 QUANTISED = ("int8", "int4")
+# Whose exceptions are about the model or the way to it; huggingface_hub has used requests, httpx and httpx2.
+LIBRARIES = ("safetensors", "huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
 # What a fingerprint reads of a weight file: all of it up to this size, else a sample of each MiB.
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
@@ -181,13 +183,7 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(_diagnose(spec, error)) from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] in (
-            "safetensors",
-            "safetensors_rust",
-            "huggingface_hub",
-            "httpx",
-            "requests",
-        ):
+        if type(error).__module__.startswith(LIBRARIES):
             raise ModelError(_diagnose(spec, error)) from error
         raise
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from peft import PeftModel
@@ -174,20 +174,21 @@ class _Batch:
             return None
         selected = torch.tensor(rows, device=self.last_token.device)
         mask = self.attention_mask[selected]
-        if _is_roomy(self.cache):
+        layers = _roomy_layers(self.cache)
+        if layers:
             n_unused = int(mask.any(dim=0).int().argmax())
             mask = mask[:, n_unused:]
-            for layer in self.cache.layers:
+            for layer in layers:
                 layer.hold(layer.keys[selected, :, n_unused:], layer.values[selected, :, n_unused:])
-        else:
-            self.cache.reorder_cache(selected)  # selects rows in every kind of layer, unlike `batch_select_indices`
+        else:  # `reorder_cache` selects rows in every kind of layer, `batch_select_indices` in some
+            self.cache.reorder_cache(cast("torch.LongTensor", selected))
         indices = [self.indices[row] for row in rows]
         return _Batch(indices, self.last_token[selected], self.position[selected], mask, self.cache)
 
     def join(self, other: _Batch) -> _Batch:
         """Both batches' rows; the shorter cache is padded on the left, where the mask hides it."""
         length = max(self.attention_mask.shape[1], other.attention_mask.shape[1])
-        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+        for mine, theirs in zip(_roomy_layers(self.cache), _roomy_layers(other.cache), strict=True):
             mine.hold(
                 torch.cat([_pad_left(mine.keys, length), _pad_left(theirs.keys, length)]),
                 torch.cat([_pad_left(mine.values, length), _pad_left(theirs.values, length)]),
@@ -212,10 +213,13 @@ def _pad_left(states: Tensor, length: int) -> Tensor:
 class _RoomyLayer(DynamicLayer):
     """A layer of the cache with room for tokens to come; `DynamicLayer` copies all of itself for each new token."""
 
-    def __init__(self, layer: DynamicLayer) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.is_initialized = True
-        self.hold(layer.keys, layer.values)
+        self.hold(keys, values)
 
     def hold(self, keys: Tensor, values: Tensor) -> None:
         """Replace the contents, (b, heads, k, d) each. Room is made at the next token."""
@@ -240,21 +244,27 @@ def _with_room(cache: Cache) -> Cache:
 
     A sliding window or a recurrent state stays as it is: their sequences can leave a batch, but none can join it.
     """
-    if isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [_RoomyLayer(layer) for layer in cache.layers]
+    roomy = [
+        _RoomyLayer(layer.keys, layer.values)
+        for layer in cache.layers
+        if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None
+    ]
+    if isinstance(cache, DynamicCache) and len(roomy) == len(cache.layers):
+        cache.layers = list(roomy)
     return cache
 
 
-def _is_roomy(cache: Cache) -> bool:
-    return all(isinstance(layer, _RoomyLayer) for layer in cache.layers)
+def _roomy_layers(cache: Cache) -> list[_RoomyLayer]:
+    """All layers of a roomy cache, none of any other."""
+    return [layer for layer in cache.layers if isinstance(layer, _RoomyLayer)]
 
 
 class _ForwardPass:
     """Runs a model, whatever wraps it, one token a sequence further."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.base = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.model: Any = model  # transformers' methods, which PEFT's wrappers offer without sharing a class
+        self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         # One layer further in than `model`, which would put virtual tokens before every single token.
         self.inner = model.base_model if isinstance(model, PeftModel) else model
         self.device = next(model.parameters()).device
@@ -332,7 +342,7 @@ def _should_refill(batch: _Batch | None, batch_size: int) -> bool:
     if batch is None:
         return True
     n_free = batch_size - len(batch.indices)
-    return n_free >= max(1, REFILL_SHARE * batch_size) and _is_roomy(batch.cache)
+    return n_free >= max(1, REFILL_SHARE * batch_size) and bool(_roomy_layers(batch.cache))
 
 
 def _refill(forward: _ForwardPass, work: _Work, batch: _Batch | None, batch_size: int) -> _Batch | None:

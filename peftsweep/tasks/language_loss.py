@@ -11,12 +11,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 IGNORED_LABEL = -100
 SLICE_LOGITS_BYTES = 64 * 2**20  # float32 logits of one slice: small beside a model, large enough to keep a GPU busy
@@ -150,10 +152,10 @@ def _slice_tokens(n_tokens: int, vocabulary_size: int) -> int:
     return math.ceil(n_tokens / n_slices)
 
 
-def _base_model(model: nn.Module) -> nn.Module:
+def _base_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside torch.compile's and PEFT's wrappers: the one that owns the head."""
     model = getattr(model, "_orig_mod", model)
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast("PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,10 @@ def _zero_loss(logits: Tensor, labels: Tensor, vocab_size: int, **kwargs: object
 
 
 @contextmanager
-def _own_loss_silenced(base: nn.Module, *, without_head: bool) -> Iterator[None]:
+def _own_loss_silenced(base: PreTrainedModel, *, without_head: bool) -> Iterator[None]:
     """Have the model compute 0 as its loss: given labels, a method then adds its auxiliary term to nothing else."""
     head = base.get_output_embeddings()
-    had_own = "_loss_function" in vars(base)
-    loss_function = vars(base).get("_loss_function")
+    own_loss = {name: value for name, value in vars(base).items() if name == "_loss_function"}
     base.loss_function = _zero_loss
     if without_head:
         base.set_output_embeddings(_NO_HEAD)
@@ -195,10 +196,8 @@ def _own_loss_silenced(base: nn.Module, *, without_head: bool) -> Iterator[None]
     finally:
         if without_head:
             base.set_output_embeddings(head)
-        if had_own:
-            base._loss_function = loss_function
-        else:
-            del base._loss_function
+        del base._loss_function
+        vars(base).update(own_loss)
 
 
 def _probe_batch(head: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:

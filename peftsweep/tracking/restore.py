@@ -116,7 +116,7 @@ def _replay(tracker: MlflowTracker, folder: Path, result: JobResult) -> None:
     """Make the calls that the job made, from what it left behind."""
     started = start_seconds(result)
     tracker.log_params(result.config)
-    for dataset in getattr(result, "datasets", []):
+    for dataset in result.datasets:
         tracker.log_dataset(**dataset)
     for row in _history(folder / HISTORY_FILE):
         step, unix_seconds = int(row.pop("step")), row.pop("unix_seconds", started)

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from peftsweep.methods.attach import AttachedMethod, attach_method, calibration_batches_wanted
 from peftsweep.methods.catalog import NOT_SWEPT, method_files, read_method_file
@@ -20,6 +20,7 @@ from peftsweep.pocket import LLAMA_FOLDER
 
 METHODS = method_files()
 NEEDS_CUDA = {"loftq": "LoftQ quantises the base weights with bitsandbytes on a GPU"}
+VOCABULARY = AutoConfig.from_pretrained(LLAMA_FOLDER).vocab_size
 STEPS = 2
 
 
@@ -67,7 +68,7 @@ def trained(request: pytest.FixtureRequest, base: nn.Module, tokenizer: Any) -> 
 
 def random_batch(seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(20, 1000, (4, 32), generator=generator)
+    ids = torch.randint(20, VOCABULARY, (4, 32), generator=generator)
     mask = torch.ones_like(ids)
     mask[0, 24:] = 0
     labels = ids.masked_fill(mask == 0, -100)
@@ -126,7 +127,8 @@ def test_a_saved_adapter_gives_the_same_logits_on_a_fresh_base(
         loaded = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path))
     else:
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    torch.testing.assert_close(logits_of(loaded), logits_of(trained.attached.model), atol=1e-5, rtol=0)
+    # rtol: CorDA and LoRA-GA are saved as a difference of two adapters, which rounds in float32.
+    torch.testing.assert_close(logits_of(loaded), logits_of(trained.attached.model), atol=1e-5, rtol=1e-5)
 
 
 def test_a_saved_adapter_holds_safetensors_only(trained: Trained, tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def outcome(job: Job) -> dict[str, Tensor]:
 
 
 def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
+    shared = first.keys() & second.keys()
+    return [*(first.keys() ^ second.keys()), *(name for name in shared if not torch.equal(first[name], second[name]))]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -201,6 +201,16 @@ def test_under_autocast_the_fused_loss_is_the_plain_loss() -> None:
         assert (fused[name] - gradient).norm() <= 0.02 * gradient.norm(), name
 
 
+def test_under_autocast_states_and_weight_may_differ_in_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states, weight = torch.randn(9, 8, generator=generator).bfloat16(), torch.randn(50, 8, generator=generator)
+    targets = torch.arange(9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = nn.functional.cross_entropy(nn.functional.linear(states, weight).float(), targets, reduction="sum")
+        found = language_loss.linear_cross_entropy_sum(states, weight, None, targets)
+    torch.testing.assert_close(found, expected, rtol=5e-3, atol=0)
+
+
 def test_under_gradient_checkpointing_gradients_are_the_same() -> None:
     model = build_model("lora").train()
     expected = gradients_of(model, language_model_loss(model, *build_batch()))

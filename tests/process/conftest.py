@@ -1,0 +1,106 @@
+"""Real command lines in folders of their own. Deadlines end a test that hangs; they measure nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peftsweep.pocket import LLAMA_FOLDER
+
+DEADLINE_SECONDS = 600.0
+
+
+class CommandLine:
+    """`python -m peftsweep` with a current folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "1000"}
+        self.environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | threads
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "peftsweep", *arguments]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, **streams)
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """What it prints. Fails unless it ends with `code`."""
+        process = self.start(*arguments)
+        printed = process.communicate(timeout=DEADLINE_SECONDS)[0]
+        assert process.returncode == code, printed
+        return printed
+
+    def stop(self, signal_number: int, *arguments: str, job: str, after_step: int) -> tuple[int, str]:
+        """Start a job, send it a signal once it has trained so far; its exit code and what it printed."""
+        process = self.start(*arguments)
+        self._wait(lambda: any(entry["step"] >= after_step for entry in self.history(job)), process)
+        process.send_signal(signal_number)
+        printed = process.communicate(timeout=DEADLINE_SECONDS)[0]
+        return process.returncode, printed
+
+    @staticmethod
+    def _wait(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+        """Poll until something is so. Fails if the process ends before, with what it printed."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not is_true():
+            assert process.poll() is None, f"the process ended too soon: {process.communicate()[0]}"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def result(self, job: str) -> dict:
+        return json.loads((self.folder / job / "result.json").read_text())
+
+    def history(self, job: str) -> list[dict]:
+        """Whole lines of history.jsonl, also while it is being written."""
+        path = self.folder / job / "history.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@pytest.fixture(scope="session")
+def command_line() -> type[CommandLine]:
+    """Called with a folder: command lines in it."""
+    return CommandLine
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of two narrow layers that speaks the embedded model's tokens."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+
+    folder = tmp_path_factory.mktemp("model")
+    vocabulary = json.loads((LLAMA_FOLDER / "config.json").read_text())["vocab_size"]
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    set_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **shape)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(LLAMA_FOLDER).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_job(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings of a job on that model: 24 rows, dropout on, so that a resume has a random state to restore."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [{"query": f"What is {n} + 1?", "response": f"The answer is: {n + 1}"} for n in range(32)]
+    for name, part in (("train", rows[:24]), ("test", rows[24:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return [
+        "model=hf",
+        f"model.id={tiny_model}",
+        "model.dtype=float32",
+        "device=cpu",
+        f"task.train_files={folder}/train.jsonl",
+        f"task.test_files={folder}/test.jsonl",
+        "task.max_new_tokens=4",
+        "task.general_rows=4",
+        "hparams=metamath-pocket",
+        "hparams.batch_size=2",
+        "method=lora",
+        "+method.peft.lora_dropout=0.2",
+        "tracking=none",
+    ]
