@@ -105,7 +105,7 @@ def _optimizer_step(
     _refuse_non_finite("loss", loss, state.step + 1)
     norm = _clip(model, settings.max_grad_norm)
     _refuse_non_finite("gradient norm", norm, state.step + 1)
-    lr = state.scheduler.get_last_lr()[0]
+    lr = float(state.scheduler.get_last_lr()[0])
     state.optimizer.step()
     state.scheduler.step()
     state.step += 1

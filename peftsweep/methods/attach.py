@@ -23,7 +23,17 @@ from peftsweep.methods.hooks import Batch, MethodHook, Site, build_hook
 from peftsweep.methods.targets import architecture_of, with_targets
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
-PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError, AssertionError, ImportError, IndexError)
+PEFT_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    AssertionError,
+    ImportError,
+    IndexError,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,9 @@ class AttachedMethod:
         """Trainable and total parameters; 4-bit weights count unpacked, as peft counts them."""
         if isinstance(self.model, PeftModel):
             return self.model.get_nb_trainable_parameters()
-        return sum(w.numel() for w in self.trainable_parameters().values()), sum(w.numel() for w in self.model.parameters())
+        return sum(w.numel() for w in self.trainable_parameters().values()), sum(
+            w.numel() for w in self.model.parameters()
+        )
 
     def save(self, folder: Path) -> None:
         """Write what was trained, as safetensors: an adapter for `PeftModel.from_pretrained`, or the whole model."""
@@ -123,7 +135,9 @@ def check_argument_names(arguments: dict[str, Any], config_class: type[PeftConfi
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             fix = f"Did you mean {close[0]!r}?" if close else f"It has: {', '.join(known)}."
-            problems.append(Problem(f"{config_class.__name__} has no such argument", f"method.peft.{name}", source, fix))
+            problems.append(
+                Problem(f"{config_class.__name__} has no such argument", f"method.peft.{name}", source, fix)
+            )
     if problems:
         raise MethodError(*problems)
 

@@ -59,7 +59,9 @@ def find_capabilities(method: MethodConfig) -> Capabilities:
         if not working:
             return Capabilities(None, None, None, ())
         first = next(iter(working.values()))
-        quantized = _takes_quantized(peft_type, tuner_class) and not _rewrites_weights(method, tuner_class, config_class)
+        quantized = _takes_quantized(peft_type, tuner_class) and not _rewrites_weights(
+            method, tuner_class, config_class
+        )
         convertible = first.supports_lora_conversion()  # before merging, which some can't undo
         return Capabilities(_merges(first), quantized, convertible, tuple(working))
 

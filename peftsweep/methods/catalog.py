@@ -67,7 +67,9 @@ def print_methods(names: list[str], config_dir: Path | None = None, *, as_json: 
         return 0
     console = Console()
     console.print(_table(described))
-    console.print("[dim]merge: folds into the base weights · quantised: trains on an int8 or int4 base · LoRA: converts to it[/]")
+    console.print(
+        "[dim]merge: folds into the base weights · quantised: trains on an int8 or int4 base · LoRA: converts to it[/]"
+    )
     if not names:
         for peft_type, reason in NOT_SWEPT.items():
             console.print(f"[dim]not offered: {peft_type}, {reason}[/]")

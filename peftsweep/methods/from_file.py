@@ -118,7 +118,9 @@ def read_hparams(folder: Path) -> dict[str, Any]:
     unknown = sorted(set(training) - set(HPARAMS) - NOT_HPARAMS)
     if unknown:
         known = ", ".join(sorted([*HPARAMS, *NOT_HPARAMS]))
-        raise MethodError(Problem("the file may set only the benchmark's keys", unknown[0], str(source), f"Known: {known}."))
+        raise MethodError(
+            Problem("the file may set only the benchmark's keys", unknown[0], str(source), f"Known: {known}.")
+        )
     hparams = {HPARAMS[key]: value for key, value in training.items() if key in HPARAMS}
     if "lr_scheduler" in training:
         hparams["scheduler"] = training["lr_scheduler"] or "constant"

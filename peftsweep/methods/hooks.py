@@ -229,7 +229,10 @@ class MutatesBase(MethodHook):
 
     def calibrate(self, model: PeftModel, site: Site) -> None:
         config = _active_config(model)
-        rewritten, config.init_lora_weights = config.init_lora_weights, True  # else the load would rewrite the base again
+        rewritten, config.init_lora_weights = (
+            config.init_lora_weights,
+            True,
+        )  # else the load would rewrite the base again
         model.save_pretrained(self._initial.name, save_embedding_layers=False)
         config.init_lora_weights = rewritten
 
@@ -457,7 +460,9 @@ def _noise_stocks(model: nn.Module) -> list[tuple[str, Any]]:
 
 def _velora_flags(model: nn.Module) -> list[tuple[str, dict[str, bool]]]:
     name_of_flags = "lora_velora_initialized"
-    return [(name, vars(module)[name_of_flags]) for name, module in model.named_modules() if name_of_flags in vars(module)]
+    return [
+        (name, vars(module)[name_of_flags]) for name, module in model.named_modules() if name_of_flags in vars(module)
+    ]
 
 
 def _to_device(value: Any, model: nn.Module) -> Any:
@@ -470,7 +475,9 @@ def _to_device(value: Any, model: nn.Module) -> Any:
 def _require_batches(site: Site, who: str) -> None:
     if not site.batches:
         raise MethodError(
-            Problem(f"{who} looks at training data before the first step", "no calibration batches", "calibration_batches")
+            Problem(
+                f"{who} looks at training data before the first step", "no calibration batches", "calibration_batches"
+            )
         )
 
 
@@ -513,5 +520,9 @@ def _drop_attribute(model: nn.Module, name: str) -> None:
 
 def _text_of(site: Site) -> str:
     _require_batches(site, "a prefix from text")
-    rows = [ids[mask.bool()] for batch in site.batches for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    rows = [
+        ids[mask.bool()]
+        for batch in site.batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
     return str(site.tokenizer.decode(torch.cat(rows), skip_special_tokens=True))

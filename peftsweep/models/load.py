@@ -88,9 +88,10 @@ def _load(spec: ModelSpec, device: torch.device) -> BaseModel:
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = _load_tokenizer(location, options)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location, config=config, output_loading_info=True, **options, **_placement(spec, device)
         )
+    model, info = loaded
     _require_all_weights(info["missing_keys"], spec)
     _require_end_token(tokenizer, spec)
     model.requires_grad_(False).eval()

@@ -12,7 +12,8 @@ from peftsweep.compose import compose_config, config_folder, parse_command_line
 CONF = config_folder()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if len(path.parts) > 1]
-METHODS = [path.stem for path in FILES if path.parts[0] == "method"]
+# from_file is a placeholder: its method stands in the folder that it points to.
+METHODS = [path.stem for path in FILES if path.parts[0] == "method" and path.stem != "from_file"]
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +83,7 @@ def test_a_methods_search_space_holds_its_defaults(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_links_its_paper(method):
-    if method != "from_file":
-        assert chosen(f"method/{method}").paper.startswith("https://")
+    assert chosen(f"method/{method}").paper.startswith("https://")
 
 
 def hparams_of(*overrides: str):

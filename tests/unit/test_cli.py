@@ -117,7 +117,7 @@ CONFIG_MISTAKES = {
     "a misspelt top-level setting": (["sede=1"], ["Did you mean seed"]),
     "a misspelt group": (["metod=lora"], ["Did you mean method"]),
     "a wrong type": (["hparams.max_steps=many"], ["hparams.max_steps must be a whole number", "'many'"]),
-    "a wrong flag": (["hparams.amp=7"], ["hparams.amp must be true or false"]),
+    "a wrong flag": (["hparams.amp=maybe"], ["hparams.amp must be true or false"]),
     "an unknown method": (["method=loraa"], ["no method of this name", "'loraa'", "lora"]),
     "an unknown method in a grid": (["-m", "method=lora,oftt"], ["no method of this name", "'oftt'", "oft"]),
     "a grid without -m": (["method=lora,oft"], ["method=lora,oft", "--multirun"]),

@@ -68,7 +68,8 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 
 def test_the_title_says_what_was_run_and_how_it_ended() -> None:
-    assert "lora on pocket-llama, task metamath, seed 3: ok" in printed(build_result({"test/accuracy": 0.5}))[0]
+    title = result_table(build_result({"test/accuracy": 0.5})).title
+    assert title == "lora on pocket-llama, task metamath, seed 3: ok"
 
 
 def build_display(*, terminal: bool) -> tuple[Display, io.StringIO]:

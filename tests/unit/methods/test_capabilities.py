@@ -10,7 +10,9 @@ def capabilities_of(name: str) -> Capabilities:
     return find_capabilities(read_method_file(method_files()[name]))
 
 
-@pytest.mark.parametrize(("name", "expected"), [("lora", True), ("oft", True), ("lily", False), ("prompt-tuning", False)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("lora", True), ("oft", True), ("lily", False), ("prompt-tuning", False)]
+)
 def test_mergeable_is_found_by_merging(name: str, expected: bool) -> None:
     assert capabilities_of(name).mergeable is expected
 

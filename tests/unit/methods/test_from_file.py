@@ -94,7 +94,10 @@ def test_adalora_keeps_its_schedule_as_shares(tmp_path: Path) -> None:
     ("training", "hook"),
     [
         ({"optimizer_type": "lora-fa", "optimizer_kwargs": {"r": 32, "lora_alpha": 64}}, HookConfig("lora_fa")),
-        ({"optimizer_type": "riemannian", "optimizer_kwargs": {"reg": 0.1}}, HookConfig("lora_riemannian", {"reg": 0.1})),
+        (
+            {"optimizer_type": "riemannian", "optimizer_kwargs": {"reg": 0.1}},
+            HookConfig("lora_riemannian", {"reg": 0.1}),
+        ),
         ({"init_kv_cache_prefix": "Think."}, HookConfig("text_prefix", {"text": "Think."})),
     ],
 )

@@ -122,7 +122,9 @@ def test_the_riemannian_optimizer_steps_otherwise_than_adamw() -> None:
         attached = attach("lora-riemannian")
         weights = list(attached.trainable_parameters().values())
         plain = torch.optim.SGD(weights, lr=0.1)
-        run(attached, range(1, 4), attached.hook.build_optimizer(attached.model, torch.optim.SGD, 0.1) if own else plain)
+        run(
+            attached, range(1, 4), attached.hook.build_optimizer(attached.model, torch.optim.SGD, 0.1) if own else plain
+        )
         ends.append(torch.cat([weight.flatten() for weight in weights]))
     assert not torch.allclose(*ends)
 
@@ -142,7 +144,9 @@ def test_eva_starts_from_the_data() -> None:
         method = read_method_file(method_files()["eva"])
         torch.manual_seed(1)
         attached = attach_method(small_llama(), method, total_steps=5, calibration_batches=[batch_of(seed)])
-        starts.append(next(w for n, w in attached.trainable_parameters().items() if "layers.0.self_attn.q_proj.lora_A" in n))
+        starts.append(
+            next(w for n, w in attached.trainable_parameters().items() if "layers.0.self_attn.q_proj.lora_A" in n)
+        )
     assert starts[0].shape != starts[1].shape or not torch.allclose(*starts)
 
 

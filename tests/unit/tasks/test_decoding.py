@@ -152,10 +152,10 @@ def test_other_architectures_predict_as_one_by_one(build: Callable[[], nn.Module
 
 def test_a_context_that_just_suffices_is_not_exceeded() -> None:
     """GPT-2 has no embedding for the 129th position; a sequence at its limit must not run on with younger ones."""
-    model, prompts = build_gpt2(), [(prompt * 96)[:96] for prompt in build_prompts(12)]
-    expected = [generate_alone(model, prompt) for prompt in prompts]
+    model, prompts = build_gpt2(), [(prompt * 98)[:98] for prompt in build_prompts(12)]
+    expected = [generate_alone(model, prompt, 30) for prompt in prompts]
     assert len({len(generation) for generation in expected}) > 3
-    assert decode(model, prompts, batch_size=3) == expected
+    assert decode(model, prompts, batch_size=3, max_new_tokens=30) == expected
 
 
 def test_checkpoint_generation_config_is_set_aside() -> None:
