@@ -59,6 +59,8 @@ def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display
             base = load_base(_model_spec(config), device, keep=keep_base)
             record.result.model_revision = base.revision
             task = build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
+            if _reads_test(config):
+                record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
             before = _measure_base(config, task, base, device)
             attached = _attach(config, task, base)
             state = _start(config, record, attached, checkpoint)
@@ -209,7 +211,6 @@ def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: Attach
     result.generation_config = scores.generation_config
     result.task_version = task.version
     if scores.items:
-        result.test_items = task.test_fingerprint()
         record.write_items(scores.items)
         if before.evaluation:
             record.write_items(before.evaluation.items, "base_predictions.jsonl")

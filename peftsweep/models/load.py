@@ -82,6 +82,9 @@ def _load_once(spec: ModelSpec) -> BaseModel:
 
 def _load(spec: ModelSpec, device: torch.device) -> BaseModel:
     is_embedded = spec.id == EMBEDDED
+    if is_embedded and spec.name not in EMBEDDED_FOLDERS:
+        fix = f"Choose model={' or model='.join(EMBEDDED_FOLDERS)}, or give a hub id or a folder."
+        raise ModelError(Problem("this package ships no model of this name", spec.name, "model.id=embedded", fix))
     location = str(EMBEDDED_FOLDERS[spec.name]) if is_embedded else _expanded(spec.id)
     _require_folder(spec, location)
     with _explained(spec), _quiet():

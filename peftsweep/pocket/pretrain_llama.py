@@ -12,9 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peftsweep.pocket import LLAMA_FOLDER
@@ -127,8 +129,8 @@ def worked_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
     for problem in make_problems("valid", count, seed=1):
         prompt, expected = problem.worked.split(" Working:")
         ids = tokenizer(prompt + " Working:", return_tensors="pt")["input_ids"]
-        output = model.generate(ids, max_new_tokens=60, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-        right += tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip() == expected.strip()
+        output = model.generate(ids, max_new_tokens=60, do_sample=False, pad_token_id=tokenizer.eos_token_id)  # type: ignore[misc]
+        right += str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip() == expected.strip()
     return right / count
 
 
@@ -155,7 +157,8 @@ def main(arguments: list[str]) -> None:
     model = build_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     pretrain(model, tokenizer, options.steps, options.batch_size, options.lr)
-    model.to(torch.bfloat16).save_pretrained(options.folder)
+    cast(nn.Module, model).to(torch.bfloat16)
+    model.save_pretrained(options.folder)
     tokenizer.save_pretrained(options.folder)
     model.float()
     print(f"worked stories right: {worked_accuracy(model, tokenizer):.0%}")
