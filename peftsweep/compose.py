@@ -13,7 +13,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+
+from peftsweep.errors import ConfigError, Problem
 
 CONFIG_NAME = "config"
 
@@ -56,15 +59,23 @@ class CommandLine:
 
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
-    """Read Hydra's flags and overrides. Raises Hydra's OverrideParseException for bad syntax."""
+    """Read Hydra's flags and overrides. Raises ConfigError for bad syntax."""
     options = get_args_parser().parse_args(list(arguments))
     shows_only = any((options.help, options.hydra_help, options.cfg, options.info, options.shell_completion))
     return CommandLine(
-        overrides=tuple(OverridesParser.create().parse_overrides(options.overrides)),
+        overrides=_parse_overrides(options.overrides),
         config_dir=Path(options.config_dir).absolute() if options.config_dir else None,
         multirun=bool(options.multirun),
         shows_only=shows_only,
     )
+
+
+def _parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
+    try:
+        return tuple(OverridesParser.create().parse_overrides(list(texts)))
+    except OverrideParseException as error:
+        rule = f"a setting must be written key=value in Hydra's grammar ({str(error).splitlines()[0]})"
+        raise ConfigError(Problem(rule, error.override, "the command line", "Quote special characters.")) from error
 
 
 @lru_cache

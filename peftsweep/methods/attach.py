@@ -120,7 +120,7 @@ def build_peft_config(method: MethodConfig, hook: MethodHook, site: Site, task_t
 
 def parse_peft_type(name: str | None, source: str = "method.peft_type") -> PeftType:
     """Raises MethodError, with the nearest name, if the installed peft has no such type."""
-    if name in PeftType.__members__:
+    if name is not None and name in PeftType.__members__:
         return PeftType[name]
     close = difflib.get_close_matches(str(name).upper(), PeftType.__members__, n=1)
     fix = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(PeftType.__members__)}."
@@ -186,6 +186,7 @@ def _targeted_layers(config: PeftConfig, model: nn.Module) -> Iterator[tuple[str
     if not targets:
         return
     for name, module in model.named_modules():
-        sides = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-        if None not in sides and (targets == "all-linear" or check_target_module_exists(config, name)):
-            yield name, min(sides)
+        sides = [getattr(module, side, None) for side in ("in_features", "out_features")]
+        numbers = [side for side in sides if isinstance(side, int)]
+        if len(numbers) == 2 and (targets == "all-linear" or check_target_module_exists(config, name)):
+            yield name, min(numbers)

@@ -97,7 +97,7 @@ class _Host(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.config = PretrainedConfig(num_hidden_layers=4, tie_word_embeddings=False)
+        self.config = PretrainedConfig.from_dict({"num_hidden_layers": 4, "tie_word_embeddings": False})
         self.q_proj = layer
 
     def forward(self, *inputs: torch.Tensor) -> Any:

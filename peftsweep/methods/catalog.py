@@ -16,13 +16,16 @@ from peftsweep.compose import compose_config, config_folder, register_resolvers
 from peftsweep.config import MethodConfig
 from peftsweep.errors import ConfigError, Problem
 
+ABILITIES = {"mergeable": "merge", "quantized_base": "quantised", "convertible_to_lora": "to LoRA"}
+ANSWERS = {True: "yes", False: "no", None: "?"}
+
 FROM_FILE = "from_file"  # a placeholder: its method stands in the folder that it points to
 
 # Types of the installed peft that a sweep can't use as one adapter trained on one task, with the reason.
 NOT_SWEPT = {
     "XLORA": "mixes LoRA adapters that were trained before: there is nothing to start from in a sweep",
-    "POLY": "learns which of its adapters each of several tasks shares: needs task ids in every batch, a job has one task",
-    "MULTITASK_PROMPT_TUNING": "shares one prompt between several tasks: needs task ids in every batch, a job has one task",
+    "POLY": "learns which of its adapters each of several tasks shares: batches need task ids, a job has one task",
+    "MULTITASK_PROMPT_TUNING": "shares one prompt between several tasks: batches need task ids, a job has one task",
 }
 
 
@@ -68,7 +71,7 @@ def print_methods(names: list[str], config_dir: Path | None = None, *, as_json: 
     console = Console()
     console.print(_table(described))
     console.print(
-        "[dim]merge: folds into the base weights · quantised: trains on an int8 or int4 base · LoRA: converts to it[/]"
+        "[dim]merge: folds into the base weights; quantised: trains on an int8 or int4 base; to LoRA: converts to it[/]"
     )
     if not names:
         for peft_type, reason in NOT_SWEPT.items():
@@ -105,23 +108,25 @@ def _describe(method: MethodConfig) -> dict[str, Any]:
 
 
 def _table(described: list[dict[str, Any]]) -> Table:
-    table = Table(title="Methods", title_justify="left")
-    for column in ("method", "capacity", "to try", "lr", "lr to try", "merge", "quantised", "LoRA", "layers", "paper"):
-        table.add_column(column, overflow="fold")
+    """Three columns of several lines each, so that 80 characters are enough."""
+    table = Table(title="Methods", title_justify="left", show_lines=True)
+    table.add_column("method", no_wrap=True)
+    table.add_column("default (to try)", overflow="fold")
+    table.add_column("can do, layers, paper", overflow="fold")
     for row in described:
-        able = row["capabilities"]
-        table.add_row(
-            row["name"],
-            f"{row['capacity']} {row['capacity_knob']}" if row["capacity"] else "-",
-            " ".join(str(value) for value in row["search_space"]["capacity"] or ["-"]),
-            f"{row['lr']:g}",
-            " to ".join(f"{value:g}" for value in row["search_space"]["lr"]),
-            *(_yes_no(able[key]) for key in ("mergeable", "quantized_base", "convertible_to_lora")),
-            " ".join(able["layers"]) or "-",
-            row["paper"].removeprefix("https://"),
-        )
+        table.add_row(row["name"], _settings(row), _abilities(row))
     return table
 
 
-def _yes_no(value: bool | None) -> str:
-    return {True: "yes", False: "no", None: "?"}[value]
+def _settings(row: dict[str, Any]) -> str:
+    space = row["search_space"]
+    lr = f"lr {row['lr']:g} ({space['lr'][0]:g} to {space['lr'][1]:g})"
+    if row["capacity"] is None:
+        return lr
+    return f"{row['capacity']} {row['capacity_knob']} ({' '.join(map(str, space['capacity'] or []))})\n{lr}"
+
+
+def _abilities(row: dict[str, Any]) -> str:
+    able = row["capabilities"]
+    answers = [f"{word}: {ANSWERS[able[key]]}" for key, word in ABILITIES.items()]
+    return "\n".join([", ".join(answers), *([" ".join(able["layers"])] if able["layers"] else []), row["paper"]])

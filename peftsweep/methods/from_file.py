@@ -156,7 +156,7 @@ def _adapter_hook(raw: dict[str, Any], arguments: dict[str, Any]) -> HookConfig 
     if raw["peft_type"] == "ADAMSS" and raw.get("use_asa"):
         return HookConfig("rank_allocation")
     found = [hook for key, hook in LORA_HOOKS.items() if arguments.get(key)]
-    return (found or [INIT_HOOKS.get(str(arguments.get("init_lora_weights")))])[0]
+    return found[0] if found else INIT_HOOKS.get(str(arguments.get("init_lora_weights")))
 
 
 def _schedule_hook(arguments: dict[str, Any]) -> HookConfig:

@@ -2,7 +2,7 @@
 
 The order in a job: `configure` -> `prepare` -> peft injects the adapter -> `calibrate` -> `build_optimizer` ->
 for each step: forward, backward, optimizer, `after_step`, gradients to None -> `save`; `state` at each checkpoint.
-A method's own loss term is no affair of the loop: it arrives in `outputs.loss` whenever the model is called with labels.
+A method's own loss term is no affair of the loop: it arrives in `outputs.loss` when the model is called with labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, initialize_kv_prefix_from_text
@@ -161,7 +161,11 @@ class LoraFA(MethodHook):
     ) -> torch.optim.Optimizer:
         config = _active_config(model)
         return create_lorafa_optimizer(
-            model, r=config.r, lora_alpha=config.lora_alpha, lr=lr, weight_decay=kwargs.get("weight_decay", 0.0)
+            cast(PeftModel, model),
+            r=config.r,
+            lora_alpha=config.lora_alpha,
+            lr=lr,
+            weight_decay=kwargs.get("weight_decay", 0.0),
         )
 
 
@@ -177,7 +181,12 @@ class LoraPlus(MethodHook):
         # peft sets the decay per group and would otherwise leave it at 0.
         decay = kwargs.pop("weight_decay", 0.0)
         return create_loraplus_optimizer(
-            model, optimizer_class, lr=lr, loraplus_lr_ratio=self.lr_ratio, loraplus_weight_decay=decay, **kwargs
+            cast(PeftModel, model),
+            optimizer_class,
+            lr=lr,
+            loraplus_lr_ratio=self.lr_ratio,
+            loraplus_weight_decay=decay,
+            **kwargs,
         )
 
 
@@ -190,7 +199,7 @@ class LoraRiemannian(MethodHook):
     def build_optimizer(
         self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
     ) -> torch.optim.Optimizer:
-        return create_riemannian_optimizer(model, optimizer_class, lr=lr, reg=self.reg, **kwargs)
+        return create_riemannian_optimizer(cast(PeftModel, model), optimizer_class, lr=lr, reg=self.reg, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -250,7 +259,7 @@ class Corda(MutatesBase):
         from peft.tuners.lora.corda import preprocess_corda
 
         _require_batches(site, "CorDA")
-        preprocess_corda(site.model, config, run_model=lambda: _run_rows(site))
+        preprocess_corda(site.model, cast(LoraConfig, config), run_model=lambda: _run_rows(site))
 
     def calibrate(self, model: PeftModel, site: Site) -> None:
         super().calibrate(model, site)
@@ -265,7 +274,7 @@ class LoraGA(MutatesBase):
         from peft.tuners.lora.loraga import preprocess_loraga
 
         _require_batches(site, "LoRA-GA")
-        preprocess_loraga(site.model, config, train_step=lambda: _accumulate_gradients(site))
+        preprocess_loraga(site.model, cast(LoraConfig, config), train_step=lambda: _accumulate_gradients(site))
 
     def calibrate(self, model: PeftModel, site: Site) -> None:
         super().calibrate(model, site)
@@ -274,7 +283,7 @@ class LoraGA(MutatesBase):
 
 @dataclass(frozen=True)
 class AddsLoss(MethodHook):
-    """Adds a regulariser that peft computes but leaves to the caller, as AdaLoRA and SHADOW add theirs by themselves."""
+    """Adds a regulariser that peft computes but leaves to the caller; AdaLoRA and SHADOW add theirs by themselves."""
 
     term: str = ""  # name of the LoraModel method that returns it; 0.0 where nothing applies
 
@@ -481,7 +490,7 @@ def _require_batches(site: Site, who: str) -> None:
         )
 
 
-def _require_tokens_for_eva(config: LoraConfig, batches: Sequence[Batch]) -> None:
+def _require_tokens_for_eva(config: Any, batches: Sequence[Batch]) -> None:
     """peft skips batches with fewer answer tokens than components, and goes round for ever if all are too small."""
     components = round(config.r * config.eva_config.rho)
     most_tokens = max(int((batch["attention_mask"].bool() & (batch["labels"] != -100)).sum()) for batch in batches)

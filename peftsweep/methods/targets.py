@@ -57,7 +57,7 @@ def architecture_of(model: Any) -> str:
 
 
 def with_targets(peft_type: PeftType, arguments: dict[str, Any], role: str | None, architecture: str) -> dict[str, Any]:
-    """Return the PEFT arguments with `target_modules` named, where the method has that argument and nobody named it yet.
+    """Return the PEFT arguments with `target_modules` named, where the method has that argument and it is still open.
 
     Raises MethodError if the role, or any choice for this architecture, is unknown.
     """

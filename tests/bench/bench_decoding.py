@@ -2,9 +2,11 @@
 
     python tests/bench/bench_decoding.py
 
-Both decode the same 200 prompts with the same small Llama, in one process; only the ratio means something.
-The model's body is real, its answers are not: it counts down from a number in the prompt, so that answers spread in
-length as those of a fine-tuned model do (grade-school mathematics: most near 110 tokens, a few near the limit of 300).
+Both decode the same 200 prompts with the same model, in one process; only the ratio means something. First the embedded
+model on questions of its own test split, with an adapter if one is named. Then a small Llama whose body is real and
+whose
+answers are not: it counts down from a number in the prompt, so that answers spread in length as those of a large
+fine-tuned model do (grade-school mathematics: most near 110 tokens, a few near the limit of 300).
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from peftsweep.pocket import LLAMA_FOLDER
+from peftsweep.pocket.text_world import make_problems
 from peftsweep.tasks.decoding import decode_greedily
 
 EOS = 0
@@ -61,6 +66,15 @@ def build_countdown_prompts(n_prompts: int, max_new_tokens: int) -> list[list[in
     lengths = (torch.randn(n_prompts, generator=generator) * 0.45 + 4.7).exp().clamp(5, max_new_tokens).long()
     widths = torch.randint(20, 81, (n_prompts,), generator=generator)
     return [[5] * int(width) + [int(length) + 1] for width, length in zip(widths, lengths, strict=True)]
+
+
+def load_embedded_model(adapter: str | None, device: str) -> tuple[nn.Module, int, list[list[int]]]:
+    """The embedded model, its end token, and its test questions in the form of the task."""
+    tokenizer = AutoTokenizer.from_pretrained(LLAMA_FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(LLAMA_FOLDER, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, adapter) if adapter else model
+    texts = [f"Question: {p.query} Think step by step.\nAnswer:" for p in make_problems("test", 200)]
+    return model.to(device).eval(), tokenizer.eos_token_id, tokenizer(texts)["input_ids"]
 
 
 def decode_in_padded_batches(
@@ -121,16 +135,23 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--max-new-tokens", type=int, default=300)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[50])
+    parser.add_argument("--adapter", help="folder of an adapter for the embedded model, from a job")
     arguments = parser.parse_args()
-    model = build_countdown_model(arguments.device)
-    prompts = build_countdown_prompts(arguments.prompts, arguments.max_new_tokens)
     print(f"{arguments.prompts} prompts on {arguments.device}, torch {torch.__version__}, one process")
     print("batch_size   median  longest   padded s   ours s  ratio  same answers")
-    decode_greedily(model, EndToken(EOS), prompts[:4], batch_size=4, max_new_tokens=8)  # first calls cost more
-    for batch_size in arguments.batch_sizes:
-        compare(
-            model, EOS, prompts, batch_size=batch_size, max_new_tokens=arguments.max_new_tokens, device=arguments.device
-        )
+    countdown = build_countdown_model(arguments.device)
+    prompts = build_countdown_prompts(arguments.prompts, arguments.max_new_tokens)
+    for work in (load_embedded_model(arguments.adapter, arguments.device), (countdown, EOS, prompts)):
+        print("pocket-llama" if work[0] is not countdown else "counting down")
+        warm_up(*work)
+        for batch_size in arguments.batch_sizes:
+            compare(*work, batch_size=batch_size, max_new_tokens=arguments.max_new_tokens, device=arguments.device)
+
+
+def warm_up(model: nn.Module, eos_token_id: int, prompts: list[list[int]]) -> None:
+    """First calls cost more, on both sides."""
+    decode_greedily(model, EndToken(eos_token_id), prompts[:4], batch_size=4, max_new_tokens=8)
+    decode_in_padded_batches(model, eos_token_id, prompts[:4], batch_size=4, max_new_tokens=8)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every method of conf/method owes to a job: it attaches, trains only itself, and comes back from disk as it was."""
+"""What every method of conf/method owes to a job: it attaches, trains only itself, and comes back from disk."""
 
 import copy
 from collections.abc import Iterator

@@ -71,7 +71,7 @@ def test_training_parameters_alone_mean_full_fine_tuning(tmp_path: Path) -> None
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MethodError, match="must hold adapter_config.json"):
+    with pytest.raises(MethodError, match=r"must hold adapter_config\.json"):
         read_method(write(tmp_path))
 
 

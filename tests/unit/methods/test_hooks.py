@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peftsweep.config import HookConfig, MethodConfig
+from peftsweep.config import HookConfig
 from peftsweep.errors import MethodError
 from peftsweep.methods.attach import AttachedMethod, attach_method
 from peftsweep.methods.catalog import method_files, read_method_file
