@@ -129,6 +129,7 @@ def _job(config: Any) -> float | None:
 
     from peftsweep.check import build_config, check_config
 
+    logging.captureWarnings(True)
     problems = check_config(config)
     if problems:
         raise ConfigError(*problems)
