@@ -261,10 +261,6 @@ class Corda(MutatesBase):
         _require_batches(site, "CorDA")
         preprocess_corda(site.model, cast(LoraConfig, config), run_model=lambda: _run_rows(site))
 
-    def calibrate(self, model: PeftModel, site: Site) -> None:
-        super().calibrate(model, site)
-        _drop_attribute(model, "eigens")
-
 
 @dataclass(frozen=True)
 class LoraGA(MutatesBase):
@@ -275,10 +271,6 @@ class LoraGA(MutatesBase):
 
         _require_batches(site, "LoRA-GA")
         preprocess_loraga(site.model, cast(LoraConfig, config), train_step=lambda: _accumulate_gradients(site))
-
-    def calibrate(self, model: PeftModel, site: Site) -> None:
-        super().calibrate(model, site)
-        _drop_attribute(model, "_peft_loraga_grad")
 
 
 @dataclass(frozen=True)
@@ -518,13 +510,6 @@ def _accumulate_gradients(site: Site) -> None:
     device = next(site.model.parameters()).device
     for batch in site.batches:
         site.model(**{key: value.to(device) for key, value in batch.items()}).loss.backward()
-
-
-def _drop_attribute(model: nn.Module, name: str) -> None:
-    """Free what a preparation pass left on the base layers."""
-    for module in model.modules():
-        if name in vars(module):
-            delattr(module, name)
 
 
 def _text_of(site: Site) -> str:
