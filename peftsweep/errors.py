@@ -87,7 +87,7 @@ class TrackingError(PeftsweepError, RuntimeError):
     """The tracking server can't be reached or refused the run."""
 
 
-class Interrupted(PeftsweepError):
+class Interrupted(PeftsweepError):  # noqa: N818 - an order to stop is no error
     """Ctrl-C or SIGTERM: what was computed is kept."""
 
     exit_code = 130

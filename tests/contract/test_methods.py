@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from peftsweep.config import MethodConfig
 from peftsweep.methods.attach import AttachedMethod, attach_method, calibration_batches_wanted
 from peftsweep.methods.catalog import NOT_SWEPT, method_files, read_method_file
 from peftsweep.methods.optimizers import build_optimizer
@@ -66,9 +68,17 @@ def trained(request: pytest.FixtureRequest, base: nn.Module, tokenizer: Any) -> 
     return Trained(attached, losses, before, set(attached.trainable_parameters()), logits_before)
 
 
-def random_batch(seed: int) -> dict[str, Tensor]:
+def with_capacity(name: str, capacity: int) -> MethodConfig:
+    content = OmegaConf.load(METHODS[name])
+    root = OmegaConf.create({"method": OmegaConf.merge(OmegaConf.structured(MethodConfig), content)})
+    root.method.capacity = capacity
+    OmegaConf.resolve(root)
+    return OmegaConf.to_object(root.method)
+
+
+def random_batch(seed: int, rows: int = 4) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(20, VOCABULARY, (4, 32), generator=generator)
+    ids = torch.randint(20, VOCABULARY, (rows, 32), generator=generator)
     mask = torch.ones_like(ids)
     mask[0, 24:] = 0
     labels = ids.masked_fill(mask == 0, -100)
@@ -135,6 +145,17 @@ def test_a_saved_adapter_holds_safetensors_only(trained: Trained, tmp_path: Path
     trained.attached.save(tmp_path)
     assert list(tmp_path.rglob("*.safetensors"))
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(NEEDS_CUDA)))
+def test_every_capacity_of_the_search_space_attaches(name: str, base: nn.Module, tokenizer: Any) -> None:
+    for capacity in read_method_file(METHODS[name]).search_space.capacity or []:
+        method = with_capacity(name, capacity)
+        batches = [random_batch(0, rows=8)] if calibration_batches_wanted(method) else []
+        attached = attach_method(
+            copy.deepcopy(base), method, total_steps=10, tokenizer=tokenizer, calibration_batches=batches
+        )
+        assert attached.trainable_parameters()
 
 
 def test_each_peft_type_has_a_method_or_a_reason() -> None:
