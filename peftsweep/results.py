@@ -149,8 +149,7 @@ class JobResult:
 
 
 def save_result(result: JobResult, folder: Path) -> Path:
-    """Write result.json whole or not at all: a reader never meets half a file. Metrics that aren't finite are
-    absent."""
+    """Write result.json whole or not at all: a reader never meets half a file. Non-finite metrics are left out."""
     path = folder / RESULT_FILE
     content = asdict(result)
     content["metrics"] = {key: value for key, value in result.metrics.items() if math.isfinite(value)}

@@ -36,6 +36,10 @@ _ENVIRONMENT_DEFAULTS = {
 }
 
 
+# MLflow's pages then open on metrics and charts, not on traces of chats.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+
 class UnreachableError(TrackingError):
     """The store may well be right, but nobody answers now."""
 
@@ -175,7 +179,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=_artifact_location(uri))
+            return client.create_experiment(name, _artifact_location(uri), tags=EXPERIMENT_TAGS)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
