@@ -19,7 +19,6 @@ from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepErr
 
 if TYPE_CHECKING:
     from peftsweep.config import JobConfig
-    from peftsweep.display import Display
     from peftsweep.results import JobResult
 
 COMMAND_WORD = re.compile(r"[a-z][a-z-]*$")
@@ -161,28 +160,25 @@ def _failures_told(is_one_of_many: bool) -> Iterator[None]:
 
 
 def _run_and_show(config: JobConfig, folder: Path, keep_base: bool) -> float | None:
-    from peftsweep.display import Display
     from peftsweep.job import run_job
 
-    display = Display()
-    result = run_job(config, folder, keep_base=keep_base, display=display)
-    _show_result(result, folder, display)
+    result = run_job(config, folder, keep_base=keep_base)
+    _show_result(result, folder)
     return result.metrics.get("valid/loss")
 
 
-def _show_result(result: JobResult, folder: Path, display: Display) -> None:
+def _show_result(result: JobResult, folder: Path) -> None:
+    from rich.console import Console
+
     from peftsweep.display import result_table
     from peftsweep.tracking import resolve_uri
 
-    display.console.print(result_table(result))
-    shown = os.path.relpath(folder)
-    display.console.print(f"files   {shown}", highlight=False, soft_wrap=True)
+    console = Console()  # the result goes to standard output; bars and messages don't
+    console.print(result_table(result))
+    console.print(f"files   {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
     if result.mlflow_run_id:
-        display.console.print(
-            f"mlflow  python -m peftsweep ui   (store: {resolve_uri(result.config['tracking']['uri'])})",
-            highlight=False,
-            soft_wrap=True,
-        )
+        store = resolve_uri(result.config["tracking"]["uri"])
+        console.print(f"mlflow  python -m peftsweep ui   (store: {store})", highlight=False, soft_wrap=True)
 
 
 def _methods(arguments: list[str]) -> int:

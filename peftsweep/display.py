@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import rich
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -35,7 +36,8 @@ class Display:
     """Progress on a terminal; silent where the output goes to a file."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        rich.reconfigure(stderr=True)  # log messages and bars share one console, or they write over each other
+        self.console = console or rich.get_console()
         self._bars = Progress(
             TextColumn("{task.description:<26}"),
             BarColumn(bar_width=30),
