@@ -1,7 +1,14 @@
-"""For all tests: one thread a process, since the suite runs several processes side by side."""
+"""For all tests: one thread a process, since the suite runs several side by side; no hub; Ctrl-C works."""
 
 import os
+import signal
+import threading
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A shell without job control starts background commands with SIGINT ignored, and children inherit that: a job that a
+# test interrupts would run on for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
