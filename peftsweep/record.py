@@ -201,10 +201,11 @@ def _close(record: JobRecord) -> None:
         save_result(record.result, record.folder)
     except OSError as error:
         rule = f"result.json must be written ({error.strerror})"
+        if record.result.status is Status.OK:  # MLflow must not call finished what the folder doesn't hold
+            record.result.status, record.result.cause = Status.FAILED, rule
         raise OutputError(Problem(rule, str(record.folder), fix="Free some space.")) from error
     finally:
-        if record.result.status is Status.OK or record.folder.exists():
-            record.tracker.log_folder(record.folder, adapter=bool(record.result.config["tracking"]["log_adapter"]))
+        record.tracker.log_folder(record.folder, adapter=bool(record.result.config["tracking"]["log_adapter"]))
         record.tracker.close(record.result)
 
 

@@ -35,6 +35,8 @@ def load_scorer(path: str | None) -> Scorer | None:
     if path is None:
         return None
     module, _, name = path.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m peftsweep` does, so that the `peftsweep` script finds it too
     try:
         scorer = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
