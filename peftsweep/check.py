@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +21,7 @@ from peftsweep.config import NEEDED, TASKS, JobConfig, SearchSpaceConfig, TextTa
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.trust import untrusted_settings
 
+NEED_MORE = {"method": ("from_file",), "model": ("hf",)}  # choices that are incomplete without a further setting
 # ValueError: what Hydra raises for a group that is given a number, say.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -99,6 +100,11 @@ def build_config(config: DictConfig) -> JobConfig:
     return typing.cast(JobConfig, OmegaConf.to_object(merged))
 
 
+def setting_problems(values: typing.Mapping[str, Any], schema: type, prefix: str) -> list[Problem]:
+    """Problems of settings that are no job's: unknown keys, types, bounds."""
+    return list(_schema_problems(OmegaConf.create(dict(values)), schema, prefix, CommandLine(())))
+
+
 def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2]).strip()
 
@@ -142,7 +148,7 @@ def _one_axis_at_a_time(overrides: Sequence[Override], config_dir: Path | None) 
 
 
 def _axis(override: Override, config_dir: Path | None) -> list[str]:
-    """An override as one or, in a sweep, several plain ones; none for an interval, whose values are drawn later.
+    """An override as one or, in a sweep, several plain ones.
 
     Settings are forced in, where Hydra would stop at the first that it doesn't know, so that all of them are told.
     """
@@ -151,7 +157,7 @@ def _axis(override: Override, config_dir: Path | None) -> list[str]:
     key = override.get_key_element()
     if _is_setting(override, config_dir):
         key = f"++{key.lstrip('+')}"
-    return [f"{key}={value}" for value in _values(override, config_dir)]
+    return [f"{key}={value}" for value in axis_values(override, config_dir)]
 
 
 def _is_setting(override: Override, config_dir: Path | None) -> bool:
@@ -159,10 +165,18 @@ def _is_setting(override: Override, config_dir: Path | None) -> bool:
     return "/" not in key and not key.startswith("hydra") and key not in group_names(config_dir)
 
 
-def _values(override: Override, config_dir: Path | None) -> Iterator[str]:
+def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
+    """Every value of an override, as it would be typed alone; of an interval, which has no end of them, its two ends.
+
+    A pattern leaves out names that can't be chosen without giving more (`method=from_file` needs `method.path`).
+    """
     value = override.value()
     if isinstance(value, Glob):
-        yield from value.filter(list(group_choices(override.key_or_group, config_dir)))
+        group = override.key_or_group
+        names = value.filter(list(group_choices(group, config_dir)))
+        yield from (name for name in names if name not in NEED_MORE.get(group, ()))
+    elif isinstance(value, IntervalSweep):
+        yield from (f"{end:.12g}" for end in (value.start, value.end) if isinstance(end, (int, float)))
     elif override.is_discrete_sweep():
         yield from override.sweep_string_iterator()
     elif not override.is_sweep_override():

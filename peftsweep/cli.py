@@ -66,10 +66,16 @@ def _run_jobs(arguments: Sequence[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from peftsweep.check import check_command_line
-    from peftsweep.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
+    from peftsweep.compose import (
+        CONFIG_NAME,
+        config_folder,
+        parse_command_line,
+        register_resolvers,
+        with_full_sweep_keys,
+    )
 
     try:
-        arguments = _with_resumed_job(list(arguments))
+        arguments = with_full_sweep_keys(_with_resumed_job(list(arguments)))
         line = parse_command_line(arguments)
         if not line.shows_only:
             check_command_line(line)
@@ -126,20 +132,13 @@ def _job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from peftsweep.check import build_config, check_config
+    from peftsweep.resolve import resolve_job
 
     logging.captureWarnings(True)
-    problems = check_config(config)
-    if problems:
-        raise ConfigError(*problems)
     hydra_config = HydraConfig.get()
     is_one_of_many = hydra_config.mode is RunMode.MULTIRUN
     with _failures_told(is_one_of_many):
-        job = build_config(config)
-        if job.method.path:
-            from peftsweep.methods.from_file import follow_experiment
-
-            job = follow_experiment(job, {text.split("=")[0].lstrip("+") for text in hydra_config.overrides.task})
+        job = resolve_job(config, hydra_config.overrides.task)
         return _run_and_show(job, Path(hydra_config.runtime.output_dir), is_one_of_many)
 
 
@@ -217,4 +216,45 @@ def _ui(arguments: list[str]) -> int:
     return serve_ui(options.uri, options.port)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"methods": _methods, "import": _import, "ui": _ui}
+def _worker(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "peftsweep worker", description="Work for a running sweep, from this or another machine, until nothing is left."
+    )
+    parser.add_argument("folder", type=Path, help="the sweep's folder, under outputs/sweeps")
+    parser.add_argument("--device", help="the GPU to use, as CUDA_VISIBLE_DEVICES names it (default: any)")
+    parser.add_argument("--threads", type=int, help="CPU threads of a trial")
+    parser.add_argument("--slot", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    parser.add_argument("--controller", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    from peftsweep.results import Stage
+    from peftsweep.sweeps.worker import Slot, run_worker
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    slot = Slot(options.slot, options.device, options.threads)
+    stage = Stage(options.stage) if options.stage else None
+    ended = run_worker(options.folder, slot, stage=stage, controller=options.controller)
+    print(f"{ended} trials ended here.")
+    return 0
+
+
+def _retry(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "peftsweep retry", description="Let the failed trials of a sweep be run again; its command then goes on."
+    )
+    parser.add_argument("folder", type=Path, help="the sweep's folder, under outputs/sweeps")
+    options = parser.parse_args(arguments)
+    from peftsweep.sweeps.start import resume_command, retry_failed
+
+    count = retry_failed(options.folder)
+    print(f"{count} failed trials wait to be run again: {resume_command(options.folder)}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "methods": _methods,
+    "import": _import,
+    "ui": _ui,
+    "worker": _worker,
+    "retry": _retry,
+}

@@ -16,6 +16,8 @@ MODALITIES = ("text", "image")
 SCHEDULERS = ("cosine", "linear", "constant")
 SOURCES = ("auto", "hub", "files", "embedded")
 STAGES = ("single", "tune", "confirm")
+SAMPLERS = ("gp", "tpe", "random")
+PRUNERS = ("successive_halving", "median", "none")
 
 
 def _number(
@@ -121,6 +123,12 @@ class SftConfig(TextTaskConfig):
 
 
 TASKS: dict[str, type[TextTaskConfig]] = {"metamath": MetamathConfig, "sft": SftConfig}
+OBJECTIVES = {"text": ("valid/loss",)}  # by modality: metrics that a task reports while it trains, the usual one first
+
+
+def objectives_of(task: str) -> tuple[str, ...]:
+    """What the trials of a task can be judged by."""
+    return OBJECTIVES[TASKS[task].modality]
 
 
 @dataclass
@@ -128,6 +136,7 @@ class HparamsConfig:
     """How to train, apart from the method."""
 
     lr: float = _number(1e-4, above=0)
+    lr_scale: float = _number(1.0, above=0)  # factor from published learning rates, and their ranges, to this model's
     max_steps: int = _number(5000, low=1)  # optimizer steps
     batch_size: int = _number(4, low=1)  # rows per forward pass
     gradient_accumulation: int = _number(1, low=1)  # forward passes per optimizer step
@@ -145,6 +154,7 @@ class HparamsConfig:
     compile: bool = False  # torch.compile
     fused_loss: bool = True  # never hold the full float32 logits
     eval_every: int = _number(250, low=0)  # steps between two validation losses; 0: at the end only
+    eval_steps: list[int] | None = None  # measure it after these steps instead, and at the end
     eval_batch_size: int = _number(50, low=1)
     checkpoint_every: int = _number(0, low=0)  # steps between two checkpoints to resume from; 0: none
 
@@ -159,6 +169,8 @@ class TrackingConfig:
     experiment: str = "peftsweep"
     system_metrics: bool = True  # CPU, memory and GPU use, sampled by MLflow
     log_adapter: bool = True  # upload the adapter's weights too
+    params: list[str] | None = None  # dotted keys to log as parameters, the telling ones first; null: all settings
+    parent_run_id: str | None = None  # MLflow run to nest this job's under; a sweep sets it to its study's
 
 
 @dataclass
@@ -175,5 +187,60 @@ class JobConfig:
     study: str | None = None
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     allow_shared_gpu: bool = False  # measure although others hold memory on the device
+    save_adapter: bool = True  # false keeps the numbers and lets the weights go
     cache: str = "outputs/cache"  # tokenised data and base scores, reused by later jobs
     resume: str | None = None  # a job folder with a checkpoint: continue it
+
+
+@dataclass
+class BudgetConfig:
+    """What each study may spend, alternatives to a number of trials."""
+
+    tokens: int | None = _number(None, low=1)  # training tokens, of all trials of a study together
+    gpu_seconds: float | None = _number(None, above=0)  # time that trials held a device, setup and validation included
+
+
+@dataclass
+class SamplerConfig:
+    """Who chooses the settings of the next trial."""
+
+    name: str = _one_of("gp", SAMPLERS)
+    kwargs: dict[str, Any] = field(default_factory=dict)  # arguments of Optuna's class
+
+
+@dataclass
+class PrunerConfig:
+    """Who ends poor trials early."""
+
+    name: str = _one_of("successive_halving", PRUNERS)
+    kwargs: dict[str, Any] = field(default_factory=dict)  # arguments of Optuna's class
+
+
+@dataclass
+class ConfirmConfig:
+    """The best settings of each study, trained anew and judged on test data."""
+
+    seeds: int = _number(3, low=0)  # fresh seeds; 0: tune only
+    default_seeds: int = _number(1, low=0)  # of them, how many the published default is run with too, to compare
+
+
+@dataclass
+class SweepConfig:
+    """A fair sweep: `hydra/sweeper=fair`. On the command line its keys may be written without `hydra.sweeper.`."""
+
+    name: str | None = None  # folder under outputs/sweeps; null: made from what is compared
+    n_trials: int | None = _number(None, low=1)  # trials of each study; null: 10, or what the budget pays for
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    objective: str | None = None  # what trials are judged by; null: the task's own (valid/loss)
+    constraint: str | None = None  # 'memory<=12GB', several by commas: only trials that keep to it can win
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pruner: PrunerConfig = field(default_factory=PrunerConfig)
+    sampler_seed: int = _number(0, low=0)
+    confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
+    extend: bool = False  # widen a range whose end is best, and go on
+    if_exists: str = _one_of("resume", ("resume", "raise", "new"))
+    workers: int | None = _number(None, low=1)  # null: one for each GPU; without one, for each CPU core, 8 at most
+    storage: str | None = None  # an Optuna URL (postgresql://...); null: a journal file in the sweep's folder
+    lease_seconds: float = _number(60.0, above=0)  # a worker of another machine that is silent for longer is given up
+    stall_seconds: float = _number(1800.0, above=0)  # a trial without any step or message for longer is killed
+    dry_run: bool = False  # print studies, budgets, estimated steps and tokens, and end

@@ -87,6 +87,10 @@ class TrackingError(PeftsweepError, RuntimeError):
     """The tracking server can't be reached or refused the run."""
 
 
+class Pruned(PeftsweepError):  # noqa: N818 - nothing went wrong
+    """A job was ended early because others are better, or because its study's budget is spent."""
+
+
 class Interrupted(PeftsweepError):  # noqa: N818 - an order to stop is no error
     """Ctrl-C or SIGTERM: what was computed is kept."""
 

@@ -36,11 +36,24 @@ from peftsweep.training import LoopCallbacks, LoopSettings, TrainingState, build
 log = logging.getLogger(__name__)
 
 
-def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display: Display | None = None) -> JobResult:
+# (step, metrics, tokens so far): called after every step and every validation; may raise to end the job
+Observer = Callable[[int, dict[str, float], int], None]
+
+
+def run_job(
+    config: JobConfig,
+    folder: Path,
+    *,
+    keep_base: bool = False,
+    display: Display | None = None,
+    begun: Callable[[str | None], None] = lambda run_id: None,
+    observe: Observer = lambda step, metrics, tokens: None,
+) -> JobResult:
     """Run one job and leave its files in `folder`; `result.json` is written last, whatever happens.
 
-    keep_base: more jobs follow in this process: hold on to the loaded base model. Raises what ended the job, after its
-    result was written: NonFiniteLossError, OutOfMemoryError, Interrupted, MethodError, ModelError, DataError, ...
+    keep_base: more jobs follow in this process: hold on to the loaded base model. begun: told the MLflow run as soon as
+    there is one. Raises what ended the job, after its result was written: NonFiniteLossError, OutOfMemoryError, Pruned,
+    Interrupted, MethodError, ModelError, DataError, ...
     """
     display = display or Display()
     gc.collect()  # the job before this one in the process may have left cycles that hold device memory
@@ -49,6 +62,7 @@ def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display
         recording(config, folder, run_id=checkpoint["mlflow_run_id"] if checkpoint else None) as record,
         display.running(),
     ):
+        begun(record.tracker.run_id)
         device = choose_device(config.device)
         refuse_busy_device(str(device), config.allow_shared_gpu)
         probe = Probe(
@@ -64,11 +78,11 @@ def run_job(config: JobConfig, folder: Path, *, keep_base: bool = False, display
             before = _measure_base(config, task, base, device)
             attached = _attach(config, task, base)
             state = _start(config, record, attached, checkpoint)
-        _train(config, record, task, attached, state, probe, display)
+        _train(config, record, task, attached, state, probe, display, observe)
         with probe.phase("eval"):
             _evaluate(config, record, task, attached, before)
         with probe.phase("save"):
-            _save(record, task, attached)
+            _save(config, record, task, attached)
     return record.result
 
 
@@ -148,6 +162,7 @@ def _train(
     state: TrainingState,
     probe: Probe,
     display: Display,
+    observe: Observer,
 ) -> None:
     hparams = config.hparams
     model = torch.compile(attached.model) if hparams.compile else attached.model
@@ -157,10 +172,11 @@ def _train(
         display.training(f"training {config.method.name}", hparams.max_steps, state.step) as show,
         probe.phase("train"),
     ):
-        callbacks = _callbacks(record, task, attached, state, probe, show)
-        train(cast(nn.Module, model), task, batches, state, _loop_settings(hparams), callbacks)
-    record.result.metrics["train/tokens"] = state.tokens
-    record.log_datasets(task.datasets())
+        callbacks = _callbacks(record, task, attached, state, probe, show, observe)
+        try:
+            train(cast(nn.Module, model), task, batches, state, _loop_settings(hparams), callbacks)
+        finally:
+            record.log_datasets(task.datasets())  # also of a job that is pruned
 
 
 def _callbacks(
@@ -170,12 +186,15 @@ def _callbacks(
     state: TrainingState,
     probe: Probe,
     show: Callable[[int, dict[str, float]], None],
+    observe: Observer,
 ) -> LoopCallbacks:
     """What happens around the steps; what is no training is booked on its own phase."""
 
     def report(step: int, metrics: dict[str, float]) -> None:
+        record.result.metrics["train/tokens"] = state.tokens
         record.log_step(step, metrics)
         show(step, metrics)
+        observe(step, metrics, state.tokens)
 
     def validate(step: int) -> dict[str, float]:
         with probe.phase("eval"):
@@ -198,6 +217,7 @@ def _loop_settings(hparams: HparamsConfig) -> LoopSettings:
         hparams.gradient_accumulation,
         hparams.max_grad_norm,
         hparams.eval_every,
+        None if hparams.eval_steps is None else tuple(hparams.eval_steps),
         hparams.checkpoint_every,
         hparams.amp,
     )
@@ -216,9 +236,10 @@ def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: Attach
             record.write_items(before.evaluation.items, "base_predictions.jsonl")
 
 
-def _save(record: JobRecord, task: Task, attached: AttachedMethod) -> None:
-    folder = record.folder / "adapter"
-    attached.save(folder)
-    weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
-    record.result.metrics["adapter/file_bytes"] = sum(path.stat().st_size for path in weights)
+def _save(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod) -> None:
+    if config.save_adapter:
+        folder = record.folder / "adapter"
+        attached.save(folder)
+        weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
+        record.result.metrics["adapter/file_bytes"] = sum(path.stat().st_size for path in weights)
     record.log_datasets([info for info in task.datasets() if info.split == "test"])

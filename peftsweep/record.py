@@ -23,7 +23,7 @@ import yaml
 
 from peftsweep.config import JobConfig
 from peftsweep.environment import describe_environment
-from peftsweep.errors import Interrupted, OutOfMemoryError, OutputError, PeftsweepError, Problem
+from peftsweep.errors import Interrupted, OutOfMemoryError, OutputError, PeftsweepError, Problem, Pruned
 from peftsweep.redact import redact_params
 from peftsweep.results import RESULT_FILE, JobResult, Stage, Status, save_result
 from peftsweep.tasks.base import DatasetInfo
@@ -85,7 +85,7 @@ def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> 
     result.mlflow_run_id = record.tracker.run_id
     with _interrupted_by_signals():
         try:
-            record.tracker.log_params(content)
+            record.tracker.log_params(content, config.tracking.params)
             yield record
         except BaseException as error:
             raise _conclude(record, error) from error
@@ -150,11 +150,12 @@ def _open_tracker(config: JobConfig, folder: Path, result: JobResult, run_id: st
     return open_tracker(
         uri=config.tracking.uri,
         experiment=config.tracking.experiment,
-        run_name=default_run_name(result.method, result.task, result.seed),
+        run_name=default_run_name(result, folder),
         folder=folder,
         tags=tags | ({"study": result.study} if result.study else {}),
         system_metrics=config.tracking.system_metrics,
         run_id=run_id,
+        parent_run_id=config.tracking.parent_run_id,
     )
 
 
@@ -173,6 +174,8 @@ def _conclude(record: JobRecord, error: BaseException) -> BaseException:
 def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
     if isinstance(error, Interrupted):
         return Status.INTERRUPTED, error
+    if isinstance(error, Pruned):
+        return Status.PRUNED, error
     if isinstance(error, KeyboardInterrupt):
         return Status.INTERRUPTED, Interrupted("the job was interrupted by Ctrl-C")
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):

@@ -35,6 +35,7 @@ class LoopSettings:
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
     eval_every: int = 0
+    eval_steps: tuple[int, ...] | None = None
     checkpoint_every: int = 0
     amp: bool = False
 
@@ -143,11 +144,17 @@ def _clip(model: nn.Module, max_norm: float) -> float:
 
 def _between_steps(model: nn.Module, state: TrainingState, settings: LoopSettings, callbacks: LoopCallbacks) -> None:
     last = state.step == settings.max_steps
-    if last or (settings.eval_every and state.step % settings.eval_every == 0):
+    if last or _is_due(state.step, settings):
         callbacks.report(state.step, callbacks.validate(state.step))
         model.train()
     if settings.checkpoint_every and not last and state.step % settings.checkpoint_every == 0:
         callbacks.checkpoint(state.step)
+
+
+def _is_due(step: int, settings: LoopSettings) -> bool:
+    if settings.eval_steps is not None:
+        return step in settings.eval_steps
+    return settings.eval_every > 0 and step % settings.eval_every == 0
 
 
 def build_scheduler(optimizer: Optimizer, name: str, max_steps: int, warmup_fraction: float) -> LRScheduler:

@@ -2,6 +2,8 @@
 
 from peftsweep.tracking.restore import ImportReport, import_jobs
 from peftsweep.tracking.store import DEFAULT_URI, resolve_uri
+from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
+from peftsweep.tracking.summary import Score, StudySummary
 from peftsweep.tracking.tracker import MlflowTracker, NoTracker, Tracker, default_run_name, open_tracker
 from peftsweep.tracking.ui import serve_ui
 
@@ -10,9 +12,14 @@ __all__ = [
     "ImportReport",
     "MlflowTracker",
     "NoTracker",
+    "Score",
+    "StudyRuns",
+    "StudySummary",
     "Tracker",
+    "close_lost_runs",
     "default_run_name",
     "import_jobs",
+    "open_studies",
     "open_tracker",
     "resolve_uri",
     "serve_ui",

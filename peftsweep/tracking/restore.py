@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.results import RESULT_FILE, JobResult, load_result
-from peftsweep.tracking.store import ARTIFACT_FOLDER, Store, open_store
+from peftsweep.tracking.store import ARTIFACT_FOLDER, Store, find_run, open_store
+from peftsweep.tracking.studies import create_study_run, find_study_run, study_runs
 from peftsweep.tracking.tracker import (
     COMPLETE_TAG,
     JOB_TAG,
+    PARENT_TAG,
     MlflowTracker,
     default_run_name,
+    end_milliseconds,
     job_id,
     reopen_run,
     start_seconds,
@@ -52,14 +55,15 @@ def import_jobs(paths: Sequence[Path], *, uri: str | None, experiment: str) -> I
     """
     files = [file for path in paths for file in _result_files(path)]
     store = open_store(uri, experiment)
-    report = ImportReport()
+    report, studies = ImportReport(), _Studies(store)
     for file in files:
         try:
             result = load_result(file)
         except DataError as error:
             report.unreadable.append(str(error))
             continue
-        _import_job(store, file.parent, result, report)
+        _import_job(store, file.parent, result, report, studies)
+    studies.close()
     return report
 
 
@@ -71,10 +75,48 @@ def _result_files(path: Path) -> list[Path]:
     return files
 
 
-def _import_job(store: Store, folder: Path, result: JobResult, report: ImportReport) -> None:
+class _Studies:
+    """The studies' runs that imported jobs nest under: the sweep's own if this store has them, else made once each."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ids: dict[tuple[str, str | None], str] = {}
+        self._ended: dict[str, int] = {}  # by run made here: end of its last job, milliseconds since 1970
+
+    def parent_of(self, result: JobResult) -> str | None:
+        """Run id of the job's study; None for a job that belongs to none."""
+        if result.study is None:
+            return None
+        recorded = result.config.get("tracking", {}).get("parent_run_id")
+        key = (result.study, recorded)
+        if key not in self._ids:
+            known = recorded is not None and find_run(self._store, recorded) is not None
+            self._ids[key] = recorded if known else self._find_or_create(result, result.study)
+        parent, ended = self._ids[key], end_milliseconds(result)
+        if parent in self._ended and ended is not None:
+            self._ended[parent] = max(ended, self._ended[parent])
+        return parent
+
+    def close(self) -> None:
+        for run_id, ended in self._ended.items():
+            self._store.client.set_terminated(run_id, "FINISHED", ended or None)
+
+    def _find_or_create(self, result: JobResult, study: str) -> str:
+        tags = {"method": result.method, "model": result.model, "task": result.task}
+        found = find_study_run(study_runs(self._store), study, tags)
+        if found:
+            return found
+        started = start_seconds(result)
+        created = create_study_run(self._store, study, tags, None if started is None else round(1000 * started))
+        self._ended[created] = 0
+        return created
+
+
+def _import_job(store: Store, folder: Path, result: JobResult, report: ImportReport, studies: _Studies) -> None:
     run = _find_run(store, result)
     if run is None:
-        tracker = MlflowTracker(store, _create_run(store, result), folder, strict=True)
+        run_id = _create_run(store, folder, result, studies.parent_of(result))
+        tracker = MlflowTracker(store, run_id, folder, strict=True)
         report.logged.append(folder)
     elif run.data.tags.get(COMPLETE_TAG) == "true" and run.info.status != "RUNNING":
         report.skipped.append(folder)
@@ -87,27 +129,19 @@ def _import_job(store: Store, folder: Path, result: JobResult, report: ImportRep
 
 def _find_run(store: Store, result: JobResult) -> Run | None:
     """The run that the job itself began, if this store has it, else one that an earlier import made."""
-    from mlflow.exceptions import MlflowException
-
-    if result.mlflow_run_id:
-        try:
-            run = store.client.get_run(result.mlflow_run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        else:
-            if run.info.lifecycle_stage == "active":
-                return run
+    if result.mlflow_run_id and (run := find_run(store, result.mlflow_run_id)):
+        return run
     found = store.client.search_runs([store.experiment_id], f"tags.`{JOB_TAG}` = '{job_id(result)}'", max_results=1)
     return found[0] if found else None
 
 
-def _create_run(store: Store, result: JobResult) -> str:
+def _create_run(store: Store, folder: Path, result: JobResult, parent_run_id: str | None) -> str:
     started = start_seconds(result)
     run = store.client.create_run(
         store.experiment_id,
         start_time=None if started is None else round(1000 * started),
-        run_name=default_run_name(result.method, result.task, result.seed),
+        run_name=default_run_name(result, folder),
+        tags=None if parent_run_id is None else {PARENT_TAG: parent_run_id},
     )
     return str(run.info.run_id)
 
@@ -115,7 +149,7 @@ def _create_run(store: Store, result: JobResult) -> str:
 def _replay(tracker: MlflowTracker, folder: Path, result: JobResult) -> None:
     """Make the calls that the job made, from what it left behind."""
     started = start_seconds(result)
-    tracker.log_params(result.config)
+    tracker.log_params(result.config, result.config.get("tracking", {}).get("params"))
     for dataset in result.datasets:
         tracker.log_dataset(**dataset)
     for row in _history(folder / HISTORY_FILE):

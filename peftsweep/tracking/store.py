@@ -17,6 +17,7 @@ from peftsweep.redact import redact_forms
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"  # beside a local database
@@ -82,6 +83,19 @@ def open_store(uri: str | None, experiment: str) -> Store:
         return Store(client, uri, _experiment_id(client, uri, experiment))
 
 
+def find_run(store: Store, run_id: str) -> Run | None:
+    """A run of this store, or None if it never held it or it was deleted. Raises MlflowException if nobody answers."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
 def import_mlflow() -> None:
     """Set quiet and quick defaults, which MLflow reads at import; what the user set stays."""
     for name, value in _ENVIRONMENT_DEFAULTS.items():
@@ -126,6 +140,12 @@ def _unusable(uri: str, error: Exception) -> TrackingError:
     return TrackingError(
         Problem(f"the MLflow store must be usable ({brief(error)})", redact_forms(uri), "tracking.uri", fix)
     )
+
+
+def refusal(rule: str, value: str, error: Exception) -> TrackingError:
+    """What to raise for a call that MLflow refused, or that nobody answered."""
+    kind = UnreachableError if is_unreachable(error) else TrackingError
+    return kind(Problem(f"{rule} ({brief(error)})", value))
 
 
 def brief(error: BaseException) -> str:

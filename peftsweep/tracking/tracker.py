@@ -10,21 +10,24 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peftsweep.errors import Problem, TrackingError
 from peftsweep.redact import redact, redact_forms, redact_params
 from peftsweep.results import JobResult, Status
-from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store
+from peftsweep.tracking.store import Store, UnreachableError, brief, find_run, is_unreachable, open_store, refusal
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import DatasetInput, Metric
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 COMPLETE_TAG = "peftsweep.complete"  # set last: a run without it misses something, and `import` fills it in
 JOB_TAG = "peftsweep.job"
+STATUS_TAG = "peftsweep.status"
+CAUSE_TAG = "peftsweep.cause"
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: what nests a run under another
 
 _RUN_STATUS = {
     Status.OK: "FINISHED",
@@ -54,8 +57,11 @@ class Tracker(Protocol):
     def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
         """Metrics of one optimizer step; kept and sent in batches. unix_seconds: when it happened, None is now."""
 
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """The configuration, nested or flat. A parameter that the run has already keeps its value."""
+    def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
+        """The configuration, nested or flat. A parameter that the run has already keeps its value.
+
+        only: dotted keys of the settings or groups to log, in this order; None is all.
+        """
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Bare keys (`method`) get the prefix `peftsweep.`."""
@@ -78,7 +84,7 @@ class NoTracker:
     def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
         pass
 
-    def log_params(self, params: Mapping[str, object]) -> None:
+    def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
         pass
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -103,11 +109,13 @@ def open_tracker(
     tags: Mapping[str, str],
     system_metrics: bool = False,
     run_id: str | None = None,
+    parent_run_id: str | None = None,
 ) -> Tracker:
     """Begin the MLflow run of a job.
 
     uri: None takes MLFLOW_TRACKING_URI, else a SQLite file under outputs/. folder: the job's own, named in the advice
     to import it later. run_id: continue this run (made by a controller, or of a resumed job) instead of a new one.
+    parent_run_id: nest under this run; one that this store lacks is warned about, and the job's run stands alone.
     A server that does not answer is warned about, and the job goes on without it.
 
     Raises:
@@ -115,6 +123,7 @@ def open_tracker(
     """
     try:
         store = open_store(uri, experiment)
+        tags = {**tags, **_parent_tag(store, parent_run_id)}
         tracker = reopen_run(store, run_id, folder) if run_id else _create_run(store, run_name, folder, tags)
     except UnreachableError as error:
         _log.warning("%s The job goes on without MLflow. %s", error, _import_advice(folder))
@@ -126,8 +135,9 @@ def open_tracker(
     return tracker
 
 
-def default_run_name(method: str, task: str, seed: int) -> str:
-    return f"{method} {task} seed {seed}"
+def default_run_name(result: JobResult, folder: Path) -> str:
+    """Jobs of a study differ in what their folders are called, others in their seed."""
+    return f"{result.method} {folder.name}" if result.study else f"{result.method} {result.task} seed {result.seed}"
 
 
 class MlflowTracker:
@@ -140,6 +150,7 @@ class MlflowTracker:
         self.strict = strict
         self._id, self._store, self._folder = run_id, store, folder
         self._buffer: list[Metric] = []
+        self._datasets: list[DatasetInput] = []
         self._flushed_at_seconds = time.monotonic()
         self._has_failed = self._is_away = self._was_asked_again = False
         self._monitor: SystemMetricsMonitor | None = None
@@ -153,12 +164,13 @@ class MlflowTracker:
             with self._forgiven():
                 self._flush()
 
-    def log_params(self, params: Mapping[str, object]) -> None:
+    def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
         from mlflow.entities import Param
 
         if self._is_away:
             return
         flat = flatten(redact_params(params))
+        flat = flat if only is None else select(flat, only)
         new = [Param(key, value) for key, value in flat.items() if key not in self.known_params]
         with self._forgiven():
             self._store.client.log_batch(self._id, params=new)
@@ -170,13 +182,11 @@ class MlflowTracker:
         if self._is_away:
             return
         with self._forgiven():
-            self._store.client.log_batch(self._id, tags=[RunTag(key, value) for key, value in _full_tags(tags).items()])
+            self._store.client.log_batch(self._id, tags=[RunTag(key, value) for key, value in full_tags(tags).items()])
 
     def log_dataset(self, name: str, split: str, source: str, digest: str, rows: int) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        if self._is_away:
-            return
         dataset = Dataset(
             name=name,
             digest=digest[:36],
@@ -184,8 +194,7 @@ class MlflowTracker:
             source=json.dumps({"uri": redact_forms(source)}),
             profile=json.dumps({"rows": rows}),
         )
-        with self._forgiven():
-            self._store.client.log_inputs(self._id, [DatasetInput(dataset, [InputTag("mlflow.data.context", split)])])
+        self._datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", split)]))
 
     def log_folder(self, folder: Path, *, adapter: bool) -> None:
         client = self._store.client
@@ -203,8 +212,9 @@ class MlflowTracker:
         if self._is_gone():
             return  # not even to stop the watch: MLflow's thread would wait too, and ends by itself
         self._stop_watching()
-        with self._forgiven():
-            self._flush()
+        if self._datasets:
+            with self._forgiven():
+                self._store.client.log_inputs(self._id, self._datasets)
         self._end(result)
 
     def watch_system(self) -> None:
@@ -220,10 +230,12 @@ class MlflowTracker:
             self._monitor = monitor
 
     def _end(self, result: JobResult) -> None:
-        tags = result_tags(result)
-        if not self._has_failed:
-            tags[COMPLETE_TAG] = "true"
-        self.set_tags(tags)
+        if self._has_failed or len(self._buffer) > _FLUSH_VALUES:  # MLflow sends a long batch in parts, tags first
+            with self._forgiven():
+                self._flush()
+        tags = result_tags(result) | ({} if self._has_failed else {COMPLETE_TAG: "true"})
+        with self._forgiven():
+            self._flush(tags)
         with self._forgiven():
             end_time = end_milliseconds(result) if self.strict else None
             self._store.client.set_terminated(self._id, _RUN_STATUS[result.status], end_time)
@@ -237,9 +249,12 @@ class MlflowTracker:
                 self.logged[key, step] = value
                 self._buffer.append(Metric(key, float(value), timestamp, step))
 
-    def _flush(self) -> None:
+    def _flush(self, tags: Mapping[str, str] | None = None) -> None:
+        from mlflow.entities import RunTag
+
         self._flushed_at_seconds = time.monotonic()
-        self._store.client.log_batch(self._id, metrics=self._buffer)
+        full = [RunTag(key, value) for key, value in full_tags(tags or {}).items()]
+        self._store.client.log_batch(self._id, metrics=self._buffer, tags=full)
         self._buffer = []
 
     def _is_gone(self) -> bool:
@@ -281,8 +296,10 @@ def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False)
                 tracker.logged.update({(key, metric.step): metric.value for metric in history})
         store.client.update_run(run_id, status="RUNNING")
         store.client.set_tag(run_id, COMPLETE_TAG, "false")
+        if CAUSE_TAG in data.tags:  # why it ended before
+            store.client.delete_tag(run_id, CAUSE_TAG)
     except MlflowException as error:
-        raise _refusal("the MLflow run must exist and answer", run_id, error) from error
+        raise refusal("the MLflow run must exist and answer", run_id, error) from error
     tracker.known_params.update(data.params)
     return tracker
 
@@ -319,6 +336,11 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def select(flat: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    """The settings under these dotted keys, in the order of the keys; one that names a group takes all of it."""
+    return {name: value for key in keys for name, value in flat.items() if name == key or name.startswith(f"{key}.")}
+
+
 def end_milliseconds(result: JobResult) -> int | None:
     """When the job ended, or None if it does not say."""
     started = start_seconds(result)
@@ -338,18 +360,29 @@ def _create_run(store: Store, run_name: str, folder: Path, tags: Mapping[str, st
     from mlflow.exceptions import MlflowException
 
     try:
-        run = store.client.create_run(store.experiment_id, run_name=run_name, tags=_full_tags(tags))
+        run = store.client.create_run(store.experiment_id, run_name=run_name, tags=full_tags(tags))
     except MlflowException as error:
-        raise _refusal("MLflow must take a new run", run_name, error) from error
+        raise refusal("MLflow must take a new run", run_name, error) from error
     return MlflowTracker(store, run.info.run_id, folder)
 
 
-def _refusal(rule: str, value: str, error: Exception) -> TrackingError:
-    kind = UnreachableError if is_unreachable(error) else TrackingError
-    return kind(Problem(f"{rule} ({brief(error)})", value))
+def _parent_tag(store: Store, parent_run_id: str | None) -> dict[str, str]:
+    from mlflow.exceptions import MlflowException
+
+    if parent_run_id is None:
+        return {}
+    try:
+        parent = find_run(store, parent_run_id)
+    except MlflowException as error:
+        raise refusal("the MLflow store must answer", parent_run_id, error) from error
+    if parent is None:
+        _log.warning("MLflow has no run %s to nest this job's run under: it stands alone.", parent_run_id)
+        return {}
+    return {PARENT_TAG: parent_run_id}
 
 
-def _full_tags(tags: Mapping[str, str]) -> dict[str, str]:
+def full_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """As MLflow takes them: bare keys prefixed, secrets blanked, keys and values cut."""
     full = {
         key if key.startswith(("mlflow.", "peftsweep.")) else f"peftsweep.{key}": value
         for key, value in redact_params(tags).items()

@@ -21,9 +21,9 @@ LEVELS = (
     {"models", "memory", "display", "trust"},
     {"tasks", "methods", "check"},
     {"training", "evaluate", "tracking"},
-    {"checkpoint", "record"},
+    {"checkpoint", "record", "resolve"},
     {"job"},
-    {"sweep"},
+    {"sweeps"},
     {"cli"},
     {"__main__"},
 )

@@ -20,6 +20,7 @@ from peftsweep.errors import DataError, TrackingError
 from peftsweep.results import JobResult, Status, save_result
 from peftsweep.tracking import MlflowTracker, NoTracker, Tracker, import_jobs, open_tracker, resolve_uri, serve_ui
 from peftsweep.tracking.store import Store, open_store
+from peftsweep.tracking.tracker import default_run_name, select
 
 EXPERIMENT = "peftsweep"
 HISTORY = [
@@ -176,6 +177,35 @@ def test_parameters_are_cut_to_what_mlflow_takes(uri: str, folder: Path) -> None
     assert only_run(uri).data.params == {"task.template": "x" * 6000, "task.odd key_": "1"}
 
 
+def test_only_chosen_parameters_are_logged(uri: str, folder: Path) -> None:
+    settings = {"hparams": {"lr": 0.1, "lr_scale": 1.0, "max_steps": 7}, "method": {"name": "lora", "capacity": 8}}
+    begin(uri, folder).log_params(settings, only=["hparams.lr", "method", "unknown"])
+    assert only_run(uri).data.params == {"hparams.lr": "0.1", "method.name": "lora", "method.capacity": "8"}
+
+
+def test_chosen_parameters_come_in_the_order_of_their_keys() -> None:
+    assert list(select({"a": "1", "b.c": "2", "b.d": "3"}, ["b.d", "a", "b.c"])) == ["b.d", "a", "b.c"]
+
+
+def test_a_job_costs_few_calls(uri: str, folder: Path) -> None:
+    tracker = begin(uri, folder)
+    assert isinstance(tracker, MlflowTracker)
+    calls = FailingClient(tracker._store.client, "none of them")
+    tracker._store = replace(tracker._store, client=calls)  # type: ignore[arg-type]
+    tracker.log_params(CONFIG)
+    for split in ("train", "valid", "test"):
+        tracker.log_dataset(**DATASET | {"split": split})
+    for row in HISTORY:
+        tracker.log_step(row["step"], {"train/loss": row["train/loss"]})
+    tracker.close(finished_job(tracker.run_id))
+    assert calls.calls == ["log_batch", "log_inputs", "log_batch", "set_terminated"]
+
+
+def test_jobs_of_a_study_are_named_by_their_folders(folder: Path) -> None:
+    assert default_run_name(finished_job(None), folder) == "lora metamath seed 3"
+    assert default_run_name(finished_job(None, study="monday/lora"), folder) == "lora job 1"
+
+
 def test_steps_reach_the_store_before_the_job_ends(uri: str, folder: Path) -> None:
     tracker = begin(uri, folder)
     for step in range(300):
@@ -197,6 +227,14 @@ def test_a_resumed_job_continues_its_run(uri: str, folder: Path) -> None:
     assert found["status"] == "FINISHED"
     assert found["params"] == {"hparams.lr": "0.1", "hparams.more": "1"}
     assert found["metrics"]["train/loss"] == [(1, 2.0), (2, 1.0)]
+
+
+def test_a_resumed_job_that_ends_well_has_no_cause(uri: str, folder: Path) -> None:
+    first = begin(uri, folder)
+    first.close(finished_job(first.run_id, Status.INTERRUPTED, cause="Ctrl-C"))
+    second = begin(uri, folder, run_id=first.run_id)
+    second.close(finished_job(second.run_id))
+    assert "peftsweep.cause" not in only_run(uri).data.tags
 
 
 def test_an_unknown_run_id_is_an_error(uri: str, folder: Path) -> None:

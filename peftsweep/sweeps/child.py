@@ -1,0 +1,174 @@
+"""The warm process that runs trials one after another: it keeps the frozen base model and the tokenised data.
+
+Started by a worker as `python -m peftsweep.sweeps.child <descriptor>`, it speaks over a socket: a `Request` comes in,
+messages go out, an `Outcome` ends each trial. Whatever a trial does to this process, the worker outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from peftsweep.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    MethodError,
+    ModelError,
+    NonFiniteLossError,
+    OutOfMemoryError,
+    PeftsweepError,
+    Pruned,
+)
+from peftsweep.results import RESULT_FILE, JobResult, load_result
+from peftsweep.sweeps.messages import Begun, Proposed, Reported, Request, Stepped
+from peftsweep.sweeps.space import as_overrides
+from peftsweep.sweeps.tickets import Ending, Outcome
+
+STEP_MESSAGE_SECONDS = 0.5  # a step is told at most this often
+ORPHAN_CHECK_SECONDS = 1.0
+CODE_KEYS = ("commit", "dirty", "torch", "transformers", "peft", "peftsweep")
+
+
+def main(descriptor: int) -> None:
+    """Serve requests until the worker closes its end."""
+    _end_with(os.getppid())
+    connection = Connection(descriptor)
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        connection.send(serve(request, connection))
+
+
+def serve(request: Request, connection: Connection) -> Outcome:
+    """Run one trial and answer how it ended; raises nothing that belongs to the trial."""
+    started = time.monotonic()
+    ending, cause = Ending.FINISHED, None
+    try:
+        _run(request, connection, started)
+    except PeftsweepError as error:
+        ending, cause = _ending_of(error), str(error)
+    except KeyboardInterrupt:
+        ending, cause = Ending.INTERRUPTED, "interrupted by Ctrl-C"
+    except Exception as error:
+        ending, cause = Ending.CRASHED, f"{type(error).__name__}: {error}"
+    outcome = Outcome(ending, cause, request.folder, seconds=time.monotonic() - started)
+    return with_result(outcome, Path(request.folder))
+
+
+def with_result(outcome: Outcome, folder: Path) -> Outcome:
+    """The outcome, with what the job's result.json says."""
+    if not (folder / RESULT_FILE).exists():
+        return outcome
+    result = load_result(folder)
+    return replace(
+        outcome,
+        mlflow_run_id=result.mlflow_run_id,
+        metrics=result.metrics,
+        intervals=result.intervals,
+        data={info["split"]: info["digest"] for info in result.datasets},
+        code=code_of(result),
+        tokens=int(result.metrics.get("train/tokens", 0)),
+        steps=result.steps,
+    )
+
+
+def code_of(result: JobResult) -> str:
+    """Two trials of a study compare only where this is equal."""
+    return " ".join(f"{key}={result.environment[key]}" for key in CODE_KEYS if key in result.environment)
+
+
+def _ending_of(error: PeftsweepError) -> Ending:
+    if isinstance(error, BudgetSpent):
+        return Ending.SPENT
+    endings = {
+        Pruned: Ending.PRUNED,
+        Interrupted: Ending.INTERRUPTED,
+        OutOfMemoryError: Ending.OOM,
+        NonFiniteLossError: Ending.DIVERGED,
+    }
+    endings |= dict.fromkeys((ConfigError, DataError, MethodError, ModelError), Ending.REFUSED)
+    return next((ending for kind, ending in endings.items() if isinstance(error, kind)), Ending.CRASHED)
+
+
+class BudgetSpent(Pruned):
+    """The study can't pay for another step."""
+
+
+def _run(request: Request, connection: Connection, started: float) -> None:
+    params = request.params
+    if params is None:
+        params = _propose(request)
+        connection.send(Proposed(params))
+    observe = _observer(request, connection, started)
+    from peftsweep.sweeps.hydra_job import run_composed
+
+    overrides = [*request.overrides, *as_overrides(params)]
+    run_composed(
+        overrides,
+        Path(request.folder),
+        Path(request.config_dir) if request.config_dir else None,
+        number=request.number,
+        begun=lambda run_id: connection.send(Begun(run_id)),
+        observe=observe,
+    )
+
+
+def _propose(request: Request) -> dict[str, Any]:
+    from peftsweep.sweeps.propose import propose
+
+    return propose(
+        request.space,
+        request.history,
+        sampler=request.sampler,
+        kwargs=request.sampler_kwargs,
+        seed=request.seed,
+        direction=request.direction,
+    )
+
+
+def _observer(request: Request, connection: Connection, started: float) -> Callable[[int, dict[str, float], int], None]:
+    """Tells the worker of steps and reports, and ends the job when the worker or the budget says so."""
+    last_told_seconds = 0.0
+
+    def observe(step: int, metrics: dict[str, float], tokens: int) -> None:
+        nonlocal last_told_seconds
+        now = time.monotonic()
+        if now - last_told_seconds >= STEP_MESSAGE_SECONDS:
+            last_told_seconds = now
+            connection.send(Stepped(step, tokens))
+        if request.report in metrics:
+            connection.send(Reported(step, metrics[request.report]))
+            if not connection.recv():
+                raise Pruned(f"pruned after step {step}: others are better by then")
+        elif request.tokens is not None and tokens >= request.tokens:
+            raise BudgetSpent(f"the study's training tokens are spent after step {step}")
+        elif request.seconds is not None and now - started >= request.seconds:
+            raise BudgetSpent(f"the study's device seconds are spent after step {step}")
+
+    return observe
+
+
+def _end_with(parent: int) -> None:
+    """A worker that is killed can't tell anybody: its child notices, ends its job as interrupted, and leaves."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

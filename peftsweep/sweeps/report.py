@@ -1,0 +1,74 @@
+"""What MLflow shows of a study: its best settings, scores, counts and plots, on the run that its trials nest under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from optuna.storages import BaseStorage
+
+from peftsweep.results import Stage, Status
+from peftsweep.sweeps.plan import SweepPlan
+from peftsweep.sweeps.stage import stage_study_name
+from peftsweep.sweeps.storage import JOURNAL
+from peftsweep.sweeps.table import SweepRow, SweepTable
+from peftsweep.sweeps.tickets import Tickets
+from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
+from peftsweep.tracking.summary import Score, StudySummary
+
+
+def open_parents(plan: SweepPlan) -> StudyRuns:
+    """A run for each study, made before any worker starts; what an earlier run of the sweep left open is closed."""
+    if not plan.tracking:
+        return StudyRuns(None, {})
+    tags = {study.name: {"method": study.method, "model": study.model, "task": study.task} for study in plan.studies}
+    parents = open_studies(plan.tracking_uri, plan.experiment, tags)
+    _close_lost(plan, parents)
+    return parents
+
+
+def finish_studies(
+    plan: SweepPlan, parents: StudyRuns, table: SweepTable, storage: BaseStorage, *, interrupted: bool
+) -> None:
+    """Bring the studies' runs up to date and end them. Never raises: the sweep's folder holds everything."""
+    if not plan.tracking or not parents.run_ids:
+        return
+    _close_lost(plan, parents)
+    journal = Path(plan.folder) / JOURNAL
+    for study in plan.studies:
+        tickets = Tickets(storage, stage_study_name(study, Stage.TUNE))
+        row = next(row for row in table.rows if row.study == study.label)
+        files = [journal] if journal.exists() else []
+        parents.log_study(study.name, optuna_study=tickets.study, summary=_summary(plan, row), files=files)
+    parents.finish(interrupted=interrupted)
+
+
+def _close_lost(plan: SweepPlan, parents: StudyRuns) -> None:
+    """No worker of ours runs now; one that joined from elsewhere puts its run's status right when its job ends."""
+    if parents.run_ids:
+        close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
+
+
+def _summary(plan: SweepPlan, row: SweepRow) -> StudySummary:
+    remarks = [f"The best value lies at an end of its range; try `{edge}`." for edge in row.edges]
+    remarks += [f"Stopped: {row.stopped}."] if row.stopped else []
+    return StudySummary(
+        objective=plan.objective,
+        best_settings=row.best,
+        best_objective=row.objective,
+        trials=_counts(row),
+        tokens=row.tokens,
+        confirmed=_scores(row.score_name, row.score, row.interval, row.seeds),
+        default=_scores(row.score_name, row.default_score, row.default_interval, row.default_seeds),
+        remarks=remarks,
+    )
+
+
+def _counts(row: SweepRow) -> Mapping[Status, int]:
+    return {Status.OK: row.ok, Status.PRUNED: row.pruned, Status.OOM: row.oom, Status.FAILED: row.failed}
+
+
+def _scores(name: str | None, mean: float | None, interval: tuple[float, float] | None, seeds: int) -> dict[str, Score]:
+    if name is None or mean is None or interval is None:
+        return {}
+    return {name: Score(mean, *interval, seeds)}

@@ -1,0 +1,248 @@
+"""What a person sees of a sweep: a line for each study and each worker while it runs, one table when it is over."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from peftsweep.display import format_metric
+from peftsweep.results import METRICS, Stage
+from peftsweep.sweeps.lease import Lease
+from peftsweep.sweeps.plan import StudyPlan, SweepPlan
+from peftsweep.sweeps.space import CAPACITY, LR, describe_range
+from peftsweep.sweeps.stopping import Stop
+from peftsweep.sweeps.table import SweepRow, SweepTable
+from peftsweep.sweeps.tickets import Trial, best_of, current, stopped_because
+
+FILE_WIDTH = 140  # characters of a line where there is no terminal
+SHORT = {LR: "lr", CAPACITY: "capacity"}
+
+
+def wide_console() -> Console:
+    """Standard output; where that is a file or a pipe, wide enough for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
+
+
+class Progress:
+    """Live lines on a terminal; a line for each finished trial where the output goes to a file."""
+
+    def __init__(self, plan: SweepPlan, console: Console | None = None) -> None:
+        self.plan, self.console = plan, console or Console(stderr=True)
+        self._live: Live | None = None
+        self._told: set[tuple[str, str, int]] = set()
+        self._lock = threading.Lock()
+        self._stop_note = ""
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> None:
+        with self._lock:
+            self._tell_finished(stage, trials)
+            if self._live is not None:
+                self._live.update(self._picture(stage, trials, workers))
+
+    def tell_stop(self, stop: Stop) -> None:
+        notes = {
+            Stop.FINISH: "Stopping: what runs is finished first. Press Ctrl-C again to stop now; nothing is lost.",
+            Stop.NOW: "Stopping now; unfinished trials are run again when the sweep goes on.",
+        }
+        self._stop_note = notes.get(stop, "")
+        if self._live is None:
+            self.console.print(self._stop_note, highlight=False)
+
+    def _tell_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
+        for label, found in trials.items():
+            finished = [trial for trial in found if trial.is_finished]
+            for trial in finished:
+                key = (stage, label, trial.number)
+                if key in self._told:
+                    continue
+                self._told.add(key)
+                if self._live is None:
+                    done = f"{len(finished)}/{self._total(stage, found)}"
+                    self.console.print(
+                        f"{label} {stage} {done}: {_sentence(self.plan, trial)}", highlight=False, soft_wrap=True
+                    )
+
+    def _total(self, stage: Stage, trials: Sequence[Trial]) -> str:
+        if stage is Stage.TUNE and self.plan.n_trials is not None:
+            return str(self.plan.n_trials)
+        return str(len(current(trials))) if stage is Stage.CONFIRM else "?"
+
+    def _picture(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> Group:
+        studies = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+        for column in (str(stage), "done", "best", "settings", "left"):
+            studies.add_column(column, justify="right" if column in ("done", "best", "left") else "left", no_wrap=True)
+        speed = max(1, len(workers))
+        for label, found in trials.items():
+            studies.add_row(*self._study_line(stage, label, found, speed / max(1, len(trials))))
+        lines = Table(box=None, pad_edge=False, show_header=False)
+        for lease in workers.values():
+            lines.add_row(*_worker_line(lease))
+        return Group(studies, Text(""), lines, Text(self._stop_note, style="yellow"))
+
+    def _study_line(self, stage: Stage, label: str, trials: Sequence[Trial], share: float) -> list[str]:
+        finished = [trial for trial in current(trials) if trial.is_finished]
+        best = best_of(trials, self.plan.direction)
+        stopped = stopped_because(trials)
+        value = "" if best is None or best.value is None else f"{best.value:.4f}"
+        total = self._total(stage, trials)
+        left = "stopped" if stopped else _left(finished, total, share)
+        return [label, f"{len(finished)}/{total}", value, describe_params(best.params) if best else "", left]
+
+
+def _left(finished: Sequence[Trial], total: str, share: float) -> str:
+    """Time that a study still needs, if all go on as they did."""
+    seconds = [trial.outcome.seconds for trial in finished if trial.outcome]
+    if not total.isdigit() or not seconds:
+        return ""
+    remaining = int(total) - len(finished)
+    return "done" if remaining <= 0 else duration(remaining * statistics.fmean(seconds) / share)
+
+
+def _worker_line(lease: Lease) -> list[str]:
+    doing: dict[str, Any] = lease.doing
+    if doing.get("state") != "running":
+        return [f"worker {doing.get('slot', '')}", str(doing.get("state", "")), ""]
+    step = f"step {doing.get('step', 0)}/{doing.get('of', '?')}"
+    return [f"worker {doing.get('slot', '')}", f"{doing.get('study')} trial {doing.get('number')}", step]
+
+
+def _sentence(plan: SweepPlan, trial: Trial) -> str:
+    outcome = trial.outcome
+    settings = describe_params(trial.params)
+    if outcome is None:
+        return f"{settings}: {trial.state.name.lower()}"
+    value = f" {plan.objective} {trial.value:.4f}" if trial.value is not None else ""
+    cause = f" ({(outcome.cause or '').splitlines()[0][:160]})" if outcome.cause and trial.value is None else ""
+    return f"{settings}: {outcome.ending}{value}{cause}, {duration(outcome.seconds)}"
+
+
+def describe_params(params: Mapping[str, Any]) -> str:
+    return "  ".join(
+        f"{SHORT.get(key, key.rpartition('.')[2])} {value:.3g}"
+        if isinstance(value, float)
+        else f"{SHORT.get(key, key)} {value}"
+        for key, value in params.items()
+    )
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def final_table(table: SweepTable) -> Table:
+    """Method, best settings, confirmed score, what the default gives, and how the trials ended."""
+    unit = METRICS[table.score or table.objective]
+    shown = Table(title=f"sweep {table.sweep}", title_justify="left", box=box.SIMPLE_HEAD)
+    keys = list(dict.fromkeys(key for row in table.rows for key in row.best))
+    shown.add_column("study", no_wrap=True)
+    for key in keys:
+        shown.add_column(SHORT.get(key, key), justify="right", no_wrap=True)
+    shown.add_column(table.objective, justify="right")
+    for column in ((table.score or "score"), "95% interval", "default", "trials", "pruned", "oom", "failed"):
+        shown.add_column(column, justify="right", no_wrap=column not in ("95% interval",))
+    for row in table.rows:
+        settings = [_setting(row.best.get(key)) for key in keys]
+        shown.add_row(row.study, *settings, _number(row.objective), *_scores(row, unit), *_counts(row))
+    return shown
+
+
+def _setting(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _scores(row: SweepRow, metric: Any) -> list[str]:
+    def shown(value: float | None) -> str:
+        return "" if value is None else format_metric(metric, value)
+
+    interval = "" if row.interval is None else f"{shown(row.interval[0])} to {shown(row.interval[1])}"
+    return [shown(row.score), interval, shown(row.default_score)]
+
+
+def _counts(row: SweepRow) -> list[str]:
+    return [str(row.trials), str(row.pruned), str(row.oom), str(row.failed + row.confirm_failed)]
+
+
+def notes(table: SweepTable) -> list[str]:
+    """What must be known beside the numbers: edges, gaps, mixtures."""
+    found = []
+    for row in table.rows:
+        if row.stopped:
+            found.append(f"{row.study}: stopped. {row.stopped}")
+        if row.edges:
+            found.append(f"{row.study}: the best value lies at an end of its range; try {' '.join(row.edges)}")
+        if row.is_mixed:
+            found.append(f"{row.study}: its trials differ in {', '.join(row.is_mixed)}; don't compare them unseen")
+        if row.confirm_failed:
+            found.append(f"{row.study}: {row.confirm_failed} confirm jobs failed")
+    if any(row.seeds and row.default_seeds for row in table.rows):
+        seeds = sorted({(row.seeds, row.default_seeds) for row in table.rows if row.seeds})
+        found.append(
+            "Scores are means over fresh seeds: "
+            + ", ".join(f"{best} for the best settings, {default} for the default" for best, default in seeds)
+            + "."
+        )
+    return found
+
+
+def dry_run_table(plan: SweepPlan, workers: int) -> Table:
+    """What the sweep would do: studies, what each searches, and the most that it can cost."""
+    shown = Table(title=f"sweep {plan.name}, {workers} workers", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("study", "searches", "first trial"):
+        shown.add_column(column, overflow="fold")
+    for column in ("trials", "confirm jobs", "steps, at most", "tokens, at most"):
+        shown.add_column(column, justify="right")
+    for study in plan.studies:
+        shown.add_row(*_dry_line(plan, study))
+    return shown
+
+
+def _dry_line(plan: SweepPlan, study: StudyPlan) -> list[str]:
+    from peftsweep.sweeps.space import defaults_of
+
+    settings = plan.settings
+    confirm = settings.confirm.seeds + min(settings.confirm.default_seeds, settings.confirm.seeds)
+    row_tokens = study.step_rows * study.row_tokens
+    if plan.n_trials is not None:
+        tuned_steps = plan.n_trials * study.max_steps
+    elif settings.budget.tokens is not None:
+        tuned_steps = settings.budget.tokens // row_tokens
+    else:
+        tuned_steps = 0
+    steps = tuned_steps + confirm * study.max_steps
+    tokens = (settings.budget.tokens or tuned_steps * row_tokens) + confirm * study.max_steps * row_tokens
+    is_open = plan.n_trials is None and settings.budget.tokens is None
+    return [
+        study.label,
+        "\n".join(f"{d.key}={describe_range(d)}" for d in study.space),
+        describe_params(defaults_of(study.space)),
+        str(plan.n_trials or "by budget"),
+        str(confirm),
+        "by time" if is_open else f"{steps:,}",
+        "by time" if is_open else f"{tokens:,}",
+    ]

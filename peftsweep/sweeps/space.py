@@ -1,0 +1,161 @@
+"""What a study searches: a few dimensions, each a setting of the job with its range. Plain data, kept in sweep.json.
+
+A value is what the job sees (`hparams.lr=0.003`, `method.capacity=32`); a coordinate is what a sampler sees: rates on a
+log scale, and an ordered choice by its index, so that the ranks 4, 8, 16, 32 are equally far apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+LR = "hparams.lr"
+CAPACITY = "method.capacity"
+# Nearer to an end than this share of the range (on its scale), the best value may well lie beyond.
+EDGE_SHARE = 0.08
+WIDEN_FACTOR = 10.0  # how much further a rate is tried when its best value is at an end
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched setting: an interval (`low` to `high`) or a list of `choices`, never both.
+
+    default: the published value, with which the study's first trial starts; None where there is none in the range.
+    """
+
+    key: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    integer: bool = False
+    choices: tuple[Any, ...] = ()
+    default: Any = None
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether neighbours among the choices are alike: rising numbers, not names."""
+        numbers = [c for c in self.choices if isinstance(c, (int, float)) and not isinstance(c, bool)]
+        return len(numbers) == len(self.choices) and list(numbers) == sorted(set(numbers))
+
+    def coordinate_distribution(self) -> BaseDistribution:
+        """What a sampler searches."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return (
+                IntDistribution(0, len(self.choices) - 1) if self.is_ordered else CategoricalDistribution(self.choices)
+            )
+        assert self.low is not None
+        assert self.high is not None
+        if self.integer:
+            return IntDistribution(int(self.low), int(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def value_distribution(self) -> BaseDistribution:
+        """What is stored and drawn: the values themselves. A wider range later stays compatible with it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices and not self.is_ordered:
+            return CategoricalDistribution(self.choices)
+        low, high = (self.choices[0], self.choices[-1]) if self.choices else (self.low, self.high)
+        assert low is not None
+        assert high is not None
+        is_whole = all(isinstance(choice, int) for choice in self.choices) if self.choices else self.integer
+        if is_whole:
+            return IntDistribution(int(low), int(high), log=self.log)
+        return FloatDistribution(float(low), float(high), log=self.log)
+
+    def to_coordinate(self, value: Any) -> Any:
+        return self.choices.index(value) if self.choices and self.is_ordered else value
+
+    def to_value(self, coordinate: Any) -> Any:
+        if self.choices and self.is_ordered:
+            return self.choices[int(coordinate)]
+        return _rounded(coordinate) if isinstance(coordinate, float) else coordinate
+
+    def holds(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        return isinstance(value, (int, float)) and self.low is not None and self.low <= value <= (self.high or math.inf)
+
+    def share_of(self, value: Any) -> float:
+        """Where a value lies between the ends, 0 to 1, on the scale that is searched."""
+        if self.choices:
+            return self.choices.index(value) / max(1, len(self.choices) - 1)
+        assert self.low is not None
+        assert self.high is not None
+        scale = math.log if self.log else float
+        span = scale(self.high) - scale(self.low)
+        return (scale(value) - scale(self.low)) / span if span else 0.5
+
+
+Space = tuple[Dimension, ...]
+
+
+def defaults_of(space: Space) -> dict[str, Any]:
+    """The published settings: the first trial of a study. A default outside its range gives way to the nearest end."""
+    return {dimension.key: dimension.default for dimension in space if dimension.default is not None}
+
+
+def edges_of(space: Space, best: Mapping[str, Any]) -> dict[str, str]:
+    """Which of the best values lie at an end of their range: key -> `low` or `high`."""
+    found = {}
+    for dimension in space:
+        if not _can_be_at_an_edge(dimension) or dimension.key not in best:
+            continue
+        share = dimension.share_of(best[dimension.key])
+        margin = 0.0 if dimension.choices else EDGE_SHARE
+        if share <= margin or share >= 1 - margin:
+            found[dimension.key] = "low" if share <= margin else "high"
+    return found
+
+
+def _can_be_at_an_edge(dimension: Dimension) -> bool:
+    return (dimension.is_ordered and len(dimension.choices) > 1) if dimension.choices else True
+
+
+def widened(dimension: Dimension, edge: str) -> Dimension:
+    """The range to try when the best value lies at an end of this one."""
+    from dataclasses import replace
+
+    if dimension.choices:
+        extra = max(1, dimension.choices[0] // 2) if edge == "low" else dimension.choices[-1] * 2
+        return replace(dimension, choices=tuple(sorted({*dimension.choices, extra})))
+    assert dimension.low is not None
+    assert dimension.high is not None
+    if dimension.log:
+        low, high = dimension.low / WIDEN_FACTOR, dimension.high * WIDEN_FACTOR
+    else:
+        span = dimension.high - dimension.low
+        low, high = dimension.low - span, dimension.high + span
+    return replace(dimension, low=low) if edge == "low" else replace(dimension, high=high)
+
+
+def describe_range(dimension: Dimension) -> str:
+    """As Hydra's sweep syntax has it, ready to be typed."""
+    if dimension.choices:
+        return f"choice({','.join(str(choice) for choice in dimension.choices)})"
+    interval = f"interval({dimension.low:g},{dimension.high:g})"
+    return f"tag(log,{interval})" if dimension.log and dimension.key != LR else interval
+
+
+def as_overrides(params: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()]
+
+
+def coordinates(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    return {d.key: d.to_coordinate(params[d.key]) for d in space if d.key in params and d.holds(params[d.key])}
+
+
+def values(space: Sequence[Dimension], found: Mapping[str, Any]) -> dict[str, Any]:
+    return {d.key: d.to_value(found[d.key]) for d in space}
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: enough for any rate, and what the table shows is what ran."""
+    return float(f"{value:.4g}")

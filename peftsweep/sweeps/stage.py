@@ -1,0 +1,35 @@
+"""The two stages of a study: tickets of `tune` and of `confirm`, and when each is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftsweep.results import Stage
+from peftsweep.sweeps.budget import Budget, is_given_out
+from peftsweep.sweeps.plan import StudyPlan, SweepPlan
+from peftsweep.sweeps.tickets import Trial, stopped_because
+
+
+def stage_study_name(study: StudyPlan, stage: Stage) -> str:
+    """Confirm jobs are tickets too, of an Optuna study beside the one that was tuned."""
+    return study.name if stage is Stage.TUNE else f"{study.name}/confirm"
+
+
+def budget_of(plan: SweepPlan, study: StudyPlan, workers: int = 1) -> Budget:
+    steps = plan.report_steps(study)
+    return Budget(
+        n_trials=plan.n_trials,
+        tokens=plan.settings.budget.tokens,
+        gpu_seconds=plan.settings.budget.gpu_seconds,
+        first_report=(steps[0] if steps else study.max_steps) / study.max_steps,
+        most_open=max(1, workers),
+    )
+
+
+def is_over(plan: SweepPlan, study: StudyPlan, stage: Stage, trials: Sequence[Trial]) -> bool:
+    """Whether nothing of a stage runs, waits or will come."""
+    if stopped_because(trials):
+        return not any(trial.state.name == "RUNNING" for trial in trials)
+    if any(not trial.is_finished for trial in trials):
+        return False
+    return bool(trials) and (stage is Stage.CONFIRM or is_given_out(budget_of(plan, study), trials))

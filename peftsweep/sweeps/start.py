@@ -1,0 +1,312 @@
+"""From a command line, or a call in a notebook, to a sweep that runs: plan, check, run, tell what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from peftsweep.check import check_command_line, setting_problems
+from peftsweep.compose import FAIR_SWEEPER, compose_config, parse_command_line, with_full_sweep_keys
+from peftsweep.config import SweepConfig
+from peftsweep.errors import ConfigError, Interrupted, Problem
+from peftsweep.results import Stage
+from peftsweep.sweeps.axes import read_request
+from peftsweep.sweeps.controller import Controller, only_controller
+from peftsweep.sweeps.launch import HydraPool, Launch, LocalPool, find_gpus
+from peftsweep.sweeps.plan import PLAN_FILE, SweepPlan, load_plan, plan_sweep, save_plan, with_parents, with_space
+from peftsweep.sweeps.report import finish_studies, open_parents
+from peftsweep.sweeps.show import Progress, dry_run_table, final_table, notes, wide_console
+from peftsweep.sweeps.slots import CLUSTER_LAUNCHERS, cluster_slots, plan_slots
+from peftsweep.sweeps.space import describe_range
+from peftsweep.sweeps.stage import stage_study_name
+from peftsweep.sweeps.stopping import Stop
+from peftsweep.sweeps.storage import JOURNAL, open_storage
+from peftsweep.sweeps.table import SweepTable
+from peftsweep.sweeps.tickets import Terms, Tickets, current
+from peftsweep.tracking import resolve_uri
+
+log = logging.getLogger(__name__)
+
+SWEEPER_KEY = "hydra.sweeper."
+LOCAL_LAUNCHER = "hydra_plugins.peftsweep_fair.LocalLauncher"
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+def start_from_hydra(
+    arguments: Sequence[str], settings: Mapping[str, Any], context: HydraContext, config: DictConfig
+) -> SweepTable | None:
+    """What `hydra/sweeper=fair` does. Raises ConfigError before anything starts; SystemExit where it was stopped or
+    nothing was found."""
+    typed = [str(text).removeprefix(SWEEPER_KEY) for text in config.hydra.overrides.hydra]
+    own = [text for text in typed if not text.startswith("hydra.mode=")]  # Hydra's own note of -m
+    line = [*_config_dir_flags(config), "-m", *own, *arguments]
+    plan = _plan(line, arguments, build_settings(settings), _config_dir(config))
+    launch = _launch_for(plan, config, context)
+    return _shown(plan, launch)
+
+
+def sweep(*overrides: str, config_dir: str | Path | None = None, **settings: Any) -> Any:
+    """Run a fair sweep from Python and answer its table, a `pandas.DataFrame` with a row for each study.
+
+    overrides: as on the command line, `"method=lora,oft"`, `"hparams.lr=interval(1e-5,1e-2)"`; settings: those of
+    `conf/hydra/sweeper/fair.yaml`, `n_trials=8`, `confirm={"seeds": 2}`. Workers are processes of this machine.
+
+        peftsweep.sweep("method=lora,oft", "task=metamath", n_trials=8, workers=2)
+
+    Raises ConfigError with all problems before anything starts; Interrupted where Ctrl-C ended it (call it again to go
+    on).
+    """
+    flags = ["--config-dir", str(config_dir)] if config_dir else []
+    line = parse_command_line([*flags, "-m", *with_full_sweep_keys(overrides)])
+    check_command_line(line)
+    given = OmegaConf.to_container(compose_config([FAIR_SWEEPER], line.config_dir, with_hydra=True).hydra.sweeper)
+    assert isinstance(given, dict)
+    merged = OmegaConf.merge({k: v for k, v in given.items() if k != "_target_"}, settings)
+    chosen = build_settings(OmegaConf.to_container(merged))  # type: ignore[arg-type]
+    typed = [*flags, "-m", FAIR_SWEEPER, *_as_arguments(settings), *overrides]
+    plan = _plan(typed, overrides, chosen, line.config_dir)
+    if chosen.dry_run:
+        _dry(plan)
+        return None
+    return run_sweep(plan, _local_pool(plan), Console(stderr=True)).to_frame()
+
+
+def _as_arguments(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _as_arguments(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={'null' if value is None else value}")
+    return found
+
+
+def build_settings(values: Mapping[str, Any]) -> SweepConfig:
+    """Checked settings of the sweeper. Raises ConfigError with all that is wrong."""
+    plain: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(dict(values)))  # type: ignore[assignment]
+    problems = setting_problems(plain, SweepConfig, SWEEPER_KEY)
+    budgets = {"n_trials": plain.get("n_trials"), **(plain.get("budget") or {})}
+    given = [key for key, value in budgets.items() if value is not None]
+    if len(given) > 1:
+        fix = "Keep one: n_trials, budget.tokens or budget.gpu_seconds."
+        problems.append(Problem("a study has one budget", " and ".join(given), "the command line", fix))
+    if problems:
+        raise ConfigError(*problems)
+    merged = OmegaConf.merge(OmegaConf.structured(SweepConfig), plain)
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+def _plan(line: Sequence[str], arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None) -> SweepPlan:
+    overrides = parse_command_line(list(arguments)).overrides
+    plan = plan_sweep(read_request(overrides, config_dir), line, settings, config_dir)
+    return _placed(plan)
+
+
+def _config_dir(config: DictConfig) -> Path | None:
+    sources = config.hydra.runtime.config_sources
+    return next((Path(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def _config_dir_flags(config: DictConfig) -> list[str]:
+    folder = _config_dir(config)
+    return ["--config-dir", str(folder)] if folder else []
+
+
+def _launch_for(plan: SweepPlan, config: DictConfig, context: HydraContext) -> Launch:
+    target = str(config.hydra.launcher._target_)
+    if target == LOCAL_LAUNCHER:
+        return _local_pool(plan)
+    if target.rpartition(".")[2] in CLUSTER_LAUNCHERS:
+        tune, confirm = cluster_slots(plan.settings.workers)
+    else:
+        tune, confirm = _slots(plan)
+    if target == BASIC_LAUNCHER:
+        tune = tune[:1]  # it runs one job after the other, in this process
+    return HydraPool(tune, confirm, context, config)
+
+
+def _local_pool(plan: SweepPlan) -> LocalPool:
+    return LocalPool(*_slots(plan))
+
+
+def _slots(plan: SweepPlan) -> Any:
+    trials = (plan.n_trials or 100) * len(plan.studies)
+    gpus = [] if plan.device == "cpu" else find_gpus()
+    return plan_slots(plan.settings.workers, gpus, plan.device, may_share=plan.allow_shared_gpu, trials=trials)
+
+
+def _shown(plan: SweepPlan, launch: Launch) -> SweepTable | None:
+    """Run with a person watching: the exit code says how it went."""
+    if plan.settings.dry_run:
+        _dry(plan, launch.workers)
+        return None
+    try:
+        table = run_sweep(plan, launch, Console(stderr=True))
+    except Interrupted as error:
+        print(f"peftsweep: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    if not any(row.score is not None or row.objective is not None for row in table.rows):
+        raise SystemExit(1)
+    return table
+
+
+def _dry(plan: SweepPlan, workers: int | None = None) -> None:
+    console = wide_console()
+    console.print(dry_run_table(plan, workers or _local_pool(plan).workers))
+    console.print(f"folder  {plan.folder}", highlight=False, soft_wrap=True)
+
+
+def run_sweep(plan: SweepPlan, launch: Launch, console: Console) -> SweepTable:
+    """Run a planned sweep to its end, print its table and answer it.
+
+    Raises ConfigError before anything starts (see `plan_sweep`; storage, another controller, another space);
+    Interrupted after what was asked to stop has stopped: the same command goes on.
+    """
+    plan.path.mkdir(parents=True, exist_ok=True)
+    with only_controller(plan.path):
+        storage = open_storage(plan.path, plan.settings.storage)
+        plan = _continued(plan, console)
+        _refuse_other_spaces(plan, storage)
+        parents = open_parents(plan)
+        plan = with_parents(plan, parents.run_ids)
+        save_plan(plan)
+        _print_start(plan, launch, console)
+        with Progress(plan, console) as progress:
+            controller = Controller(plan, launch, progress)
+            table = controller.run()
+        table.save()
+        finish_studies(controller.plan, parents, table, storage, interrupted=controller.stop is not Stop.NO)
+    _print_end(plan, table, controller.stop)
+    if controller.stop is not Stop.NO:
+        raise Interrupted(f"the sweep was stopped; go on with: {resume_command(plan.path)}")
+    return table
+
+
+def _placed(plan: SweepPlan) -> SweepPlan:
+    """Where a sweep of this name exists: what `if_exists` says. Raises ConfigError for `raise`."""
+    if not (plan.path / PLAN_FILE).exists() or plan.settings.if_exists == "resume":
+        return plan
+    if plan.settings.if_exists == "raise":
+        fix = "Choose another name=, or if_exists=resume to go on with it."
+        raise ConfigError(Problem("if_exists=raise wants a new sweep, and this one exists", plan.folder, fix=fix))
+    number = 2
+    while (plan.path.parent / f"{plan.name}-{number}").exists():
+        number += 1
+    return _renamed(plan, f"{plan.name}-{number}")
+
+
+def _renamed(plan: SweepPlan, name: str) -> SweepPlan:
+    studies = tuple(dataclasses.replace(study, name=f"{name}/{study.label}") for study in plan.studies)
+    return dataclasses.replace(plan, name=name, folder=str(plan.path.parent / name), studies=studies)
+
+
+def _continued(plan: SweepPlan, console: Console) -> SweepPlan:
+    """The plan, with what an earlier run of it has decided; what changed since is told, never silently mixed.
+
+    Raises ConfigError for another search space, objective or storage.
+    """
+    if not (plan.path / PLAN_FILE).exists():
+        return plan
+    before = load_plan(plan.path)
+    _require_same(before, plan)
+    for key in sorted(before.environment.keys() | plan.environment.keys()):
+        old, new = before.environment.get(key), plan.environment.get(key)
+        if old != new:
+            console.print(
+                f"Changed since this sweep began: {key} was {old}, is {new}.", style="yellow", highlight=False
+            )
+    for study in before.studies:
+        if study.label in {s.label for s in plan.studies}:
+            plan = with_space(plan, study.label, study.space)  # maybe wider than asked for, by extend=true
+    return plan
+
+
+def _require_same(before: SweepPlan, plan: SweepPlan) -> None:
+    problems = []
+    fix = "Give the sweep another name=, or if_exists=new."
+    for key in ("objective",):
+        if getattr(before, key) != getattr(plan, key):
+            problems.append(Problem(f"a sweep keeps its {key}", getattr(plan, key), plan.folder, fix))
+    if before.settings.storage != plan.settings.storage:
+        problems.append(Problem("a sweep keeps its storage", plan.settings.storage, plan.folder, fix))
+    known = {study.label: study for study in before.studies}
+    for study in plan.studies:
+        old = known.get(study.label)
+        if old is not None and old.asked_space != study.asked_space:
+            rule = f"study {study.label} exists with another search space"
+            problems.append(
+                Problem(rule, " ".join(f"{d.key}={describe_range(d)}" for d in study.asked_space), plan.folder, fix)
+            )
+        elif old is not None and old.overrides != study.overrides:
+            rule = f"study {study.label} exists with other settings ({' '.join(old.overrides)})"
+            problems.append(Problem(rule, " ".join(study.overrides), plan.folder, fix))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _refuse_other_spaces(plan: SweepPlan, storage: Any) -> None:
+    """In a shared database, a study of this name may be somebody else's. Raises ConfigError."""
+    names = {study.study_name for study in storage.get_all_studies()}
+    for study in plan.studies:
+        if study.name in names:
+            trials = Tickets(storage, study.name).trials()
+            keys = {key for trial in trials for key in trial.params}
+            if keys - {dimension.key for dimension in study.space}:
+                rule, fix = f"a study of this name exists and searches {sorted(keys)}", "Give the sweep another name=."
+                raise ConfigError(Problem(rule, study.name, "storage", fix))
+
+
+def _print_start(plan: SweepPlan, launch: Launch, console: Console) -> None:
+    def line(word: str, text: str) -> None:
+        console.print(f"{word:<10}{text}", highlight=False, soft_wrap=True)
+
+    trials = f"{plan.n_trials} trials each" if plan.n_trials else "a budget each"
+    line("sweep", f"{plan.name}: {len(plan.studies)} studies, {trials}, {launch.workers} workers")
+    line("folder", plan.folder)
+    line("go on", resume_command(plan.path))
+    line("join", f"python -m peftsweep worker {shlex.quote(plan.folder)}")
+    if plan.tracking:
+        line("mlflow", f"python -m peftsweep ui   (store: {resolve_uri(plan.tracking_uri)})")
+    if plan.settings.storage is None:
+        line("optuna", f"optuna-dashboard {shlex.quote(str(plan.path / JOURNAL))}")
+
+
+def _print_end(plan: SweepPlan, table: SweepTable, stop: Stop) -> None:
+    console = wide_console()
+    console.print(final_table(table))
+    for note in notes(table):
+        console.print(note, highlight=False, soft_wrap=True)
+    console.print(f"files   {plan.folder}", highlight=False, soft_wrap=True)
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a sweep."""
+    return "python -m peftsweep " + shlex.join(load_plan(folder).arguments)
+
+
+def retry_failed(folder: Path) -> int:
+    """Make a new ticket for each failed trial, with its settings; answers how many. Nothing else is run again."""
+    plan = load_plan(folder)
+    storage, count = open_storage(folder, plan.settings.storage), 0
+    names = {study.study_name for study in storage.get_all_studies()}
+    for study in plan.studies:
+        for name in (stage_study_name(study, stage) for stage in (Stage.TUNE, Stage.CONFIRM)):
+            if name not in names:
+                continue
+            tickets = Tickets(storage, name)
+            for trial in current(tickets.trials()):
+                if trial.is_finished and not trial.is_result:
+                    terms = trial.terms
+                    params = trial.params or terms.params
+                    tickets.add(Terms(terms.role, params, terms.seed, terms.tokens, terms.seconds, trial.number))
+                    count += 1
+    return count

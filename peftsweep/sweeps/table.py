@@ -1,0 +1,237 @@
+"""What a sweep found, a row for each study: built from the storage and the confirm jobs' own files, nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import BaseStorage
+
+from peftsweep.record import PREDICTIONS_FILE
+from peftsweep.results import METRICS, Direction, Stage
+from peftsweep.sweeps.plan import StudyPlan, SweepPlan
+from peftsweep.sweeps.space import describe_range, edges_of, widened
+from peftsweep.sweeps.stage import stage_study_name
+from peftsweep.sweeps.tickets import Tickets, Trial, best_of, current, stopped_because
+
+if TYPE_CHECKING:
+    import pandas
+
+TABLE_FILE = "table.json"
+SCORES = ("test/accuracy", "test/score", "test/exact_match", "test/dino_similarity")
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One study. Counts are of its trials; what was not measured is None."""
+
+    study: str
+    method: str
+    model: str
+    task: str
+    best: dict[str, Any]
+    objective: float | None
+    score_name: str | None
+    score: float | None  # mean over confirm seeds
+    interval: tuple[float, float] | None  # 95%, over test items and seeds
+    seeds: int
+    default_score: float | None
+    default_interval: tuple[float, float] | None
+    default_seeds: int
+    trials: int
+    ok: int
+    pruned: int
+    oom: int
+    failed: int
+    tokens: int
+    seconds: float
+    stopped: str | None = None
+    edges: tuple[str, ...] = ()  # the ranges to try
+    confirm_failed: int = 0
+    confirm_metrics: dict[str, float] = field(default_factory=dict)  # means over the seeds
+    is_mixed: tuple[str, ...] = ()  # what was not the same for all its trials
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """All rows, best first where they compare."""
+
+    sweep: str
+    folder: str
+    objective: str
+    score: str | None
+    rows: tuple[SweepRow, ...]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One line for each study, settings in columns of their own."""
+        import pandas
+
+        records = []
+        for row in self.rows:
+            record = asdict(row)
+            low, high = record.pop("interval") or (math.nan, math.nan)
+            del record["default_interval"]
+            nested = record.pop("best") | record.pop("confirm_metrics")
+            records.append(record | {"score_low": low, "score_high": high} | nested)
+        return pandas.DataFrame.from_records(records)
+
+    def save(self) -> Path:
+        path = Path(self.folder) / TABLE_FILE
+        partial = path.with_suffix(".json.partial")
+        partial.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        partial.replace(path)
+        return path
+
+
+def build_table(plan: SweepPlan, storage: BaseStorage) -> SweepTable:
+    """Read everything that is there by now; a study that has not been tuned or confirmed has gaps."""
+    pairs = [
+        (study, _trials(storage, study, Stage.TUNE), _trials(storage, study, Stage.CONFIRM)) for study in plan.studies
+    ]
+    measured = {key for *_, confirm in pairs for trial in confirm if trial.outcome for key in trial.outcome.metrics}
+    score = next((key for key in SCORES if key in measured), None)
+    rows = [_row(plan, study, tuned, confirm, score) for study, tuned, confirm in pairs]
+    return SweepTable(plan.name, plan.folder, plan.objective, score, tuple(sorted(rows, key=_rank(plan))))
+
+
+def _trials(storage: BaseStorage, study: StudyPlan, stage: Stage) -> list[Trial]:
+    try:
+        return current(Tickets(storage, stage_study_name(study, stage)).trials())
+    except KeyError:  # not begun
+        return []
+
+
+def _row(
+    plan: SweepPlan, study: StudyPlan, tuned: Sequence[Trial], confirm: Sequence[Trial], score: str | None
+) -> SweepRow:
+    best = best_of(tuned, plan.direction)
+    ended = [trial.outcome for trial in tuned if trial.is_finished and trial.outcome]
+    counts = [str(outcome.status) for outcome in ended]
+    best_runs, default_runs = _confirmed(confirm, "best", best), _confirmed(confirm, "default", best)
+    if best is not None and best.number == 0:
+        default_runs = best_runs  # nothing was found that is better than the default
+    return SweepRow(
+        study=study.label,
+        method=study.method,
+        model=study.model,
+        task=study.task,
+        best=best.params if best else {},
+        objective=best.value if best else None,
+        score_name=score,
+        score=_mean(best_runs, score),
+        interval=score_interval(best_runs, score),
+        seeds=len(best_runs),
+        default_score=_mean(default_runs, score),
+        default_interval=score_interval(default_runs, score),
+        default_seeds=len(default_runs),
+        trials=len(ended),
+        ok=counts.count("ok"),
+        pruned=counts.count("pruned"),
+        oom=counts.count("oom"),
+        failed=counts.count("failed"),
+        tokens=sum(outcome.tokens for outcome in ended),
+        seconds=sum(outcome.seconds for outcome in ended),
+        stopped=stopped_because(tuned),
+        edges=_edges(study, best),
+        confirm_failed=sum(trial.is_finished and not trial.is_result for trial in confirm),
+        confirm_metrics=_means(best_runs),
+        is_mixed=_mixed([*tuned, *confirm]),
+    )
+
+
+def _confirmed(confirm: Sequence[Trial], role: str, best: Trial | None) -> list[Trial]:
+    """The finished confirm jobs of the settings that are best now: after more tuning, earlier ones may no longer be."""
+    return [
+        trial
+        for trial in confirm
+        if trial.state.name == "COMPLETE"
+        and trial.terms.role == role
+        and (role == "default" or (best is not None and trial.terms.params == best.params))
+    ]
+
+
+def _mean(runs: Sequence[Trial], key: str | None) -> float | None:
+    found = [run.outcome.metrics[key] for run in runs if run.outcome and key in run.outcome.metrics] if key else []
+    return statistics.fmean(found) if found else None
+
+
+def _means(runs: Sequence[Trial]) -> dict[str, float]:
+    keys = [key for key in METRICS if all(run.outcome and key in run.outcome.metrics for run in runs)]
+    return {key: value for key in keys if (value := _mean(runs, key)) is not None}
+
+
+def score_interval(runs: Sequence[Trial], key: str | None) -> tuple[float, float] | None:
+    """95% interval of the mean score over fresh seeds and fresh test items.
+
+    The variance of the mean is that between seeds over their number plus that between items over theirs; degrees of
+    freedom after Welch and Satterthwaite. With few seeds that disagree it is wide, as it should be. A single seed
+    has the interval of its own job, over items alone.
+    """
+    outcomes = [run.outcome for run in runs if run.outcome]
+    if not outcomes or key is None:
+        return None
+    if len(outcomes) == 1:
+        return outcomes[0].intervals.get(key)
+    items = [_item_scores(Path(outcome.folder)) for outcome in outcomes if outcome.folder]
+    if len({len(scores) for scores in items}) != 1 or not items[0]:
+        return None
+    return _two_way_interval(items)
+
+
+def _two_way_interval(items: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """items: (seeds, test items)."""
+    from scipy.stats import t
+
+    seeds, count = len(items), len(items[0])
+    mean = statistics.fmean(map(statistics.fmean, items))
+    of_items = statistics.variance([statistics.fmean(column) for column in zip(*items, strict=True)]) / count
+    of_seeds = statistics.variance([statistics.fmean(row) for row in items]) / seeds
+    variance = of_items + of_seeds
+    if variance == 0:
+        return mean, mean
+    freedom = variance**2 / (of_items**2 / (count - 1) + of_seeds**2 / (seeds - 1))
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _item_scores(folder: Path) -> list[float]:
+    path = folder / PREDICTIONS_FILE
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [float(row.get("correct", row.get("score", 0.0))) for row in rows]
+
+
+def _edges(study: StudyPlan, best: Trial | None) -> tuple[str, ...]:
+    edges = edges_of(study.space, best.params) if best else {}
+    wider = [widened(dimension, edges[dimension.key]) for dimension in study.space if dimension.key in edges]
+    return tuple(f"{dimension.key}={describe_range(dimension)}" for dimension in wider)
+
+
+def _mixed(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """What differs among jobs that are compared: code, or rows of a split that all of them read."""
+    outcomes = [trial.outcome for trial in trials if trial.outcome and trial.is_result]
+    found = ["code"] if len({outcome.code for outcome in outcomes if outcome.code}) > 1 else []
+    for split in ("train", "valid"):
+        if len({outcome.data[split] for outcome in outcomes if split in outcome.data}) > 1:
+            found.append(f"{split} data")
+    return tuple(found)
+
+
+def _rank(plan: SweepPlan) -> Any:
+    """Confirmed scores first, highest first; then by the objective; studies with neither last."""
+    lower_is_better = METRICS[plan.objective].direction is not Direction.HIGHER
+
+    def key(row: SweepRow) -> tuple[int, float]:
+        if row.score is not None:
+            return 0, -row.score
+        if row.objective is not None:
+            return 1, row.objective if lower_is_better else -row.objective
+        return 2, 0.0
+
+    return key

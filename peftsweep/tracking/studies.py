@@ -1,0 +1,259 @@
+"""One MLflow run a study, made before any worker starts; the runs of its trials and confirm jobs nest under it.
+
+runs = open_studies(uri, "peftsweep", {"monday/lora": {"method": "lora"}})  # creates database and experiment too
+... jobs log with tracking.parent_run_id = runs.run_ids["monday/lora"] ...
+runs.log_study("monday/lora", optuna_study=study, summary=summary, files=[journal])
+runs.finish()
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftsweep.errors import Problem
+from peftsweep.redact import redact_forms, redact_params
+from peftsweep.results import Status
+from peftsweep.tracking.plots import completed_trials, draw_study, is_feasible, objective_of, parameter_importance
+from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store, refusal
+from peftsweep.tracking.summary import StudySummary, study_note
+from peftsweep.tracking.tracker import CAUSE_TAG, PARENT_TAG, STATUS_TAG, flatten, full_tags
+
+if TYPE_CHECKING:
+    import optuna
+    from mlflow.entities import Metric, Run
+
+STAGE_TAG = "peftsweep.stage"
+STUDY_TAG = "peftsweep.study"
+STUDY_STAGE = "study"  # the value of STAGE_TAG that marks a study's own run
+LOST_CAUSE = "its process died"
+
+_NOTE_TAG = "mlflow.note.content"
+_PLOTS = "plots"  # artifact folder
+_COUNTED = (Status.OK, Status.PRUNED, Status.OOM, Status.FAILED)
+_AWAY_SECONDS = 60.0  # how long a server that did not answer is left in peace
+_PAGE_RUNS = 1000
+
+_log = logging.getLogger(__name__)
+
+
+class StudyRuns:
+    """The studies' runs in MLflow. No call stops or long delays a sweep: the first failure is warned about."""
+
+    def __init__(self, store: Store | None, run_ids: Mapping[str, str]) -> None:
+        self.run_ids = dict(run_ids)  # by study name; empty if nobody answered when the sweep began
+        self._store = store
+        self._logged: dict[str, dict[tuple[str, int], float]] = {}  # by run: values by metric and step
+        self._has_failed = False
+        self._silent_until_seconds = 0.0
+
+    def log_study(
+        self, study_name: str, *, optuna_study: optuna.Study, summary: StudySummary, files: Sequence[Path] = ()
+    ) -> None:
+        """Bring a study's run up to date: settings, metrics, note, plots and files (the journal).
+
+        Call it when tuning is over, and again after the confirm jobs. MLflow can't change a parameter: if a resumed
+        study finds better settings, tags and note tell them, and the parameters stay what they were.
+        """
+        run_id = self.run_ids.get(study_name)
+        if run_id is None:
+            return
+        self._attempt(partial(self._log_numbers, run_id=run_id, optuna_study=optuna_study, summary=summary))
+        self._attempt(partial(_log_plots, run_id=run_id, optuna_study=optuna_study, objective=summary.objective))
+        for path in files:
+            self._attempt(partial(_log_file, run_id=run_id, path=path))
+
+    def finish(self, *, interrupted: bool = False) -> None:
+        """End the studies' runs. A sweep that is resumed opens them again."""
+        for run_id in self.run_ids.values():
+            self._attempt(partial(_end, run_id=run_id, status="KILLED" if interrupted else "FINISHED"))
+
+    def _log_numbers(self, store: Store, run_id: str, optuna_study: optuna.Study, summary: StudySummary) -> None:
+        from mlflow.entities import Param, RunTag
+
+        run = store.client.get_run(run_id)
+        settings, known = flatten(redact_params(summary.best_settings)), run.data.params
+        is_stale = any(known.get(key, value) != value for key, value in settings.items())
+        metrics = self._new_values(store, run, [*_history(optuna_study), *_single_values(optuna_study, summary)])
+        store.client.log_batch(
+            run_id,
+            metrics=metrics,
+            params=[Param(key, value) for key, value in settings.items() if key not in known],
+            tags=[RunTag(key, value) for key, value in full_tags(_found_tags(summary, settings, is_stale)).items()],
+        )
+        self._logged[run_id].update({(metric.key, metric.step): metric.value for metric in metrics})
+
+    def _new_values(self, store: Store, run: Run, metrics: Sequence[Metric]) -> list[Metric]:
+        """Those that the run does not hold yet; the run of a resumed sweep holds some."""
+        run_id = run.info.run_id
+        if run_id not in self._logged:
+            histories = [store.client.get_metric_history(run_id, key) for key in run.data.metrics]
+            self._logged[run_id] = {(m.key, m.step): m.value for history in histories for m in history}
+        logged = self._logged[run_id]
+        return [metric for metric in metrics if logged.get((metric.key, metric.step)) != metric.value]
+
+    def _attempt(self, call: Callable[[Store], object]) -> None:
+        if self._store is None or time.monotonic() < self._silent_until_seconds:
+            return
+        try:
+            call(self._store)
+        except Exception as error:  # a driver, an artifact store or a proxy may raise anything
+            if not self._has_failed:
+                rule = f"MLflow must take what a sweep logs ({brief(error)})"
+                problem = Problem(rule, redact_forms(self._store.uri))
+                _log.warning("%s The sweep goes on; its folder holds everything.", problem)
+            self._has_failed = True
+            if is_unreachable(error):
+                self._silent_until_seconds = time.monotonic() + _AWAY_SECONDS
+
+
+def open_studies(uri: str | None, experiment: str, studies: Mapping[str, Mapping[str, str]]) -> StudyRuns:
+    """Create database, experiment and one run a study, or open again those of the sweep that is resumed.
+
+    To be called before any worker starts, as processes that open a fresh database at once destroy it.
+    studies: by name, the tags that tell a study from others (method, model, task, ...); a run that has the name and
+    all of them is the study's. A server that does not answer is warned about, and the sweep goes on without it.
+
+    Raises:
+        TrackingError: the address, the credentials or the database are wrong, which waiting does not mend.
+    """
+    try:
+        store = open_store(uri, experiment)
+        return StudyRuns(store, _open_runs(store, studies))
+    except UnreachableError as error:
+        _log.warning("%s The sweep goes on without MLflow; import its folder later.", error)
+        return StudyRuns(None, {})
+
+
+def close_lost_runs(
+    uri: str | None, experiment: str, parent_run_ids: Iterable[str], alive: Container[str]
+) -> list[str]:
+    """End, as failed, the runs under these that count as running although their jobs are dead; returns their ids.
+
+    alive: ids of the runs whose jobs do run. One that is missing there is closed too; its job's end corrects the
+    status. Never raises: what could not be closed is found again by the next call.
+    """
+    try:
+        store = open_store(uri, experiment)
+        running = [run_id for parent in parent_run_ids for run_id in _running_children(store, parent)]
+        lost = [run_id for run_id in running if run_id not in alive]
+        for run_id in lost:
+            _close_lost(store, run_id)
+    except Exception as error:  # a driver or a proxy may raise anything
+        _log.warning("The MLflow runs of jobs that died could not be closed (%s).", brief(error))
+        return []
+    return lost
+
+
+def study_runs(store: Store) -> list[Run]:
+    """The runs of all studies of the experiment."""
+    wanted = f"tags.`{STAGE_TAG}` = '{STUDY_STAGE}'"
+    page = store.client.search_runs([store.experiment_id], wanted, max_results=_PAGE_RUNS)
+    runs = list(page)
+    while page.token:
+        page = store.client.search_runs([store.experiment_id], wanted, max_results=_PAGE_RUNS, page_token=page.token)
+        runs += page
+    return runs
+
+
+def find_study_run(runs: Iterable[Run], study_name: str, tags: Mapping[str, str]) -> str | None:
+    """Id of the run that has this name and all these tags."""
+    wanted = _study_tags(study_name, tags).items()
+    return next((run.info.run_id for run in runs if wanted <= run.data.tags.items()), None)
+
+
+def create_study_run(store: Store, study_name: str, tags: Mapping[str, str], start_time: int | None = None) -> str:
+    """start_time: milliseconds since 1970, None is now."""
+    full = _study_tags(study_name, tags)
+    return str(store.client.create_run(store.experiment_id, start_time, full, study_name).info.run_id)
+
+
+def _study_tags(study_name: str, tags: Mapping[str, str]) -> dict[str, str]:
+    return full_tags({**tags, STAGE_TAG: STUDY_STAGE, STUDY_TAG: study_name})
+
+
+def _open_runs(store: Store, studies: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    from mlflow.exceptions import MlflowException
+
+    run_ids = {}
+    try:
+        existing = study_runs(store)
+        for name, tags in studies.items():
+            if found := find_study_run(existing, name, tags):
+                store.client.update_run(found, status="RUNNING")
+            run_ids[name] = found or create_study_run(store, name, tags)
+    except MlflowException as error:
+        raise refusal("MLflow must take a run for each study", redact_forms(store.uri), error) from error
+    return run_ids
+
+
+def _running_children(store: Store, parent_run_id: str) -> list[str]:
+    wanted = f"tags.`{PARENT_TAG}` = '{parent_run_id}' and attributes.status = 'RUNNING'"
+    return [run.info.run_id for run in store.client.search_runs([store.experiment_id], wanted, max_results=_PAGE_RUNS)]
+
+
+def _close_lost(store: Store, run_id: str) -> None:
+    from mlflow.entities import RunTag
+
+    tags = {STATUS_TAG: str(Status.FAILED), CAUSE_TAG: LOST_CAUSE}
+    store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    _end(store, run_id, "FAILED")
+
+
+def _end(store: Store, run_id: str, status: str) -> None:
+    store.client.set_terminated(run_id, status)
+
+
+def _log_file(store: Store, run_id: str, path: Path) -> None:
+    store.client.log_artifact(run_id, str(path))
+
+
+def _log_plots(store: Store, run_id: str, optuna_study: optuna.Study, objective: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        if draw_study(optuna_study, Path(folder), objective):
+            store.client.log_artifacts(run_id, folder, _PLOTS)
+
+
+def _history(optuna_study: optuna.Study) -> Iterator[Metric]:
+    """The objective and the best so far, by trial number."""
+    from mlflow.entities import Metric
+
+    now = round(1000 * time.time())
+    trials = completed_trials(optuna_study)
+    for trial in trials:
+        ended = now if trial.datetime_complete is None else round(1000 * trial.datetime_complete.timestamp())
+        yield Metric("study/objective", objective_of(trial), ended, trial.number)
+    sign = -1.0 if optuna_study.direction.name == "MAXIMIZE" else 1.0
+    best = math.inf
+    for trial in filter(is_feasible, trials):
+        best = min(best, sign * objective_of(trial))
+        # A trial that ends after later ones corrects what was logged for them: at one step the newest value counts.
+        yield Metric("study/best_objective", sign * best, now, trial.number)
+
+
+def _single_values(optuna_study: optuna.Study, summary: StudySummary) -> Iterator[Metric]:
+    from mlflow.entities import Metric
+
+    values: dict[str, float] = {f"study/trials_{status}": summary.trials.get(status, 0) for status in _COUNTED}
+    values["study/tokens"] = summary.tokens
+    values |= {metric: score.mean for metric, score in summary.confirmed.items()}
+    values |= {f"study/default/{metric}": score.mean for metric, score in summary.default.items()}
+    values |= {f"study/importance/{key}": share for key, share in parameter_importance(optuna_study).items()}
+    now = round(1000 * time.time())
+    for key, value in values.items():
+        yield Metric(key, value, now, 0)
+
+
+def _found_tags(summary: StudySummary, settings: Mapping[str, str], is_stale: bool) -> dict[str, str]:
+    tags = {f"best.{key}": value for key, value in settings.items()}
+    tags |= {f"interval95.{key}": f"{score.low:.4g} to {score.high:.4g}" for key, score in summary.confirmed.items()}
+    note = study_note(summary)
+    if is_stale:
+        note += "\n\nThe parameters of this run are of an earlier best: MLflow can't change them."
+    return tags | {_NOTE_TAG: note}
