@@ -186,6 +186,7 @@ def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
 def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
     hints = typing.get_type_hints(schema)
     known = {field.name: field for field in dataclasses.fields(schema)}
+    typed = OmegaConf.structured(schema)  # refuses what is of another type; made once, as it is slow
     for key in node:
         full = f"{path}{key}"
         if key not in known:
@@ -201,7 +202,7 @@ def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> I
         elif value == NEEDED:
             yield Problem(f"{full} must be given", fix=f"Add {full}=<value> to the command line.")
         else:
-            yield from _value_problems(known[key], schema, value, full, line)
+            yield from _value_problems(known[key], hints[key], typed, value, full, line)
 
 
 def _value(node: DictConfig, key: str) -> Any:
@@ -221,15 +222,13 @@ def _dataclass_in(hint: Any) -> type | None:
 
 
 def _value_problems(
-    field: dataclasses.Field[Any], schema: type, value: Any, full: str, line: CommandLine
+    field: dataclasses.Field[Any], hint: Any, typed: DictConfig, value: Any, full: str, line: CommandLine
 ) -> Iterator[Problem]:
     source = line.source(full)
     try:
-        structured = OmegaConf.structured(schema)
-        structured[field.name] = value
-        value = structured[field.name]
+        typed[field.name] = value
+        value = typed[field.name]
     except OmegaConfBaseException:
-        hint = typing.get_type_hints(schema)[field.name]
         yield Problem(f"{full} must be {_type_name(hint)}", _plain(value), source)
         return
     yield from _bound_problems(field.metadata, value, full, source)

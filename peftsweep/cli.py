@@ -66,13 +66,8 @@ def _run_jobs(arguments: Sequence[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from peftsweep.check import check_command_line
-    from peftsweep.compose import (
-        CONFIG_NAME,
-        config_folder,
-        parse_command_line,
-        register_resolvers,
-        with_full_sweep_keys,
-    )
+    from peftsweep.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
+    from peftsweep.sweeps.axes import with_full_sweep_keys
 
     try:
         arguments = with_full_sweep_keys(_with_resumed_job(list(arguments)))
@@ -201,9 +196,15 @@ def _import(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from peftsweep.tracking import import_jobs
 
-    report = import_jobs(options.paths, uri=options.uri, experiment=options.experiment)
-    print(report)
-    return 1 if report.unreadable else 0
+    sweeps = [path for path in options.paths if (path / "sweep.json").exists()]
+    others = [path for path in options.paths if path not in sweeps]
+    reports = [import_jobs(others, uri=options.uri, experiment=options.experiment)] if others else []
+    if sweeps:
+        from peftsweep.sweeps.report import publish
+
+        reports += [publish(path, options.uri, options.experiment) for path in sweeps]
+    print(*reports, sep="\n")
+    return 1 if any(report.unreadable for report in reports) else 0
 
 
 def _ui(arguments: list[str]) -> int:

@@ -3,7 +3,6 @@ is."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,6 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from peftsweep.config import SweepConfig
 from peftsweep.errors import ConfigError, Problem
 
 CONFIG_NAME = "config"
@@ -58,29 +56,6 @@ class CommandLine:
     def source(self, key: str) -> str:
         """Where the value of a key comes from, in words for an error."""
         return "the command line" if self.names(key) else ""
-
-
-FAIR_SWEEPER = "hydra/sweeper=fair"
-
-
-def with_full_sweep_keys(arguments: Sequence[str]) -> list[str]:
-    """A fair sweep's own settings may be typed without `hydra.sweeper.`: `n_trials=20 'constraint=memory<=12GB'`."""
-    if FAIR_SWEEPER not in arguments:
-        return list(arguments)
-    own = {field.name for field in dataclasses.fields(SweepConfig)}
-    return [_full_sweep_key(text) if _first_word(text) in own else text for text in arguments]
-
-
-def _first_word(text: str) -> str:
-    key, equals, _ = text.partition("=")
-    return key.partition(".")[0] if equals else ""
-
-
-def _full_sweep_key(text: str) -> str:
-    key, _, value = text.partition("=")
-    if "<" in value and value[:1] not in ("'", '"'):  # Hydra's grammar wants quotes around it
-        value = f"'{value}'"
-    return f"hydra.sweeper.{key}={value}"
 
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:

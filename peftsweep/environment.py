@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def describe_environment() -> dict[str, str]:
         "platform": platform.platform(),
         "cpu": read_cpu_model(),
         **_describe_gpu(),
-        **describe_checkout(Path(__file__).resolve().parent),
+        **_own_checkout(),
     }
     return {key: value for key, value in described.items() if value}
 
@@ -35,6 +36,12 @@ def read_cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or platform.machine()
+
+
+@cache
+def _own_checkout() -> dict[str, str]:
+    """Asked once a process: what it has loaded does not change with the files."""
+    return describe_checkout(Path(__file__).resolve().parent)
 
 
 def describe_checkout(folder: Path) -> dict[str, str]:

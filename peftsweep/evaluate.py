@@ -18,6 +18,8 @@ from peftsweep.tasks.base import Evaluation, Task
 
 log = logging.getLogger(__name__)
 
+_RETENTION_OF_BASE: dict[str, Any] = {}
+
 
 @dataclass(frozen=True)
 class BaseMeasure:
@@ -43,8 +45,16 @@ def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: boo
 
     model_key: equal for base models that answer alike (revision, dtype, device type).
     """
-    retention = task.measure_retention(model)
-    return BaseMeasure(retention, _base_evaluation(task, model, model_key, cache) if read_test else None)
+    return BaseMeasure(_base_retention(task, model, model_key), _base_evaluation(task, model, model_key, cache) if read_test else None)
+
+
+def _base_retention(task: Task, model: nn.Module, model_key: str) -> Any:
+    """The same for all jobs on one base model, so the jobs of one process measure it once."""
+    key = f"{model_key} {task.retention_key()}"
+    if key not in _RETENTION_OF_BASE:
+        _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this
+        _RETENTION_OF_BASE[key] = task.measure_retention(model)
+    return _RETENTION_OF_BASE[key]
 
 
 def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) -> Evaluation:

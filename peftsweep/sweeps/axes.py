@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 
 from peftsweep.check import axis_values, did_you_mean
 from peftsweep.compose import group_names
-from peftsweep.config import JobConfig
+from peftsweep.config import JobConfig, SweepConfig
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.sweeps.space import CAPACITY, LR, Dimension, Space
 
+FAIR_SWEEPER = "hydra/sweeper=fair"
 RUN_ALWAYS_DIFFERS = ("seed",)  # more of them is more evidence, nothing to choose the best of
 
 
@@ -38,6 +40,26 @@ class Request:
     def fixes(self, key: str) -> bool:
         """Whether the user gave a setting one value."""
         return any(text.lstrip("+").partition("=")[0] == key for text in self.fixed)
+
+
+def with_full_sweep_keys(arguments: Sequence[str]) -> list[str]:
+    """A fair sweep's own settings may be typed without `hydra.sweeper.`: `n_trials=20 'constraint=memory<=12GB'`."""
+    if FAIR_SWEEPER not in arguments:
+        return list(arguments)
+    own = {field.name for field in dataclasses.fields(SweepConfig)}
+    return [_full_sweep_key(text) if _first_word(text) in own else text for text in arguments]
+
+
+def _first_word(text: str) -> str:
+    key, equals, _ = text.partition("=")
+    return key.partition(".")[0] if equals else ""
+
+
+def _full_sweep_key(text: str) -> str:
+    key, _, value = text.partition("=")
+    if "<" in value and value[:1] not in ("'", '"'):  # Hydra's grammar wants quotes around it
+        value = f"'{value}'"
+    return f"hydra.sweeper.{key}={value}"
 
 
 def read_request(overrides: Sequence[Override], config_dir: Path | None) -> Request:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -132,7 +131,7 @@ def plan_sweep(
     return SweepPlan(
         name=name,
         folder=str((SWEEPS_FOLDER / name).absolute()),
-        working_folder=os.getcwd(),
+        working_folder=str(Path.cwd()),
         config_dir=str(config_dir) if config_dir else None,
         arguments=tuple(arguments),
         objective=_objective([job for _, _, job in composed], settings.objective),

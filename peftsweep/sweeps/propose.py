@@ -1,38 +1,55 @@
 """Which settings a study tries next: a pure function of what was tried so far.
 
-Each call builds a small study in memory, the view, in which every trial is put so that the sampler learns from it, asks
-a fresh sampler for one point and forgets both. So there is no state that a resumed or restarted worker could lack.
+Each call builds a small study in memory, the view, in which every trial stands for what it tells a sampler, asks a
+fresh sampler for one point and forgets both. So a resumed or restarted worker has no sampler state to lose.
 
-In the view all is minimised. A pruned trial gets the final value that its last report lets one expect; a diverged or
-out-of-memory one the worst value seen; a running one counts as busy; a failed one says nothing.
+    ok               its value, as a logarithm where all are positive and lower is better: the 5.0 of a rate that fails
+                     must not hide the difference between 0.29 and 0.30
+    pruned           the value that its last report lets one expect, from how completed trials went on from there
+    diverged, oom    the worst value; oom also as outside a constraint
+    running          busy: the sampler looks elsewhere
+    failed           says nothing about the settings, but they are not proposed again
+
+The defaults were chosen with tests/bench/bench_sampler.py. The first trials are spread over the range instead of drawn:
+of random ones, so many lie together that a study of a dozen trials often misses the best region.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import ConfigError, Problem
-from peftsweep.sweeps.space import Space, coordinates, values
+from peftsweep.sweeps.space import Dimension, Space, coordinates, values
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
 DEFAULT_SAMPLER = "gp"
-# Our defaults where Optuna's suit longer studies.
-DEFAULT_KWARGS: Mapping[str, Mapping[str, Any]] = {"gp": {"n_startup_trials": 4}, "tpe": {"n_startup_trials": 4}}
-CLASSES = {"gp": "GPSampler", "tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler"}
-# Objects and switches that a configuration can't or needn't give.
+SAMPLERS = {"gp": "GPSampler", "tpe": "TPESampler", "random": "RandomSampler"}
+# Trials, the published default included, that are spread before a model of the objective is trusted.
+STARTUP_TRIALS = {"gp": 5, "tpe": 5, "random": 0}
+# Arguments that are objects, or ours to give.
 NOT_SETTABLE = {"self", "seed", "independent_sampler", "constraints_func", "warn_independent_sampling"}
-REPEATED_ASKS = 5
-RANDOM_DRAWS = 200
+
+SPREAD_CANDIDATES = 8  # more would make the start the same for every seed
+CHOICE_DISTANCE = 0.2  # how far apart the ends of a list of choices count, where those of an interval count 1
+# Two rates nearer than this share of their range (15% apart where it spans three decades) are one setting: to run
+# the second teaches nothing.
+NEAR_SHARE = 0.02
+REPEATED_ASKS = 4
+RANDOM_DRAWS = 100
+ENUMERABLE = 10_000  # settings of a finite space that are listed to find one that was not tried
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Seen:
     """One trial as the sampler sees it.
 
     params: job values; state: ok, pruned, oom, diverged, running or failed; value: the final objective where ok;
-    reports: step -> objective during training; violations: constraint -> amount above its limit, 0 or less is kept.
+    reports: step -> objective during training; violations: constraint -> amount above its limit (0 or less is within).
     """
 
     params: Mapping[str, Any]
@@ -53,206 +70,230 @@ class Seen:
 def propose(
     space: Space, seen: Sequence[Seen], *, sampler: str, kwargs: Mapping[str, Any], seed: int, direction: str
 ) -> dict[str, Any]:
-    """The next settings, job values by key; the same for the same arguments.
+    """The next settings as job values; the same for the same arguments.
 
-    Settings that were tried are not given again while the space has others. Raises ConfigError where the sampler or one
-    of its arguments does not exist.
+    direction: minimize or maximize. Settings that were tried are not proposed again while the space has others. Raises
+    ConfigError where the sampler or one of its arguments does not exist.
     """
-
     inside = [trial for trial in seen if len(coordinates(space, trial.params)) == len(space)]
-    tried = {_key(space, trial.params) for trial in inside}
-    distributions = {dimension.key: dimension.coordinate_distribution() for dimension in space}
+    startup_trials, model = build_sampler(sampler, kwargs, seed)
     with _quiet():
-        view = _build_view(space, inside, build_sampler(sampler, kwargs, seed), direction)
+        if sum(trial.state != "failed" for trial in inside) < startup_trials:
+            return _spread(space, inside, seed)
+        view = _build_view(space, inside, model, direction)
         for _ in range(REPEATED_ASKS):
-            found = values(space, view.ask(distributions).params)
-            if _key(space, found) not in tried:
+            found = _ask(view, space)
+            if not _is_near_any(space, found, inside):
                 return found
-            # The ask leaves its point behind as running, which the next ask avoids.
-    return _untried(space, tried, seed) or found
+            # What was asked for stays in the view as running, so that the next answer is another.
+        return _untried(space, inside, seed) or found
 
 
-def build_sampler(name: str, kwargs: Mapping[str, Any], seed: int) -> BaseSampler:
-    """An Optuna sampler by its short name; raises ConfigError for an unknown name or argument."""
+def build_sampler(name: str, kwargs: Mapping[str, Any], seed: int) -> tuple[int, BaseSampler]:
+    """The number of trials that are spread first, and the Optuna sampler that comes after them.
+
+    Raises ConfigError for an unknown name, or an argument that the sampler does not take.
+    """
     import optuna
 
-    if name not in CLASSES:
-        raise ConfigError(Problem("a sampler is one of " + ", ".join(CLASSES), name, "sampler"))
-    cls = getattr(optuna.samplers, CLASSES[name])
-    known = set(inspect.signature(cls.__init__).parameters) - NOT_SETTABLE
-    if unknown := sorted(set(kwargs) - known):
-        fix = f"Known are {', '.join(sorted(known))}."
-        raise ConfigError(*(Problem(f"{CLASSES[name]} has no such argument", key, "sampler", fix) for key in unknown))
-    quiet = (
-        {"warn_independent_sampling": False}
-        if "warn_independent_sampling" in inspect.signature(cls.__init__).parameters
-        else {}
+    if name not in SAMPLERS:
+        raise ConfigError(Problem(f"the sampler is one of {', '.join(SAMPLERS)}", name, "sampler"))
+    sampler_class = getattr(optuna.samplers, SAMPLERS[name])
+    parameters = set(inspect.signature(sampler_class.__init__).parameters)
+    settable = sorted(parameters - NOT_SETTABLE)
+    if unknown := sorted(set(kwargs) - set(settable)):
+        fix = f"It takes {', '.join(settable)}." if settable else "It takes none."
+        raise ConfigError(
+            *(Problem(f"{SAMPLERS[name]} takes no such argument", key, "sampler", fix) for key in unknown)
+        )
+    # The spread is ours, and the view never gives the sampler less than it asks for.
+    startup_trials = int(kwargs.get("n_startup_trials", STARTUP_TRIALS[name]))
+    ours = {"n_startup_trials": 1, "warn_independent_sampling": False}
+    with _quiet():
+        try:
+            model = sampler_class(**{**kwargs, **{key: ours[key] for key in ours if key in parameters}, "seed": seed})
+        except (TypeError, ValueError) as error:
+            raise ConfigError(Problem(f"{SAMPLERS[name]} refuses its arguments: {error}", dict(kwargs))) from error
+    return startup_trials, model
+
+
+def losses_of(seen: Sequence[Seen], direction: str) -> list[float | None]:
+    """What each trial is worth in the view, lower is better; None for running and failed ones."""
+    scale = _scale(seen, direction)
+    completed = [trial for trial in seen if trial.state == "ok" and _is_finite(trial.value)]
+    known = {id(trial): scale(trial.value) for trial in completed if trial.value is not None}
+    for trial in seen:
+        last = _last_report(trial)
+        if trial.state == "pruned" and last is not None:
+            known[id(trial)] = _expected_loss(*last, completed, scale)
+    worst = max(known.values(), default=0.0)
+    if known and worst == min(known.values()):
+        worst += 1.0  # a failure must look worse than the only success
+    silent = {"running", "failed"}
+    return [None if trial.state in silent else known.get(id(trial), worst) for trial in seen]
+
+
+def _scale(seen: Sequence[Seen], direction: str) -> Callable[[float], float]:
+    if direction == "maximize":
+        return lambda value: -value
+    numbers = [number for trial in seen for number in (trial.value, *trial.reports.values()) if _is_finite(number)]
+    return math.log if all(number > 0 for number in numbers if number is not None) else float
+
+
+def _expected_loss(step: int, report: float, completed: Sequence[Seen], scale: Callable[[float], float]) -> float:
+    """Completed trials' final loss as a rising, piecewise linear function of their report at the same step.
+
+    Beyond the best and the worst of them it goes on with slope 1, so a promising probe may well look better than all
+    that is completed: cut off there, all good probes would look alike.
+    """
+    from itertools import accumulate
+
+    pairs = sorted(
+        (scale(trial.reports[step]), scale(trial.value))
+        for trial in completed
+        if trial.value is not None and _is_finite(trial.reports.get(step))
     )
-    sampler: BaseSampler = cls(seed=seed, **{**quiet, **DEFAULT_KWARGS.get(name, {}), **kwargs})
-    return sampler
+    here = scale(report)
+    if not pairs:
+        return here
+    reports = [pair[0] for pair in pairs]
+    finals = list(accumulate((pair[1] for pair in pairs), max))
+    if here <= reports[0]:
+        return finals[0] + here - reports[0]
+    if here >= reports[-1]:
+        return finals[-1] + here - reports[-1]
+    above = next(index for index, known in enumerate(reports) if known > here)
+    share = (here - reports[above - 1]) / (reports[above] - reports[above - 1])
+    return finals[above - 1] + share * (finals[above] - finals[above - 1])
+
+
+def _last_report(trial: Seen) -> tuple[int, float] | None:
+    if not trial.reports:
+        return None
+    step = max(trial.reports)
+    return (step, trial.reports[step]) if _is_finite(trial.reports[step]) else None
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _build_view(space: Space, seen: Sequence[Seen], sampler: BaseSampler, direction: str) -> Study:
     import optuna
 
-    view = optuna.create_study(sampler=sampler, direction="minimize", storage=optuna.storages.InMemoryStorage())
-    losses = SQUASH(losses_of(seen, direction), seen, direction)
-    bounds = _constraints(seen)
-    for trial, loss, constraint in zip(seen, losses, bounds, strict=True):
-        if trial.state == "running" or loss is not None:
-            view.add_trial(_as_trial(space, trial, loss, constraint))
+    view = optuna.create_study(storage=optuna.storages.InMemoryStorage(), sampler=sampler, direction="minimize")
+    for trial, loss, constraints in zip(seen, losses_of(seen, direction), _constraints_of(seen), strict=True):
+        if trial.state != "failed":
+            view.add_trial(_as_view_trial(space, trial, loss, constraints))
     return view
 
 
-def _as_trial(space, trial, loss, constraint):
+def _as_view_trial(space: Space, trial: Seen, loss: float | None, constraints: dict[str, float] | None) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     return create_trial(
-        state=TrialState.RUNNING if trial.state == "running" else TrialState.COMPLETE,
+        state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
         value=loss,
         params=coordinates(space, trial.params),
-        distributions={d.key: d.coordinate_distribution() for d in space},
-        constraints=constraint if trial.state != "running" else None,
+        distributions=_distributions(space),
+        constraints=None if loss is None else constraints,
     )
 
 
-def losses_of(seen, direction):
-    sign = 1.0 if direction == "minimize" else -1.0
-    done = [t for t in seen if t.state == "ok" and t.value is not None and math.isfinite(t.value)]
-    found = [_loss(t, done, sign) for t in seen]
-    known = [x for x in found if x is not None]
-    worst = max(known, default=1.0)
-    return [worst if t.state in ("diverged", "oom") else x for t, x in zip(seen, found, strict=True)]
+def _constraints_of(seen: Sequence[Seen]) -> list[dict[str, float] | None]:
+    """The same constraints for each trial, as samplers want them, each in units of its largest amount.
 
-
-def _loss(trial, done, sign):
-    if trial.state == "ok":
-        return sign * trial.value if trial.value is not None else None
-    if trial.state == "pruned" and trial.reports:
-        return PREDICT(trial, done, sign)
-    return None
-
-
-def predict_interp(trial, done, sign):
-    step = max(trial.reports)
-    report = sign * trial.reports[step]
-    pairs = sorted((sign * o.reports[step], sign * o.value) for o in done if step in o.reports)
-    if not pairs:
-        return report
-    best = min(sign * o.value for o in done)
-    lower = [p for p in pairs if p[0] <= report]
-    upper = [p for p in pairs if p[0] > report]
-    positive = all(p[0] > 0 and p[1] > 0 for p in pairs) and report > 0
-    if not lower:
-        return max(best, upper[0][1])
-    if not upper:
-        x, y = lower[-1]
-        return max(best, y * report / x if positive else y + report - x)
-    (x0, y0), (x1, y1) = lower[-1], upper[0]
-    s = (report - x0) / (x1 - x0)
-    return max(best, y0 + s * (y1 - y0))
-
-
-def predict_ratio(trial, done, sign):
-    step = max(trial.reports)
-    report = sign * trial.reports[step]
-    pairs = sorted((sign * o.reports[step], sign * o.value) for o in done if step in o.reports)
-    if not pairs:
-        return report
-    best = min(sign * o.value for o in done)
-    x, y = min(pairs, key=lambda p: abs(p[0] - report))
-    return max(best, y * report / x)
-
-
-def predict_last(trial, done, sign):
-    return sign * trial.reports[max(trial.reports)]
-
-
-PREDICT = predict_interp
-
-
-def sq_none(losses, seen, direction):
-    return losses
-
-
-def sq_log(losses, seen, direction):
-    known = [x for x in losses if x is not None]
-    if not known or min(known) <= 0:
-        return losses
-    return [None if x is None else math.log(x) for x in losses]
-
-
-def sq_rank(losses, seen, direction):
-    from scipy.stats import norm
-
-    known = sorted(x for x in losses if x is not None)
-    return [None if x is None else float(norm.ppf((known.index(x) + 0.5) / len(known))) for x in losses]
-
-
-def sq_logclip(losses, seen, direction):
-    """log, then nothing further from the best than twice the median distance."""
-    return clip(sq_log(losses, seen, direction))
-
-
-def sq_clip(losses, seen, direction):
-    return clip(losses)
-
-
-def clip(losses, factor=1.0):
-    import statistics
-
-    known = [x for x in losses if x is not None]
-    if not known:
-        return losses
-    best = min(known)
-    limit = best + factor * (statistics.median(known) - best)
-    if limit <= best:
-        return losses
-    return [None if x is None else min(x, limit) for x in losses]
-
-
-def sq_clip2(losses, seen, direction):
-    return clip(losses, 2.0)
-
-
-def sq_logclip2(losses, seen, direction):
-    return clip(sq_log(losses, seen, direction), 2.0)
-
-
-def sq_asinh(losses, seen, direction):
-    known = sorted(x for x in losses if x is not None)
-    if len(known) < 2:
-        return losses
-    gap = known[max(1, len(known) // 4)] - known[0]
-    return losses if gap <= 0 else [None if x is None else math.asinh((x - known[0]) / gap) for x in losses]
-
-
-SQUASH = sq_log
-
-
-def _constraints(seen):
-    names = sorted({name for t in seen for name in t.violations})
-    if any(t.state == "oom" for t in seen):
-        names.append("fits")
-    if not names:
+    One that a trial did not measure counts as just kept. Out of memory is one of its own, as no amount is known.
+    """
+    names = {name for trial in seen for name in trial.violations}
+    largest = {name: max(abs(trial.violations.get(name, 0.0)) for trial in seen) or 1.0 for name in sorted(names)}
+    runs_out = any(trial.state == "oom" for trial in seen)
+    if not runs_out and not names:
         return [None] * len(seen)
     return [
-        {n: (1.0 if t.state == "oom" else -1.0) if n == "fits" else t.violations.get(n, 0.0) for n in names}
-        for t in seen
+        {name: trial.violations.get(name, 0.0) / amount for name, amount in largest.items()}
+        | ({"out of memory": 1.0 if trial.state == "oom" else -1.0} if runs_out else {})
+        for trial in seen
     ]
 
 
-def _key(space: Space, params):
-    return tuple(params[d.key] for d in space)
+def _spread(space: Space, seen: Sequence[Seen], seed: int) -> dict[str, Any]:
+    """Of a few random settings the one that is farthest from those tried and from the ends of the intervals.
+
+    An end keeps settings half as far away as a trial does.
+    """
+    candidates = [found for found in _draws(space, seed, SPREAD_CANDIDATES) if not _is_near_any(space, found, seen)]
+    if not candidates:
+        return _untried(space, seen, seed) or _draws(space, seed, 1)[0]
+
+    def room(found: Mapping[str, Any]) -> float:
+        to_trials = (_distance(space, found, trial.params) for trial in seen)
+        shares = [dimension.share_of(found[dimension.key]) for dimension in space if not dimension.choices]
+        return min(*to_trials, *(2 * min(share, 1 - share) for share in shares), math.inf, math.inf)
+
+    return max(candidates, key=room)
 
 
-def _untried(space, tried, seed):
-    return None
+def _distance(space: Space, one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    def along(dimension: Dimension) -> float:
+        first, second = one[dimension.key], other[dimension.key]
+        if dimension.choices and not dimension.is_ordered:
+            return CHOICE_DISTANCE * (first != second)
+        apart = abs(dimension.share_of(first) - dimension.share_of(second))
+        return CHOICE_DISTANCE * apart if dimension.choices else apart
+
+    return math.hypot(*(along(dimension) for dimension in space))
+
+
+def _untried(space: Space, seen: Sequence[Seen], seed: int) -> dict[str, Any] | None:
+    """Some settings away from those tried; failing that, any that were not tried; None where all were."""
+    draws = _draws(space, seed, RANDOM_DRAWS)
+    tried = {_key(space, trial.params) for trial in seen}
+    apart = (found for found in draws if not _is_near_any(space, found, seen))
+    new = (found for found in itertools.chain(draws, _all_settings(space)) if _key(space, found) not in tried)
+    return next(apart, None) or next(new, None)
+
+
+def _all_settings(space: Space) -> Iterator[dict[str, Any]]:
+    """Every setting of a space of choices alone; nothing where it has intervals or is too large to list."""
+    choices = [dimension.choices for dimension in space]
+    if all(choices) and math.prod(map(len, choices)) <= ENUMERABLE:
+        yield from (dict(zip((d.key for d in space), found, strict=True)) for found in itertools.product(*choices))
+
+
+def _draws(space: Space, seed: int, count: int) -> list[dict[str, Any]]:
+    import optuna
+
+    view = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [_ask(view, space) for _ in range(count)]
+
+
+def _ask(view: Study, space: Space) -> dict[str, Any]:
+    return values(space, view.ask(_distributions(space)).params)
+
+
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
+    return {dimension.key: dimension.coordinate_distribution() for dimension in space}
+
+
+def _is_near_any(space: Space, found: Mapping[str, Any], seen: Sequence[Seen]) -> bool:
+    return any(all(_is_near(dimension, found, trial.params) for dimension in space) for trial in seen)
+
+
+def _is_near(dimension: Dimension, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    first, second = one[dimension.key], other[dimension.key]
+    if dimension.choices:
+        return bool(first == second)
+    return abs(dimension.share_of(first) - dimension.share_of(second)) <= NEAR_SHARE
+
+
+def _key(space: Space, params: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(params[dimension.key] for dimension in space)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna's log lines and its warnings of experimental features are about the view, which no user knows."""
+    """Optuna's log lines and its warnings of experimental features would be about the view, which no user knows."""
     logger = logging.getLogger("optuna")
     level = logger.level
     logger.setLevel(logging.ERROR)

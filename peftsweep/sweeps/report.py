@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from optuna.storages import BaseStorage
 
 from peftsweep.results import Stage, Status
-from peftsweep.sweeps.plan import SweepPlan
+from peftsweep.sweeps.plan import SweepPlan, load_plan
 from peftsweep.sweeps.stage import stage_study_name
-from peftsweep.sweeps.storage import JOURNAL
-from peftsweep.sweeps.table import SweepRow, SweepTable
+from peftsweep.sweeps.storage import JOURNAL, open_storage
+from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
 from peftsweep.sweeps.tickets import Tickets
+from peftsweep.tracking import ImportReport, import_jobs
 from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
 from peftsweep.tracking.summary import Score, StudySummary
 
@@ -21,8 +23,7 @@ def open_parents(plan: SweepPlan) -> StudyRuns:
     """A run for each study, made before any worker starts; what an earlier run of the sweep left open is closed."""
     if not plan.tracking:
         return StudyRuns(None, {})
-    tags = {study.name: {"method": study.method, "model": study.model, "task": study.task} for study in plan.studies}
-    parents = open_studies(plan.tracking_uri, plan.experiment, tags)
+    parents = open_studies(plan.tracking_uri, plan.experiment, _study_tags(plan))
     _close_lost(plan, parents)
     return parents
 
@@ -41,6 +42,23 @@ def finish_studies(
         files = [journal] if journal.exists() else []
         parents.log_study(study.name, optuna_study=tickets.study, summary=_summary(plan, row), files=files)
     parents.finish(interrupted=interrupted)
+
+
+def publish(folder: Path, uri: str | None, experiment: str) -> ImportReport:
+    """Fill MLflow from a sweep's folder: its studies' runs, all jobs beneath them, plots and notes.
+
+    For sweeps on machines that reach no tracking server. Raises DataError, TrackingError as `import_jobs` does.
+    """
+    plan = replace(load_plan(folder), tracking=True, tracking_uri=uri, experiment=experiment)
+    storage = open_storage(plan.path, plan.settings.storage)
+    parents = open_studies(uri, experiment, _study_tags(plan))
+    report = import_jobs([folder], uri=uri, experiment=experiment)
+    finish_studies(plan, parents, build_table(plan, storage), storage, interrupted=False)
+    return report
+
+
+def _study_tags(plan: SweepPlan) -> dict[str, dict[str, str]]:
+    return {s.name: {"method": s.method, "model": s.model, "task": s.task} for s in plan.studies}
 
 
 def _close_lost(plan: SweepPlan, parents: StudyRuns) -> None:

@@ -6,20 +6,23 @@ import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 
 from peftsweep.check import check_command_line, setting_problems
-from peftsweep.compose import FAIR_SWEEPER, compose_config, parse_command_line, with_full_sweep_keys
+from peftsweep.compose import compose_config, parse_command_line
 from peftsweep.config import SweepConfig
 from peftsweep.errors import ConfigError, Interrupted, Problem
 from peftsweep.results import Stage
-from peftsweep.sweeps.axes import read_request
+from peftsweep.sweeps.axes import FAIR_SWEEPER, read_request, with_full_sweep_keys
 from peftsweep.sweeps.controller import Controller, only_controller
 from peftsweep.sweeps.launch import HydraPool, Launch, LocalPool, find_gpus
 from peftsweep.sweeps.plan import PLAN_FILE, SweepPlan, load_plan, plan_sweep, save_plan, with_parents, with_space
@@ -36,6 +39,7 @@ from peftsweep.tracking import resolve_uri
 
 log = logging.getLogger(__name__)
 
+LOG_FILE = "sweep.log"
 SWEEPER_KEY = "hydra.sweeper."
 LOCAL_LAUNCHER = "hydra_plugins.peftsweep_fair.LocalLauncher"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -172,7 +176,7 @@ def run_sweep(plan: SweepPlan, launch: Launch, console: Console) -> SweepTable:
     Interrupted after what was asked to stop has stopped: the same command goes on.
     """
     plan.path.mkdir(parents=True, exist_ok=True)
-    with only_controller(plan.path):
+    with only_controller(plan.path), _messages(plan.path / LOG_FILE, console):
         storage = open_storage(plan.path, plan.settings.storage)
         plan = _continued(plan, console)
         _refuse_other_spaces(plan, storage)
@@ -189,6 +193,27 @@ def run_sweep(plan: SweepPlan, launch: Launch, console: Console) -> SweepTable:
     if controller.stop is not Stop.NO:
         raise Interrupted(f"the sweep was stopped; go on with: {resume_command(plan.path)}")
     return table
+
+
+@contextmanager
+def _messages(path: Path, console: Console) -> Iterator[None]:
+    """Messages go above the live lines, and with their times into sweep.log."""
+    logger = logging.getLogger("peftsweep")
+    kept = logging.FileHandler(path)
+    kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    shown = RichHandler(
+        console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()
+    )
+    before, logger.propagate = logger.propagate, False
+    for handler in (kept, shown):
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.propagate = before
+        for handler in (kept, shown):
+            logger.removeHandler(handler)
+        kept.close()
 
 
 def _placed(plan: SweepPlan) -> SweepPlan:

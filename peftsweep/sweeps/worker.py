@@ -6,6 +6,7 @@ for no other worker, and decides nothing about the sweep: tickets and lost trial
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -26,7 +27,7 @@ from peftsweep.results import Stage
 from peftsweep.sweeps import stopping
 from peftsweep.sweeps.lease import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
 from peftsweep.sweeps.messages import Begun, Proposed, Reported, Request, Stepped
-from peftsweep.sweeps.plan import StudyPlan, SweepPlan, load_plan
+from peftsweep.sweeps.plan import PLAN_FILE, StudyPlan, SweepPlan, load_plan
 from peftsweep.sweeps.pruning import should_prune
 from peftsweep.sweeps.stage import is_over, stage_study_name
 from peftsweep.sweeps.stopping import Stop
@@ -86,6 +87,8 @@ class Worker:
     _stop: Stop = Stop.NO
     _ended: int = 0
     _doing: dict[str, Any] = field(default_factory=dict)
+    _queues: dict[str, Tickets] = field(default_factory=dict)
+    _plan_read_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{self.slot.index}"
@@ -129,6 +132,7 @@ class Worker:
 
     def _work_once(self, stage: Stage) -> bool:
         """Run one trial, or wait a moment. False: there is nothing left to wait for."""
+        self._read_plan_again()
         everything = [(study, self._tickets(study, stage)) for study in self.plan.studies]
         progress = {study.label: tickets.trials() for study, tickets in everything}
         for study, tickets in sorted(everything, key=lambda pair: _begun(progress[pair[0].label])):
@@ -144,11 +148,23 @@ class Worker:
         time.sleep(IDLE_SECONDS)
         return True
 
+    def _read_plan_again(self) -> None:
+        """Ranges may have been widened, or studies added, since."""
+        changed_at = (self.plan.path / PLAN_FILE).stat().st_mtime
+        if changed_at != self._plan_read_at:
+            self._plan_read_at, self.plan = changed_at, load_plan(self.plan.path)
+
     def _tickets(self, study: StudyPlan, stage: Stage) -> Tickets:
-        return Tickets(self._storage, stage_study_name(study, stage))
+        name = stage_study_name(study, stage)
+        if name not in self._queues:
+            self._queues[name] = Tickets(self._storage, name)
+        return self._queues[name]
 
     def _work(self, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> None:
-        with self._alone_on_device(stage):
+        with self._alone_on_device(stage) as is_ready:
+            if not is_ready:
+                tickets.requeue(trial, "stopped before it began", costs_attempt=False)
+                return
             request = self._request(study, stage, tickets, trial)
             tickets.note(trial, folder=request.folder)
             if request.params and not trial.params:
@@ -166,20 +182,19 @@ class Worker:
         return False
 
     @contextmanager
-    def _alone_on_device(self, stage: Stage) -> Iterator[None]:
-        """Confirm jobs are the ones whose time and memory are compared: one at a time on a device of this machine."""
+    def _alone_on_device(self, stage: Stage) -> Iterator[bool]:
+        """Confirm jobs are the ones whose time and memory are compared: one at a time on a device of this machine.
+        False: the worker was told to stop while it waited."""
         if stage is not Stage.CONFIRM:
-            yield
+            yield True
             return
         lock = FileLock(Path(tempfile.gettempdir()) / f"peftsweep-{self.slot.lock_name}.lock", mode=0o666)
-        while True:
-            try:
+        while not lock.is_locked and self._is_told() is Stop.NO:
+            with contextlib.suppress(TimeoutError):
                 lock.acquire(timeout=IDLE_SECONDS)
-                break
-            except TimeoutError:
-                self._lease.refresh({"state": "waiting for the device"})
+            self._lease.refresh()
         try:
-            yield
+            yield lock.is_locked
         finally:
             lock.release()
 

@@ -101,6 +101,10 @@ class Task(Protocol):
         """Equal for two jobs exactly when they were asked the same test items in the same way."""
         ...
 
+    def retention_key(self) -> str:
+        """Equal for two tasks that ask a model the same about what it knows beside the task."""
+        ...
+
     def measure_retention(self, model: nn.Module) -> Any:
         """What the model knows beside the task; called with the bare base, and again after training."""
         ...

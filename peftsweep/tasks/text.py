@@ -195,6 +195,11 @@ class TextTask:
         form = Form("", self._settings.form.max_seq_length, loss_on_prompt=True)
         return tokenize(rows, form, self._tokenizer, self._settings.cache) if rows else None
 
+    def retention_key(self) -> str:
+        """See tasks.base.Task."""
+        asked = [list(self._general_texts()), self._settings.form.max_seq_length]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+
     def measure_retention(self, model: nn.Module) -> float | None:
         """Nats per token of general text; None where it is switched off."""
         return (

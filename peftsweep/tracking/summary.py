@@ -10,7 +10,7 @@ from peftsweep.results import Status
 # Where the pictures and files are, in MLflow's own words.
 _WHERE_TO_LOOK = (
     "**Artifacts > plots** has the learning rate, the history and the rest as pictures. "
-    "To compare the trials: in the experiment's table open this run's arrow, tick them, **Compare**."
+    "To compare the trials: open this run in the table of runs with its **+**, tick them, **Compare**."
 )
 
 
@@ -60,7 +60,8 @@ def _best(summary: StudySummary) -> Iterator[str]:
 def _scores(summary: StudySummary) -> Iterator[str]:
     if not summary.confirmed:
         return
-    lines = ["| on test data, fresh seeds | best settings | default settings |", "|---|---|---|"]
+    lines = ["**On test data, with fresh seeds:**", ""]
     for metric, score in summary.confirmed.items():
-        lines.append(f"| {metric} | {score} | {summary.default.get(metric, 'not run')} |")
+        default = summary.default.get(metric)
+        lines.append(f"- {metric} **{score}**" + (f", default settings {default}" if default else ""))
     yield "\n".join(lines)

@@ -25,8 +25,14 @@ class Task:
     def __init__(self, fingerprint: str = "items") -> None:
         self.fingerprint = fingerprint
         self.evaluated: list[str] = []
+        self.general_text = "general text"
+        self.times_measured = 0
+
+    def retention_key(self) -> str:
+        return self.general_text
 
     def measure_retention(self, model: nn.Module) -> float:
+        self.times_measured += 1
         return 2.0
 
     def compare_retention(self, before: float, after: float) -> dict[str, float]:
@@ -51,6 +57,17 @@ def test_the_base_score_is_computed_once(tmp_path: Path) -> None:
     first, second = measure(task, tmp_path), measure(task, tmp_path)
     assert first == second == BaseMeasure(2.0, TESTED)
     assert task.evaluated == ["test"]
+
+
+def test_what_the_base_knows_is_measured_once_a_process_for_each_model_and_text(tmp_path: Path) -> None:
+    task = Task()
+    for _ in range(3):
+        measure(task, tmp_path, model_key="a base of this test")
+    assert task.times_measured == 1
+    measure(task, tmp_path, model_key="another base")
+    task.general_text = "other text"
+    measure(task, tmp_path, model_key="another base")
+    assert task.times_measured == 3
 
 
 def test_another_model_or_other_items_are_scored_anew(tmp_path: Path) -> None:
