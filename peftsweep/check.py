@@ -7,6 +7,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +80,32 @@ def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Pr
         return [
             Problem("task.name must be a known task", name, line.source("task.name"), did_you_mean(name, list(TASKS)))
         ]
-    return list(_schema_problems(config, schema_of(config), "", line)) or list(_mismatches(build_config(config)))
+    return list(_schema_problems(config, schema_of(name), "", line)) or list(_mismatches(build_config(config)))
 
 
-def schema_of(config: DictConfig) -> type:
+@lru_cache
+def schema_of(task_name: str) -> type:
     """JobConfig with the task group's own dataclass."""
-    task = TASKS.get(str(OmegaConf.select(config, "task.name")))
-    return (
-        JobConfig
-        if task is None
-        else dataclasses.make_dataclass(
-            "JobConfig", [("task", task, dataclasses.field(default_factory=task))], bases=(JobConfig,)
-        )
+    task = TASKS[task_name]
+    return dataclasses.make_dataclass(
+        "JobConfig", [("task", task, dataclasses.field(default_factory=task))], bases=(JobConfig,)
     )
+
+
+@lru_cache
+def _defaults(schema: type) -> DictConfig:
+    return typing.cast(DictConfig, OmegaConf.structured(schema))
+
+
+@lru_cache
+def _typed(schema: type) -> DictConfig:
+    """A node that refuses values of other types. Slow to make, so one serves all checks: each sets what it reads."""
+    return typing.cast(DictConfig, OmegaConf.structured(schema))
 
 
 def build_config(config: DictConfig) -> JobConfig:
     """The checked configuration as plain dataclasses; interpolations resolved."""
-    merged = OmegaConf.merge(OmegaConf.structured(schema_of(config)), config)
+    merged = OmegaConf.merge(_defaults(schema_of(str(config.task.name))), config)
     return typing.cast(JobConfig, OmegaConf.to_object(merged))
 
 
@@ -186,7 +195,6 @@ def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
 def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
     hints = typing.get_type_hints(schema)
     known = {field.name: field for field in dataclasses.fields(schema)}
-    typed = OmegaConf.structured(schema)  # refuses what is of another type; made once, as it is slow
     for key in node:
         full = f"{path}{key}"
         if key not in known:
@@ -202,7 +210,7 @@ def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> I
         elif value == NEEDED:
             yield Problem(f"{full} must be given", fix=f"Add {full}=<value> to the command line.")
         else:
-            yield from _value_problems(known[key], hints[key], typed, value, full, line)
+            yield from _value_problems(known[key], hints[key], schema, value, full, line)
 
 
 def _value(node: DictConfig, key: str) -> Any:
@@ -222,10 +230,11 @@ def _dataclass_in(hint: Any) -> type | None:
 
 
 def _value_problems(
-    field: dataclasses.Field[Any], hint: Any, typed: DictConfig, value: Any, full: str, line: CommandLine
+    field: dataclasses.Field[Any], hint: Any, schema: type, value: Any, full: str, line: CommandLine
 ) -> Iterator[Problem]:
     source = line.source(full)
     try:
+        typed = _typed(schema)
         typed[field.name] = value
         value = typed[field.name]
     except OmegaConfBaseException:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ class Request:
         return [dict(zip(self.axes, point, strict=True)) for point in itertools.product(*self.axes.values())]
 
     def fixes(self, key: str) -> bool:
-        """Whether the user gave a setting one value."""
-        return any(text.lstrip("+").partition("=")[0] == key for text in self.fixed)
+        """Whether the user gave a setting one value in each study."""
+        return any(text.lstrip("+").partition("=")[0] == key for text in (*self.fixed, *self.axes))
 
 
 def with_full_sweep_keys(arguments: Sequence[str]) -> list[str]:
@@ -83,6 +84,9 @@ def _spans_studies(override: Override, config_dir: Path | None) -> bool:
 
 
 def _axis(override: Override, config_dir: Path | None) -> tuple[str, ...]:
+    if isinstance(override.value(), IntervalSweep):
+        rule, fix = "what spans studies must be listed", f"For example: {override.key_or_group}=1,2,3."
+        raise ConfigError(Problem(rule, override.input_line, "the command line", fix))
     found = tuple(dict.fromkeys(axis_values(override, config_dir)))
     if not found:
         raise ConfigError(Problem("a sweep needs at least one value", override.input_line, "the command line"))
@@ -97,6 +101,8 @@ def build_space(job: JobConfig, request: Request) -> Space:
     """
     dimensions = {dimension.key: dimension for dimension in _own_dimensions(job) if not request.fixes(dimension.key)}
     for override in request.searched:
+        if override.key_or_group == CAPACITY and job.method.capacity is None:
+            continue  # typed for the methods that have a size knob
         dimension = _dimension_of(override, job)
         dimensions[dimension.key] = dimension
     if not dimensions:
@@ -138,10 +144,10 @@ def _dimension_of(override: Override, job: JobConfig) -> Dimension:
         assert sweep.end is not None
         dimension = Dimension(key, float(sweep.start), float(sweep.end), log=is_log, integer=whole)
     elif isinstance(sweep, RangeSweep):
-        dimension = Dimension(key, choices=tuple(sweep.range()))
+        dimension = Dimension(key, choices=_plain_choices(sweep.range()))
     else:
         assert isinstance(sweep, ChoiceSweep)
-        dimension = Dimension(key, choices=tuple(_plain_choices(sweep)))
+        dimension = Dimension(key, choices=_plain_choices(sweep.list))
     if (not dimension.choices and dimension.low is None) or (isinstance(sweep, RangeSweep) and not dimension.choices):
         raise ConfigError(Problem("a search space must not be empty", override.input_line, "the command line"))
     return _with_default(dimension, default)
@@ -153,7 +159,7 @@ def _is_whole(number: Any) -> bool:
 
 def _require_range(override: Override, low: Any, high: Any, is_log: bool) -> None:
     problem = None
-    if not all(isinstance(end, (int, float)) for end in (low, high)):
+    if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in (low, high)):
         problem = "the ends of an interval must be numbers"
     elif not low < high:
         problem = "an interval must be written interval(low, high) with low < high"
@@ -163,11 +169,15 @@ def _require_range(override: Override, low: Any, high: Any, is_log: bool) -> Non
         raise ConfigError(Problem(problem, override.input_line, "the command line"))
 
 
-def _plain_choices(sweep: ChoiceSweep) -> list[Any]:
-    """Values as Python has them; rising where they are numbers, so that neighbours are alike."""
-    found = [getattr(choice, "text", choice) for choice in sweep.list]
+def _plain_choices(given: Iterable[Any]) -> tuple[Any, ...]:
+    """Values as Python has them, each once; rising where they are numbers, so that neighbours are alike."""
+    found: list[Any] = []
+    for choice in given:
+        value = getattr(choice, "text", choice)
+        if value not in found:
+            found.append(value)
     is_numeric = all(isinstance(choice, (int, float)) and not isinstance(choice, bool) for choice in found)
-    return sorted(set(found)) if is_numeric else found
+    return tuple(sorted(found) if is_numeric else found)
 
 
 def _setting_of(job: JobConfig, key: str) -> Any:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from peftsweep.sweeps.tickets import Terms, Trial, current
 
+MARGIN = 1.25  # times the dearest whole trial
+MOST_BLIND_TRIALS = 5  # that end early, or in failure, before any has run to its end and shown what a whole one costs
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -51,19 +54,22 @@ def _next_allowance(budget: Budget, counted: Sequence[Trial]) -> float | None:
     """What the next trial may spend, or None if that would be too little to learn anything from.
 
     How much a whole trial costs is known from those that ran to their end; before, one trial has the budget to itself.
+    A little more than the dearest so far is allowed, as the next may be dearer, and would be cut just before its end.
     """
     limit = float(budget.tokens if budget.tokens is not None else budget.gpu_seconds or 0)
     whole = max((_spent(budget, trial) for trial in counted if trial.value is not None), default=None)
     if whole is None:
         return limit if not counted else _after_nothing_finished(budget, counted, limit)
     reserved = sum(_allowed(budget, trial) or whole for trial in counted if not trial.is_finished)
-    left = limit - sum(_spent(budget, trial) for trial in counted if trial.is_finished) - reserved
-    return None if left < budget.first_report * whole else min(whole, left)
+    # One that ran out of memory at once has spent nothing, but costs what the shortest useful trial does.
+    least = budget.first_report * whole
+    left = limit - sum(max(least, _spent(budget, trial)) for trial in counted if trial.is_finished) - reserved
+    return None if left < least else min(MARGIN * whole, left)
 
 
 def _after_nothing_finished(budget: Budget, counted: Sequence[Trial], limit: float) -> float | None:
-    """All so far failed, or one still runs: wait for it, else go on with what is left."""
-    if any(not trial.is_finished for trial in counted):
+    """All so far failed, or one still runs: wait for it, else go on with what is left, but not for ever."""
+    if any(not trial.is_finished for trial in counted) or len(counted) >= MOST_BLIND_TRIALS:
         return None
     left = limit - sum(_spent(budget, trial) for trial in counted)
     return left if left > 0 else None

@@ -6,6 +6,7 @@ messages go out, an `Outcome` ends each trial. Whatever a trial does to this pro
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.errors import (
     ConfigError,
@@ -35,6 +39,7 @@ from peftsweep.sweeps.tickets import Ending, Outcome
 
 STEP_MESSAGE_SECONDS = 0.5  # a step is told at most this often
 ORPHAN_CHECK_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 CODE_KEYS = ("commit", "dirty", "torch", "transformers", "peft", "peftsweep")
 
 
@@ -60,6 +65,8 @@ def serve(request: Request, connection: Connection) -> Outcome:
         ending, cause = _ending_of(error), str(error)
     except KeyboardInterrupt:
         ending, cause = Ending.INTERRUPTED, "interrupted by Ctrl-C"
+    except (HydraException, OmegaConfBaseException) as error:
+        ending, cause = Ending.REFUSED, str(error)
     except Exception as error:
         ending, cause = Ending.CRASHED, f"{type(error).__name__}: {error}"
     outcome = Outcome(ending, cause, request.folder, seconds=time.monotonic() - started)
@@ -113,7 +120,8 @@ def _run(request: Request, connection: Connection, started: float) -> None:
     observe = _observer(request, connection, started)
     from peftsweep.sweeps.hydra_job import run_composed
 
-    overrides = [*request.overrides, *as_overrides(params)]
+    # ++: an argument of a method that its YAML does not name can be searched too.
+    overrides = [*request.overrides, *(f"++{override}" for override in as_overrides(params))]
     run_composed(
         overrides,
         Path(request.folder),
@@ -160,12 +168,15 @@ def _observer(request: Request, connection: Connection, started: float) -> Calla
 
 
 def _end_with(parent: int) -> None:
-    """A worker that is killed can't tell anybody: its child notices, ends its job as interrupted, and leaves."""
+    """A worker that is killed can't tell anybody: its child dies too, before the trial is given to another one. Had it
+    gone on, both might finish the trial. Linux sees to that at once; elsewhere the child itself, a moment later."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(ORPHAN_CHECK_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 

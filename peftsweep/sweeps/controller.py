@@ -18,12 +18,12 @@ from typing import Literal
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from peftsweep.errors import ConfigError, Problem
-from peftsweep.results import RESULT_FILE, Stage, Status, load_result
+from peftsweep.results import Stage
 from peftsweep.sweeps import stopping
 from peftsweep.sweeps.budget import tickets_due
-from peftsweep.sweeps.child import with_result
 from peftsweep.sweeps.launch import Launch
 from peftsweep.sweeps.lease import CONTROLLER_FILE, LeaseFile, living
 from peftsweep.sweeps.plan import StudyPlan, SweepPlan, save_plan, with_space
@@ -34,7 +34,7 @@ from peftsweep.sweeps.stopping import Stop
 from peftsweep.sweeps.storage import open_storage
 from peftsweep.sweeps.table import SweepTable, build_table
 from peftsweep.sweeps.tickets import MOST_ATTEMPTS, Ending, Outcome, Terms, Tickets, Trial, best_of, stopped_because
-from peftsweep.sweeps.worker import conclude
+from peftsweep.sweeps.worker import conclude, outcome_left_behind
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Controller:
         self._storage = open_storage(plan.path, plan.settings.storage)
         self._lease = LeaseFile(plan.path / CONTROLLER_FILE, "controller")
         self._unnamed_since: dict[int, float] = {}
+        self._queues: dict[str, Tickets] = {}
         self._stage = Stage.TUNE
         self.stop = Stop.NO
 
@@ -146,7 +147,10 @@ class Controller:
 
         def watch() -> None:
             while not done.wait(WATCH_SECONDS):
-                self._look_after()
+                try:
+                    self._look_after()
+                except Exception as error:  # a database that stumbles must not end the watch; the next look may do
+                    log.warning("Looking after the sweep failed (%s: %s).", type(error).__name__, error)
 
         self._look_after()
         watcher = threading.Thread(target=watch, daemon=True)
@@ -166,7 +170,7 @@ class Controller:
             for study in self.plan.studies:
                 tickets = self._tickets(study, self._stage)
                 for trial in tickets.trials():
-                    if trial.state.name == "RUNNING" and self._is_lost(trial, workers):
+                    if self._is_lost(trial, workers) and self._is_still_lost(tickets, trial):
                         self._take_back(tickets, trial)
                 self._make_tickets(study, tickets)
                 progress[study.label] = tickets.trials()
@@ -182,15 +186,21 @@ class Controller:
             tickets.add(terms)
 
     def _is_lost(self, trial: Trial, workers: Container[str]) -> bool:
-        if trial.worker is None:
-            since = self._unnamed_since.setdefault(trial.id, time.monotonic())
-            return time.monotonic() - since > UNNAMED_CLAIM_SECONDS
-        return trial.worker not in workers
+        if trial.state is not TrialState.RUNNING or trial.worker is not None:
+            self._unnamed_since.pop(trial.id, None)
+            return trial.state is TrialState.RUNNING and trial.worker not in workers
+        since = self._unnamed_since.setdefault(trial.id, time.monotonic())
+        return time.monotonic() - since > UNNAMED_CLAIM_SECONDS
+
+    def _is_still_lost(self, tickets: Tickets, trial: Trial) -> bool:
+        """Seen again, in this order: a worker may have begun and claimed the trial, or ended it and left, just now."""
+        workers = living(self.plan.path, self.plan.settings.lease_seconds)
+        return self._is_lost(tickets.trial(trial.number), workers)
 
     def _take_back(self, tickets: Tickets, trial: Trial) -> None:
         """A trial whose worker is gone: finish it from its result, if it got that far, else let it be run again."""
         self._unnamed_since.pop(trial.id, None)
-        outcome = _outcome_left_behind(trial)
+        outcome = outcome_left_behind(trial)
         if outcome is not None and outcome.ending is not Ending.CRASHED:
             conclude(self.plan, tickets, trial, outcome)
             return
@@ -218,7 +228,10 @@ class Controller:
         return widened_any
 
     def _tickets(self, study: StudyPlan, stage: Stage) -> Tickets:
-        return Tickets(self._storage, stage_study_name(study, stage))
+        name = stage_study_name(study, stage)
+        if name not in self._queues:
+            self._queues[name] = Tickets(self._storage, name)
+        return self._queues[name]
 
     def _is_over(self) -> bool:
         return all(
@@ -240,17 +253,6 @@ def fresh_seeds(study: StudyPlan, count: int) -> list[int]:
 
 def _require_study(storage: BaseStorage, name: str, direction: Literal["minimize", "maximize"]) -> None:
     optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-
-
-def _outcome_left_behind(trial: Trial) -> Outcome | None:
-    folder = Path(trial.folder) if trial.folder else None
-    if folder is None or not (folder / RESULT_FILE).exists():
-        return None
-    result = load_result(folder)
-    endings = {Status.OK: Ending.FINISHED, Status.PRUNED: Ending.PRUNED, Status.OOM: Ending.OOM}
-    ending = endings.get(result.status, Ending.CRASHED)
-    seconds = result.metrics.get("time/job_seconds", 0.0)
-    return with_result(Outcome(ending, result.cause, str(folder), seconds=seconds), folder)
 
 
 def _with_larger_budget(plan: SweepPlan) -> SweepPlan:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,12 +23,13 @@ REFRESH_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Lease:
-    """What a process says of itself. created: when it started, by which a reused process id is told apart."""
+    """What a process says of itself. created: seconds from the machine's start to its own, by which a reused process id
+    is told apart; no time of day, as a clock that is set right would make all who live look dead."""
 
     owner: str
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
-    created: float = field(default_factory=lambda: psutil.Process().create_time())
+    created: float = field(default_factory=lambda: _created(psutil.Process()))
     doing: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +61,10 @@ class LeaseFile:
         self.path.unlink(missing_ok=True)
 
 
+def _created(process: psutil.Process) -> float:
+    return process.create_time() - psutil.boot_time()
+
+
 def read_lease(path: Path) -> Lease | None:
     try:
         return Lease(**json.loads(path.read_text(encoding="utf-8")))
@@ -82,20 +88,21 @@ def is_alive(path: Path, lease_seconds: float) -> bool:
 def _runs(lease: Lease) -> bool:
     try:
         process = psutil.Process(lease.pid)
-        return abs(process.create_time() - lease.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return abs(_created(process) - lease.created) < 1.5 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
 def _age_seconds(path: Path) -> float:
-    probe = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.now")
+    """Infinite for a file that is gone; 0 where the folder can't be written: nothing is known then, and to give up
+    those who live would cost more than to wait."""
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
-    except OSError:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix="now-") as probe:
+            return os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
         return float("inf")
-    finally:
-        probe.unlink(missing_ok=True)
+    except OSError:
+        return 0.0
 
 
 def living(folder: Path, lease_seconds: float) -> dict[str, Lease]:

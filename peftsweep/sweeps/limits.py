@@ -17,8 +17,13 @@ WORDS = {
     "parameters": ("adapter/trainable_params",),
     "time": ("time/train_seconds",),
 }
-UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-UNITS |= {"S": 1.0, "MIN": 60.0, "H": 3600.0, "K": 1e3, "M": 1e6}
+# A metric's unit -> what a limit on it may be written in. Bytes need a unit: a bare `memory<=12` would be 12 bytes.
+UNITS: dict[str, dict[str, float]] = {
+    "bytes": {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "s": {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0},
+    "parameters": {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9},
+}
+PLAIN = {"": 1.0}
 _LIMIT = re.compile(r"\s*([\w/.-]+)\s*<=\s*([\d.eE+-]+?)\s*([A-Za-z]*)\s*$")
 
 
@@ -50,8 +55,11 @@ def _parse(text: str) -> Limit:
         raise ConfigError(
             Problem("no metric has this name", name, "constraint", did_you_mean(name, [*WORDS, *METRICS]))
         )
+    units = UNITS.get(METRICS[WORDS.get(name, (name,))[0]].unit, PLAIN)
+    factors = {known.lower(): factor for known, factor in units.items()}
     try:
-        return Limit(name, float(number) * UNITS[unit.upper()])
+        return Limit(name, float(number) * factors[unit.lower()])
     except (KeyError, ValueError):
-        fix = f"Units: {', '.join(unit for unit in UNITS if unit)}."
-        raise ConfigError(Problem("a limit must be a number with a known unit", text, "constraint", fix)) from None
+        written = ", ".join(unit for unit in units if unit)
+        fix = f"Write one of {written} after the number." if written else "It has no unit."
+        raise ConfigError(Problem("a limit must be a number in a unit of its metric", text, "constraint", fix)) from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from optuna.storages import BaseStorage
 
+from peftsweep.errors import PeftsweepError
 from peftsweep.results import Stage, Status
 from peftsweep.sweeps.plan import SweepPlan, load_plan
 from peftsweep.sweeps.stage import stage_study_name
@@ -24,7 +26,8 @@ def open_parents(plan: SweepPlan) -> StudyRuns:
     if not plan.tracking:
         return StudyRuns(None, {})
     parents = open_studies(plan.tracking_uri, plan.experiment, _study_tags(plan))
-    _close_lost(plan, parents)
+    if parents.run_ids:
+        close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
     return parents
 
 
@@ -34,7 +37,7 @@ def finish_studies(
     """Bring the studies' runs up to date and end them. Never raises: the sweep's folder holds everything."""
     if not plan.tracking or not parents.run_ids:
         return
-    _close_lost(plan, parents)
+    _close_lost(plan, parents, storage)
     journal = Path(plan.folder) / JOURNAL
     for study in plan.studies:
         tickets = Tickets(storage, stage_study_name(study, Stage.TUNE))
@@ -61,10 +64,20 @@ def _study_tags(plan: SweepPlan) -> dict[str, dict[str, str]]:
     return {s.name: {"method": s.method, "model": s.model, "task": s.task} for s in plan.studies}
 
 
-def _close_lost(plan: SweepPlan, parents: StudyRuns) -> None:
-    """No worker of ours runs now; one that joined from elsewhere puts its run's status right when its job ends."""
-    if parents.run_ids:
-        close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
+def _close_lost(plan: SweepPlan, parents: StudyRuns, storage: BaseStorage) -> None:
+    """No worker of ours runs now; one that joined from elsewhere puts its run's status right when its job ends.
+
+    A job that was killed after its result was written, while it told MLflow, counts: its run is completed.
+    """
+    lost = close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
+    names = [stage_study_name(study, stage) for study in plan.studies for stage in (Stage.TUNE, Stage.CONFIRM)]
+    known = {study.study_name for study in storage.get_all_studies()}
+    trials = [trial for name in names if name in known for trial in Tickets(storage, name).trials()]
+    ended = [trial.outcome for trial in trials if trial.is_result and trial.outcome]
+    folders = [Path(found.folder) for found in ended if found.mlflow_run_id in lost and found.folder]
+    if folders:
+        with contextlib.suppress(PeftsweepError):  # `peftsweep import` finds them again
+            import_jobs(folders, uri=plan.tracking_uri, experiment=plan.experiment)
 
 
 def _summary(plan: SweepPlan, row: SweepRow) -> StudySummary:

@@ -32,6 +32,11 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=FILE_WIDTH)
 
 
+def print_plain(console: Console, text: str) -> None:
+    """A line as it is: rich would take brackets in a path or an error message for its own markup."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 class Progress:
     """Live lines on a terminal; a line for each finished trial where the output goes to a file."""
 
@@ -66,21 +71,17 @@ class Progress:
         }
         self._stop_note = notes.get(stop, "")
         if self._live is None:
-            self.console.print(self._stop_note, highlight=False)
+            print_plain(self.console, self._stop_note)
 
     def _tell_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
         for label, found in trials.items():
-            finished = [trial for trial in found if trial.is_finished]
-            for trial in finished:
-                key = (stage, label, trial.number)
-                if key in self._told:
-                    continue
-                self._told.add(key)
+            finished = [trial for trial in current(found) if trial.is_finished]
+            new = [trial for trial in finished if (stage, label, trial.number) not in self._told]
+            for done, trial in enumerate(new, start=len(finished) - len(new) + 1):
+                self._told.add((stage, label, trial.number))
                 if self._live is None:
-                    done = f"{len(finished)}/{self._total(stage, found)}"
-                    self.console.print(
-                        f"{label} {stage} {done}: {_sentence(self.plan, trial)}", highlight=False, soft_wrap=True
-                    )
+                    of = f"{done}/{self._total(stage, found)}"
+                    print_plain(self.console, f"{label} {stage} {of}: {_sentence(self.plan, trial)}")
 
     def _total(self, stage: Stage, trials: Sequence[Trial]) -> str:
         if stage is Stage.TUNE and self.plan.n_trials is not None:
@@ -93,10 +94,10 @@ class Progress:
             studies.add_column(column, justify="right" if column in ("done", "best", "left") else "left", no_wrap=True)
         speed = max(1, len(workers))
         for label, found in trials.items():
-            studies.add_row(*self._study_line(stage, label, found, speed / max(1, len(trials))))
+            studies.add_row(*map(Text, self._study_line(stage, label, found, speed / max(1, len(trials)))))
         lines = Table(box=None, pad_edge=False, show_header=False)
         for lease in workers.values():
-            lines.add_row(*_worker_line(lease))
+            lines.add_row(*map(Text, _worker_line(lease)))
         return Group(studies, Text(""), lines, Text(self._stop_note, style="yellow"))
 
     def _study_line(self, stage: Stage, label: str, trials: Sequence[Trial], share: float) -> list[str]:
@@ -164,7 +165,8 @@ def final_table(table: SweepTable) -> Table:
         shown.add_column(column, justify="right", no_wrap=column not in ("95% interval",))
     for row in table.rows:
         settings = [_setting(row.best.get(key)) for key in keys]
-        shown.add_row(row.study, *settings, _number(row.objective), *_scores(row, unit), *_counts(row))
+        line = [row.study, *settings, _number(row.objective), *_scores(row, unit), *_counts(row)]
+        shown.add_row(*map(Text, line))
     return shown
 
 
@@ -199,15 +201,25 @@ def notes(table: SweepTable) -> list[str]:
         if row.is_mixed:
             found.append(f"{row.study}: its trials differ in {', '.join(row.is_mixed)}; don't compare them unseen")
         if row.confirm_failed:
-            found.append(f"{row.study}: {row.confirm_failed} confirm jobs failed")
-    if any(row.seeds and row.default_seeds for row in table.rows):
-        seeds = sorted({(row.seeds, row.default_seeds) for row in table.rows if row.seeds})
-        found.append(
-            "Scores are means over fresh seeds: "
-            + ", ".join(f"{best} for the best settings, {default} for the default" for best, default in seeds)
-            + "."
-        )
-    return found
+            found.append(f"{row.study}: {_counted(row.confirm_failed, 'confirm job')} failed")
+    return [*found, *_seeds_note(table)]
+
+
+def _seeds_note(table: SweepTable) -> list[str]:
+    best = sorted({row.seeds for row in table.rows if row.seeds})
+    default = sorted({row.default_seeds for row in table.rows if row.default_seeds})
+    if not best:
+        return []
+    among = f"Scores are means over {_range_of(best)} of the best settings"
+    return [f"{among}; of the default, over {_range_of(default)}." if default else f"{among}."]
+
+
+def _range_of(seeds: Sequence[int]) -> str:
+    return _counted(seeds[-1], "fresh seed", f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else None)
+
+
+def _counted(count: int, thing: str, shown: str | None = None) -> str:
+    return f"{shown or count} {thing}{'' if count == 1 else 's'}"
 
 
 def dry_run_table(plan: SweepPlan, workers: int) -> Table:
@@ -218,7 +230,7 @@ def dry_run_table(plan: SweepPlan, workers: int) -> Table:
     for column in ("trials", "confirm jobs", "steps, at most", "tokens, at most"):
         shown.add_column(column, justify="right")
     for study in plan.studies:
-        shown.add_row(*_dry_line(plan, study))
+        shown.add_row(*map(Text, _dry_line(plan, study)))
     return shown
 
 

@@ -7,8 +7,9 @@ log scale, and an ordered choice by its index, so that the ranks 4, 8, 16, 32 ar
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ LR = "hparams.lr"
 CAPACITY = "method.capacity"
 # Nearer to an end than this share of the range (on its scale), the best value may well lie beyond.
 EDGE_SHARE = 0.08
+_PLAIN_WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z][\w-]*", re.IGNORECASE)
 WIDEN_FACTOR = 10.0  # how much further a rate is tried when its best value is at an end
 
 
@@ -76,12 +78,22 @@ class Dimension:
     def to_value(self, coordinate: Any) -> Any:
         if self.choices and self.is_ordered:
             return self.choices[int(coordinate)]
-        return _rounded(coordinate) if isinstance(coordinate, float) else coordinate
+        return self._rounded(coordinate) if isinstance(coordinate, float) else coordinate
+
+    def _rounded(self, value: float) -> float:
+        """Four digits, of the value on a log scale, of the range else: enough, and what the table shows is what ran."""
+        if self.low is None or self.high is None:
+            return value
+        span = value if self.log else self.high - self.low
+        digits = 3 - math.floor(math.log10(span)) if span else 0
+        return min(max(round(value, digits), self.low), self.high)
 
     def holds(self, value: Any) -> bool:
         if self.choices:
             return value in self.choices
-        return isinstance(value, (int, float)) and self.low is not None and self.low <= value <= (self.high or math.inf)
+        if self.low is None or self.high is None or not isinstance(value, (int, float)):
+            return False
+        return self.low <= value <= self.high
 
     def share_of(self, value: Any) -> float:
         """Where a value lies between the ends, 0 to 1, on the scale that is searched."""
@@ -111,7 +123,9 @@ def edges_of(space: Space, best: Mapping[str, Any]) -> dict[str, str]:
         share = dimension.share_of(best[dimension.key])
         margin = 0.0 if dimension.choices else EDGE_SHARE
         if share <= margin or share >= 1 - margin:
-            found[dimension.key] = "low" if share <= margin else "high"
+            edge = "low" if share <= margin else "high"
+            if widened(dimension, edge) != dimension:
+                found[dimension.key] = edge
     return found
 
 
@@ -120,12 +134,12 @@ def _can_be_at_an_edge(dimension: Dimension) -> bool:
 
 
 def widened(dimension: Dimension, edge: str) -> Dimension:
-    """The range to try when the best value lies at an end of this one."""
-    from dataclasses import replace
+    """The range to try when the best value lies at an end of this one; the same where nothing lies beyond.
 
+    A range that ends at or above 0 stays there: below, few settings mean anything.
+    """
     if dimension.choices:
-        extra = max(1, dimension.choices[0] // 2) if edge == "low" else dimension.choices[-1] * 2
-        return replace(dimension, choices=tuple(sorted({*dimension.choices, extra})))
+        return _with_further_choice(dimension, edge)
     assert dimension.low is not None
     assert dimension.high is not None
     if dimension.log:
@@ -133,19 +147,48 @@ def widened(dimension: Dimension, edge: str) -> Dimension:
     else:
         span = dimension.high - dimension.low
         low, high = dimension.low - span, dimension.high + span
-    return replace(dimension, low=low) if edge == "low" else replace(dimension, high=high)
+        low = max(low, 0.0) if dimension.low >= 0 else low
+    if dimension.integer:
+        low, high = max(float(round(low)), 1.0 if dimension.log else low), float(round(high))
+    if edge == "low":
+        return replace(dimension, low=float(f"{low:.12g}"))
+    return replace(dimension, high=float(f"{high:.12g}"))
+
+
+def _with_further_choice(dimension: Dimension, edge: str) -> Dimension:
+    first, last = dimension.choices[0], dimension.choices[-1]
+    if (first if edge == "low" else last) <= 0:
+        return dimension
+    if edge == "high":
+        return replace(dimension, choices=(*dimension.choices, last * 2))
+    smaller = first // 2 if isinstance(first, int) else first / 2
+    return replace(dimension, choices=(smaller, *dimension.choices)) if smaller > 0 else dimension
 
 
 def describe_range(dimension: Dimension) -> str:
     """As Hydra's sweep syntax has it, ready to be typed."""
     if dimension.choices:
-        return f"choice({','.join(str(choice) for choice in dimension.choices)})"
-    interval = f"interval({dimension.low:g},{dimension.high:g})"
+        return f"choice({','.join(_typed(choice) for choice in dimension.choices)})"
+    interval = f"interval({dimension.low:.12g},{dimension.high:.12g})"
     return f"tag(log,{interval})" if dimension.log and dimension.key != LR else interval
 
 
 def as_overrides(params: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()]
+    return [f"{key}={_typed(value)}" for key, value in params.items()]
+
+
+def _typed(value: Any) -> str:
+    """A value in Hydra's grammar, which reads it back as the same."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_typed(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_typed(item)}' for key, item in value.items())}}}"
+    if not isinstance(value, str) or _PLAIN_WORD.fullmatch(value):
+        return repr(value) if isinstance(value, float) else str(value)
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 def coordinates(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,8 +197,3 @@ def coordinates(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def values(space: Sequence[Dimension], found: Mapping[str, Any]) -> dict[str, Any]:
     return {d.key: d.to_value(found[d.key]) for d in space}
-
-
-def _rounded(value: float) -> float:
-    """Four significant digits: enough for any rate, and what the table shows is what ran."""
-    return float(f"{value:.4g}")

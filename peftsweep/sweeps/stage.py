@@ -32,4 +32,6 @@ def is_over(plan: SweepPlan, study: StudyPlan, stage: Stage, trials: Sequence[Tr
         return not any(trial.state.name == "RUNNING" for trial in trials)
     if any(not trial.is_finished for trial in trials):
         return False
-    return bool(trials) and (stage is Stage.CONFIRM or is_given_out(budget_of(plan, study), trials))
+    if stage is Stage.CONFIRM:  # all its tickets are made before it begins; none where nothing is to be confirmed
+        return True
+    return bool(trials) and is_given_out(budget_of(plan, study), trials)

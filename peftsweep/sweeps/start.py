@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from peftsweep.results import Stage
 from peftsweep.sweeps.axes import FAIR_SWEEPER, read_request, with_full_sweep_keys
 from peftsweep.sweeps.controller import Controller, only_controller
 from peftsweep.sweeps.launch import HydraPool, Launch, LocalPool, find_gpus
+from peftsweep.sweeps.limits import parse_limits
 from peftsweep.sweeps.plan import PLAN_FILE, SweepPlan, load_plan, plan_sweep, save_plan, with_parents, with_space
+from peftsweep.sweeps.propose import build_sampler
+from peftsweep.sweeps.pruning import build_pruner
 from peftsweep.sweeps.report import finish_studies, open_parents
 from peftsweep.sweeps.show import Progress, dry_run_table, final_table, notes, wide_console
 from peftsweep.sweeps.slots import CLUSTER_LAUNCHERS, cluster_slots, plan_slots
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 LOG_FILE = "sweep.log"
 SWEEPER_KEY = "hydra.sweeper."
+FOLDER_NAME = re.compile(r"\w[\w.-]*")
 LOCAL_LAUNCHER = "hydra_plugins.peftsweep_fair.LocalLauncher"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -106,7 +111,34 @@ def build_settings(values: Mapping[str, Any]) -> SweepConfig:
     if problems:
         raise ConfigError(*problems)
     merged = OmegaConf.merge(OmegaConf.structured(SweepConfig), plain)
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    settings: SweepConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    _refuse_unusable(settings)
+    return settings
+
+
+def _refuse_unusable(settings: SweepConfig) -> None:
+    """What would otherwise be met by the first trial that ends, or asks for its settings."""
+    sampler, pruner = settings.sampler, settings.pruner
+    checks: list[Callable[[], object]] = [
+        lambda: _require_folder_name(settings.name),
+        lambda: build_sampler(sampler.name, sampler.kwargs, settings.sampler_seed),
+        lambda: build_pruner(pruner.name, pruner.kwargs, max_steps=100),
+        lambda: parse_limits(settings.constraint),
+    ]
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _require_folder_name(name: str | None) -> None:
+    if name is not None and not FOLDER_NAME.fullmatch(name):
+        fix = "Use letters, digits, '-', '_' and '.'."
+        raise ConfigError(Problem("a sweep's name must be that of a folder under outputs/sweeps", name, "name", fix))
 
 
 def _plan(line: Sequence[str], arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None) -> SweepPlan:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 STOP_FILE = "stop"
+_handlers: list[Callable[[int, FrameType | None], None]] = []  # of those who listen now, the innermost last
 
 
 class Stop(IntEnum):
@@ -31,35 +32,46 @@ def read_stop(folder: Path) -> Stop:
 
 def write_stop(folder: Path, stop: Stop) -> None:
     """NO takes an earlier order back."""
+    path = folder / STOP_FILE
     if stop is Stop.NO:
-        (folder / STOP_FILE).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     else:
-        (folder / STOP_FILE).write_text(stop.name, encoding="utf-8")
+        partial = path.with_suffix(".partial")  # a file that is being written would read as no order
+        partial.write_text(stop.name, encoding="utf-8")
+        partial.replace(path)
 
 
 @contextmanager
 def on_signals(tell: Callable[[Stop], None]) -> Iterator[None]:
     """Ctrl-C tells FINISH, a second one NOW; SIGTERM, SIGHUP and SIGUSR2 (a scheduler's last warning) tell NOW.
 
-    Nothing is raised, so that whoever waits in a launcher goes on waiting for its workers to end well.
+    Nothing is raised, so that whoever waits in a launcher goes on waiting for its workers to end well. Who listens
+    already, such as the controller of a worker in its own process, is told too. Under nohup a hang-up stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     told = Stop.NO
+    outer = _handlers[-1] if _handlers else None
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal told
         is_first = number == signal.SIGINT and told is Stop.NO
         told = Stop.FINISH if is_first else Stop.NOW
         tell(told)
+        if outer is not None:
+            outer(number, frame)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if sys.platform != "win32":
-        numbers += [signal.SIGHUP, signal.SIGUSR2]
+        numbers.append(signal.SIGUSR2)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
+    _handlers.append(handle)
     try:
         yield
     finally:
+        _handlers.remove(handle)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.redact import redact_forms
 
 JOURNAL = "study.journal"
+SQLITE_WAIT_SECONDS = 60
 LOCK_GRACE_SECONDS = 10  # a writer that died holding the lock delays the others by this much
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -28,11 +30,30 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
     try:
         if url is None:
             return JournalStorage(MendingJournal(folder / JOURNAL))
-        storage = optuna.storages.get_storage(url)
+        storage = _open_sqlite(url) if url.startswith("sqlite") else optuna.storages.get_storage(url)
         storage.get_all_studies()  # a server that is down answers only now
     except Exception as error:  # drivers raise what they like
         raise ConfigError(_unreachable(folder, url, error)) from error
     return storage
+
+
+def _open_sqlite(url: str) -> BaseStorage:
+    """SQLite takes its lock at the first write of a transaction: two workers that both read "waiting" would both win
+    the trial. Here each transaction takes it at once, and waits for it."""
+    from sqlalchemy import event
+
+    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_SECONDS}})
+    storage.engine.dispose()
+
+    @event.listens_for(storage.engine, "connect")
+    def leave_transactions_to_us(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(storage.engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return optuna.storages.get_storage(storage)
 
 
 def _unreachable(folder: Path, url: str | None, error: Exception) -> Problem:
@@ -52,15 +73,20 @@ class MendingJournal(JournalFileBackend):
         super().__init__(str(path), lock_obj=self._file_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """One write, under the lock, after the last whole line."""
+        """One write, under the lock, after the last whole line.
+
+        In append mode: the lock of a writer that hangs for long is taken from it, and it must not write over what came
+        since.
+        """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with self._locked(), self._path.open("r+b") as stream:
+        with self._locked(), self._path.open("a+b", buffering=0) as stream:
             end = _end_of_whole_lines(stream)
-            stream.truncate(end)
-            stream.seek(end)
+            if end < stream.seek(0, os.SEEK_END):
+                stream.truncate(end)
             try:
-                stream.write(lines)
-                stream.flush()
+                written = stream.write(lines)
+                if written < len(lines):  # the next write would tell why: the disk is full
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
                 os.fsync(stream.fileno())
             except OSError:
                 stream.truncate(end)

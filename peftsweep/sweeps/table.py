@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from peftsweep.record import PREDICTIONS_FILE
 from peftsweep.results import METRICS, Direction, Stage
 from peftsweep.sweeps.plan import StudyPlan, SweepPlan
-from peftsweep.sweeps.space import describe_range, edges_of, widened
+from peftsweep.sweeps.space import defaults_of, describe_range, edges_of, widened
 from peftsweep.sweeps.stage import stage_study_name
 from peftsweep.sweeps.tickets import Tickets, Trial, best_of, current, stopped_because
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 TABLE_FILE = "table.json"
+SHARES = ("test/accuracy", "test/exact_match")  # lie between 0 and 1
 SCORES = ("test/accuracy", "test/score", "test/exact_match", "test/dino_similarity")
 
 
@@ -112,9 +113,8 @@ def _row(
     best = best_of(tuned, plan.direction)
     ended = [trial.outcome for trial in tuned if trial.is_finished and trial.outcome]
     counts = [str(outcome.status) for outcome in ended]
-    best_runs, default_runs = _confirmed(confirm, "best", best), _confirmed(confirm, "default", best)
-    if best is not None and best.number == 0:
-        default_runs = best_runs  # nothing was found that is better than the default
+    best_runs = _confirmed(confirm, best.params) if best else []
+    default_runs = _confirmed(confirm, defaults_of(study.space))  # the same, where nothing better was found
     return SweepRow(
         study=study.label,
         method=study.method,
@@ -144,15 +144,9 @@ def _row(
     )
 
 
-def _confirmed(confirm: Sequence[Trial], role: str, best: Trial | None) -> list[Trial]:
-    """The finished confirm jobs of the settings that are best now: after more tuning, earlier ones may no longer be."""
-    return [
-        trial
-        for trial in confirm
-        if trial.state.name == "COMPLETE"
-        and trial.terms.role == role
-        and (role == "default" or (best is not None and trial.terms.params == best.params))
-    ]
+def _confirmed(confirm: Sequence[Trial], params: Mapping[str, Any]) -> list[Trial]:
+    """The finished confirm jobs of these settings, whatever they were made as: after more tuning, others are best."""
+    return [trial for trial in confirm if trial.state.name == "COMPLETE" and trial.terms.params == params]
 
 
 def _mean(runs: Sequence[Trial], key: str | None) -> float | None:
@@ -178,9 +172,10 @@ def score_interval(runs: Sequence[Trial], key: str | None) -> tuple[float, float
     if len(outcomes) == 1:
         return outcomes[0].intervals.get(key)
     items = [_item_scores(Path(outcome.folder)) for outcome in outcomes if outcome.folder]
-    if len({len(scores) for scores in items}) != 1 or not items[0]:
+    if len({len(scores) for scores in items}) != 1 or len(items[0]) < 2:
         return None
-    return _two_way_interval(items)
+    low, high = _two_way_interval(items)
+    return (max(0.0, low), min(1.0, high)) if key in SHARES else (low, high)
 
 
 def _two_way_interval(items: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -196,7 +191,7 @@ def _two_way_interval(items: Sequence[Sequence[float]]) -> tuple[float, float]:
         return mean, mean
     freedom = variance**2 / (of_items**2 / (count - 1) + of_seeds**2 / (seeds - 1))
     half = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
-    return max(0.0, mean - half), min(1.0, mean + half)
+    return mean - half, mean + half
 
 
 def _item_scores(folder: Path) -> list[float]:

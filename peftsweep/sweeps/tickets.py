@@ -21,7 +21,7 @@ from peftsweep.results import Status
 from peftsweep.sweeps.propose import Seen
 from peftsweep.sweeps.space import Space
 
-CLAIM, OUTCOME, ATTEMPTS, TERMS = "claim", "outcome", "attempts", "terms"
+CLAIM, OUTCOME, ATTEMPTS, TERMS, PARAMS = "claim", "outcome", "attempts", "terms", "params"
 MOST_ATTEMPTS = 3  # the first and two more, where a process died or the machine was at fault
 FAILURES_TO_STOP = 3  # in a row
 
@@ -105,6 +105,7 @@ class Trial:
     attempts: int
     outcome: Outcome | None
     constraints: dict[str, float]
+    ended_at_seconds: float | None  # Unix time
 
     @property
     def is_result(self) -> bool:
@@ -121,12 +122,21 @@ class Tickets:
     def __init__(self, storage: BaseStorage, name: str) -> None:
         self.storage, self.name = storage, name
         self.study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+        self._finished: dict[int, Trial] = {}  # they don't change any more
 
     def add(self, terms: Terms) -> None:
         self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={TERMS: asdict(terms)}))
 
     def trials(self) -> list[Trial]:
-        return [_snapshot(trial) for trial in self.study.get_trials(deepcopy=False)]
+        return [
+            self._finished.get(trial.number) or self._kept(trial) for trial in self.study.get_trials(deepcopy=False)
+        ]
+
+    def _kept(self, frozen: FrozenTrial) -> Trial:
+        trial = _snapshot(frozen)
+        if trial.is_finished:
+            self._finished[trial.number] = trial
+        return trial
 
     def trial(self, number: int) -> Trial:
         return _snapshot(self.study.get_trials(deepcopy=False)[number])
@@ -140,6 +150,7 @@ class Tickets:
         return None
 
     def _won(self, trial_id: int) -> bool:
+        _forget_owned_trial(self.storage)
         try:
             return self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         except UpdateFinishedTrialError:
@@ -151,6 +162,9 @@ class Tickets:
         self._set(trial.id, CLAIM, stored | claim)
 
     def set_params(self, trial: Trial, space: Space, params: Mapping[str, Any]) -> None:
+        """Whole as one attribute first: who dies between two parameters must not leave settings that are half new, as
+        a database keeps the first value that a parameter got."""
+        self._set(trial.id, PARAMS, dict(params))
         for dimension in space:
             if dimension.key in params:
                 distribution = dimension.value_distribution()
@@ -163,6 +177,8 @@ class Tickets:
     def requeue(self, trial: Trial, cause: str, *, costs_attempt: bool) -> None:
         """Back to waiting, same number, same settings. Only for who knows that nobody runs it: its own worker, or the
         controller once that worker is gone."""
+        # While it is claimed again, the name of who had it before would make it look lost.
+        self._set(trial.id, CLAIM, {})
         self._set(trial.id, ATTEMPTS, trial.attempts + int(costs_attempt))
         self._set(trial.id, "last_cause", cause)
         self.storage.set_trial_state_values(trial.id, TrialState.WAITING)
@@ -184,15 +200,24 @@ class Tickets:
         self.storage.set_trial_user_attr(trial_id, key, value)
 
 
+def _forget_owned_trial(storage: BaseStorage) -> None:
+    """Optuna's journal answers a claim with "the last trial that I won is this one", which is also true of a trial that
+    was won, put back, and has just been won by another worker."""
+    replayed = getattr(storage, "_replay_result", None)
+    if replayed is not None:
+        replayed._worker_id_to_owned_trial_id.pop(replayed.worker_id, None)
+
+
 def _snapshot(frozen: FrozenTrial) -> Trial:
     claim = frozen.user_attrs.get(CLAIM, {})
-    outcome = frozen.user_attrs.get(OUTCOME)
+    # A worker that died while it finished a trial leaves an outcome that does not count.
+    outcome = frozen.user_attrs.get(OUTCOME) if frozen.state.is_finished() else None
     return Trial(
         id=frozen._trial_id,
         number=frozen.number,
         state=frozen.state,
         terms=Terms(**frozen.user_attrs.get(TERMS, {})),
-        params=dict(frozen.params),
+        params=dict(frozen.user_attrs.get(PARAMS) or frozen.params),
         reports=dict(frozen.intermediate_values),
         value=frozen.value if frozen.state is TrialState.COMPLETE else None,
         worker=claim.get("worker"),
@@ -201,6 +226,7 @@ def _snapshot(frozen: FrozenTrial) -> Trial:
         attempts=frozen.user_attrs.get(ATTEMPTS, 0),
         outcome=None if outcome is None else Outcome(**outcome),
         constraints=dict(frozen.constraints),
+        ended_at_seconds=None if frozen.datetime_complete is None else frozen.datetime_complete.timestamp(),
     )
 
 

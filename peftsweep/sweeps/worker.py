@@ -23,8 +23,9 @@ from typing import IO, Any
 import psutil
 from filelock import FileLock
 
-from peftsweep.results import Stage
+from peftsweep.results import RESULT_FILE, Stage, Status, load_result
 from peftsweep.sweeps import stopping
+from peftsweep.sweeps.child import with_result
 from peftsweep.sweeps.lease import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
 from peftsweep.sweeps.messages import Begun, Proposed, Reported, Request, Stepped
 from peftsweep.sweeps.plan import PLAN_FILE, StudyPlan, SweepPlan, load_plan
@@ -103,8 +104,7 @@ class Worker:
         self._say(slot=self.slot.index, state="waiting")
         try:
             while self._is_told() is Stop.NO:
-                stage = self._stage()
-                if stage is None or not self._work_once(stage):
+                if not self._work_once(self._stage()):
                     break
         finally:
             self._child.close()
@@ -118,16 +118,23 @@ class Worker:
 
     def _controller_lives(self) -> bool:
         host, _, pid = (self.controller or "").partition(" ")
-        return host != socket.gethostname() or psutil.pid_exists(int(pid))
+        if host != socket.gethostname():
+            return True
+        try:
+            return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
 
-    def _stage(self) -> Stage | None:
+    def _stage(self) -> Stage:
         if self.only_stage is not None:
             return self.only_stage
+        return self._told_stage() or Stage.TUNE  # what waits can still be run, though nobody confirms it
+
+    def _told_stage(self) -> Stage | None:
+        """What the controller works at; None where none is alive, or it is through."""
         path = self.plan.path / CONTROLLER_FILE
-        lease = read_lease(path)
-        if lease is None or not is_alive(path, self.plan.settings.lease_seconds):
-            return Stage.TUNE  # what waits can still be run, though nobody confirms it
-        stage = lease.doing.get("stage")
+        lease = read_lease(path) if is_alive(path, self.plan.settings.lease_seconds) else None
+        stage = lease.doing.get("stage") if lease else None
         return Stage(stage) if stage in (Stage.TUNE, Stage.CONFIRM) else None
 
     def _work_once(self, stage: Stage) -> bool:
@@ -142,8 +149,9 @@ class Worker:
             if trial is not None:
                 self._work(study, stage, tickets, trial)
                 return True
-        if all(is_over(self.plan, study, stage, progress[study.label]) for study in self.plan.studies):
-            return self.only_stage is None and self._stage() not in (None, stage)
+        is_all_over = all(is_over(self.plan, study, stage, progress[study.label]) for study in self.plan.studies)
+        if is_all_over and (self.only_stage is not None or self._told_stage() is None):
+            return False  # else the controller goes on to the next stage in a moment
         self._say(state="waiting")
         time.sleep(IDLE_SECONDS)
         return True
@@ -222,19 +230,19 @@ class Worker:
     def _job_overrides(self, study: StudyPlan, stage: Stage, trial: Trial) -> list[str]:
         steps = ",".join(str(step) for step in self.plan.report_steps(study))
         shown = [dimension.key for dimension in study.space] + ["method.name", "seed", "hparams.max_steps"]
-        overrides = [
-            f"stage={stage}",
-            f"study='{study.name}'",
-            f"hparams.eval_steps=[{steps}]",
-            f"tracking.params=[{','.join(shown)}]",
-        ]
+        settings: dict[str, Any] = {
+            "stage": stage,
+            "study": f"'{study.name}'",
+            "hparams.eval_steps": f"[{steps}]",
+            "tracking.params": f"[{','.join(shown)}]",
+        }
         if study.parent_run_id:
-            overrides.append(f"tracking.parent_run_id='{study.parent_run_id}'")
+            settings["tracking.parent_run_id"] = f"'{study.parent_run_id}'"
         if stage is Stage.TUNE:  # a hundred adapters that nobody will use, and a sampling thread for each
-            overrides += ["save_adapter=false", "tracking.system_metrics=false"]
+            settings |= {"save_adapter": "false", "tracking.system_metrics": "false"}
         if trial.terms.seed is not None:
-            overrides.append(f"seed={trial.terms.seed}")
-        return overrides
+            settings["seed"] = trial.terms.seed
+        return [f"++{key}={value}" for key, value in settings.items()]  # ++: a group's YAML need not name them all
 
     def _hear(self, message: Any, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> bool | None:
         match message:
@@ -264,6 +272,8 @@ class Worker:
     def _conclude(self, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
         """Finish the trial, or put it back where it should be run again."""
         self._ended += 1
+        if outcome.ending is Ending.CRASHED:  # maybe after the job was done, while its MLflow run was closed
+            outcome = outcome_left_behind(trial) or outcome
         if outcome.ending is Ending.INTERRUPTED:
             tickets.requeue(trial, outcome.cause or "interrupted", costs_attempt=False)
         elif outcome.ending is Ending.CRASHED and trial.attempts + 1 < MOST_ATTEMPTS:
@@ -290,6 +300,18 @@ def conclude(plan: SweepPlan, tickets: Tickets, trial: Trial, outcome: Outcome) 
     if outcome.ending is Ending.OOM:
         violations["memory"] = max(1.0, violations.get("memory", 0.0))
     tickets.finish(trial, outcome, value, violations)
+
+
+def outcome_left_behind(trial: Trial) -> Outcome | None:
+    """What the job of a trial that nobody heard the end of has written down, if it got that far."""
+    folder = Path(trial.folder) if trial.folder else None
+    if folder is None or not (folder / RESULT_FILE).exists():
+        return None
+    result = load_result(folder)
+    endings = {Status.OK: Ending.FINISHED, Status.PRUNED: Ending.PRUNED, Status.OOM: Ending.OOM}
+    ending = endings.get(result.status, Ending.CRASHED)
+    seconds = result.metrics.get("time/job_seconds", 0.0)
+    return with_result(Outcome(ending, result.cause, str(folder), seconds=seconds), folder)
 
 
 def stable_seed(*parts: object) -> int:

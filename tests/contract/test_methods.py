@@ -43,12 +43,20 @@ def base() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
+def untouched(base: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
+    """Weights and answers of the base before any method was near it. Asked for by every `trained`, so made first."""
+    return {name: weight.detach().clone() for name, weight in tensors_of(base).items()}, logits_of(base)
+
+
+@pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(LLAMA_FOLDER)
 
 
 @pytest.fixture(scope="module", params=sorted(METHODS))
-def trained(request: pytest.FixtureRequest, base: nn.Module, tokenizer: Any) -> Iterator[Trained]:
+def trained(
+    request: pytest.FixtureRequest, base: nn.Module, untouched: tuple[dict[str, Tensor], Tensor], tokenizer: Any
+) -> Iterator[Trained]:
     if request.param in NEEDS_CUDA and not torch.cuda.is_available():
         pytest.skip(NEEDS_CUDA[request.param])
     method = read_method_file(METHODS[request.param])
@@ -123,6 +131,17 @@ def test_training_leaves_the_base_model_bit_identical(trained: Trained) -> None:
     after = tensors_of(trained.attached.model)
     base_names = [name for name in after if name not in trained.trainable and ".default" not in name]
     assert [name for name in base_names if not torch.equal(after[name], trained.before[name])] == []
+
+
+def test_the_next_job_of_the_process_starts_from_the_same_bits(
+    trained: Trained, base: nn.Module, untouched: tuple[dict[str, Tensor], Tensor]
+) -> None:
+    """A warm process gives each job a copy of one base. A method might reach what copies share: classes, globals."""
+    weights, logits = untouched
+    copied = copy.deepcopy(base)
+    assert [name for name, weight in tensors_of(copied).items() if not torch.equal(weight, weights[name])] == []
+    assert tensors_of(copied).keys() == weights.keys()
+    assert torch.equal(logits_of(copied), logits)
 
 
 def test_training_changes_what_the_model_says(trained: Trained) -> None:

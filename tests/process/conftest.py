@@ -1,5 +1,6 @@
 """Real command lines in folders of their own. Deadlines end a test that hangs; they measure nothing."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,10 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from peftsweep.pocket import LLAMA_FOLDER
+from peftsweep.results import Stage
+from peftsweep.sweeps.lease import Lease, living
+from peftsweep.sweeps.plan import PLAN_FILE, SweepPlan, load_plan
+from peftsweep.sweeps.stage import stage_study_name
+from peftsweep.sweeps.storage import open_storage
+from peftsweep.sweeps.tickets import Tickets, Trial
 
 DEADLINE_SECONDS = 600.0
 
@@ -62,10 +71,89 @@ class CommandLine:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+class SweepLine(CommandLine):
+    """A fair sweep of tiny jobs in a folder, and a look into it while it runs."""
+
+    JOB = (
+        "task=metamath",
+        "device=cpu",
+        "hparams.max_steps=3",
+        "hparams.batch_size=2",
+        "task.train_rows=40",
+        "task.valid_rows=20",
+        "task.test_rows=4",
+        "task.general_rows=0",
+        "task.base_score=false",
+        "task.max_new_tokens=4",
+    )
+    FAIR = ("-m", "hydra/sweeper=fair", "name=s")
+
+    @property
+    def sweep(self) -> Path:
+        return self.folder / "outputs/sweeps/s"
+
+    def plan(self) -> SweepPlan:
+        return load_plan(self.sweep)
+
+    def tickets(self, study: str, stage: Stage = Stage.TUNE) -> list[Trial]:
+        """All trials of a study, as the storage has them now."""
+        plan = self.plan()
+        name = stage_study_name(plan.study(study), stage)
+        storage = open_storage(self.sweep, plan.settings.storage)
+        known = {study.study_name for study in storage.get_all_studies()}
+        return Tickets(storage, name).trials() if name in known else []
+
+    def finished(self, *studies: str) -> int:
+        if not (self.sweep / PLAN_FILE).exists():
+            return 0
+        return sum(trial.is_finished for study in studies for trial in self.tickets(study))
+
+    def workers(self) -> dict[str, Lease]:
+        """Those that live, by name."""
+        return living(self.sweep, lease_seconds=60)
+
+    def busy_worker(self, slot: int = 0) -> Lease | None:
+        """The worker of a slot, if its child runs a trial now."""
+        found = (lease for lease in self.workers().values() if lease.doing.get("slot") == slot)
+        return next((lease for lease in found if lease.doing.get("state") == "running" and child_of(lease)), None)
+
+    def wait(self, find: Callable[[], Any], *processes: subprocess.Popen[str]) -> Any:
+        """Poll until there is something to find, and answer it."""
+        found: list[Any] = []
+
+        def look() -> bool:
+            found[:] = [find()]
+            return bool(found[0])
+
+        for process in processes[1:]:
+            assert process.poll() is None
+        self._wait(look, processes[0])
+        return found[0]
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """table.json by study."""
+        return {row["study"]: row for row in json.loads((self.sweep / "table.json").read_text())["rows"]}
+
+
+def child_of(worker: Lease) -> psutil.Process | None:
+    """The process that runs a worker's trials."""
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(worker.pid).children():
+            if "peftsweep.sweeps.child" in process.cmdline():
+                return process
+    return None
+
+
 @pytest.fixture(scope="session")
 def command_line() -> type[CommandLine]:
     """Called with a folder: command lines in it."""
     return CommandLine
+
+
+@pytest.fixture(scope="session")
+def sweep_line() -> type[SweepLine]:
+    """Called with a folder: sweeps in it."""
+    return SweepLine
 
 
 @pytest.fixture(scope="session")

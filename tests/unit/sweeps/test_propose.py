@@ -1,3 +1,4 @@
+import itertools
 import logging
 import math
 import warnings
@@ -87,7 +88,7 @@ def test_the_first_trials_are_spread_over_the_range_for_every_seed():
         for number in range(4):
             seen.append(trial(*next_of(seen, seed=100 * seed + number).values(), state="running"))
         rates = sorted(found.params[LR] for found in seen)
-        assert min(math.log10(right / left) for left, right in zip(rates, rates[1:], strict=False)) > 0.06
+        assert min(math.log10(right / left) for left, right in itertools.pairwise(rates)) > 0.06
         assert rates[0] < 1e-3
         assert rates[-1] > 1e-2
 
@@ -186,7 +187,7 @@ def test_a_trial_that_says_nothing_has_no_loss(state):
     [
         ("gpp", {}, "gp, tpe, random"),
         ("gp", {"n_startup": 4}, "n_startup_trials"),
-        ("tpe", {"seed": 4}, "n_startup_trials"),
+        ("tpe", {"constraints_func": 4}, "n_startup_trials"),
         ("random", {"n_startup_trials": 4}, "It takes none"),
     ],
 )

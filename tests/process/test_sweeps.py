@@ -1,0 +1,224 @@
+"""Fair sweeps as real command lines on the embedded model: what they leave, what they print, how they go on."""
+
+import json
+import sys
+
+import pytest
+
+import peftsweep
+from peftsweep.results import Stage
+
+pytestmark = pytest.mark.process
+
+STUDIES = ("lora", "ia3")
+SMALL = ["workers=1", "tracking=none"]
+ONE = ["method=ia3", "confirm.seeds=0", *SMALL]  # one study, tuned only
+SETTINGS = {"hparams.lr", "method.capacity"}
+
+
+@pytest.fixture(scope="module")
+def from_python(tmp_path_factory, sweep_line):
+    """Two studies of two trials each, confirmed with one seed, asked for by a Python program; where, and its table."""
+    line = sweep_line(tmp_path_factory.mktemp("sweep"))
+    overrides = ["method=lora,ia3", "tracking=none", *line.JOB]
+    settings = {"name": "s", "n_trials": 2, "workers": 1, "confirm": {"seeds": 1}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(line.folder)
+        for key, value in line.environment.items():
+            patch.setenv(key, value)
+        frame = peftsweep.sweep(*overrides, **settings)
+    return line, frame
+
+
+@pytest.fixture(scope="module")
+def continued(from_python):
+    """The same sweep with one trial more, as a command line; the folders there were before, and what it printed."""
+    line, _ = from_python
+    before = set(line.sweep.glob("*/*/result.json"))
+    typed = [*line.FAIR, "method=lora,ia3", "confirm.seeds=1", *SMALL, *line.JOB]
+    return line, before, line.run(*typed, "n_trials=3")
+
+
+def job_folders(line, study):
+    return {path.parent.name for path in line.sweep.glob(f"{study}/*/result.json")}
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_python_gets_a_row_for_each_study(from_python):
+    _, frame = from_python
+    assert set(frame["study"]) == set(STUDIES)
+    assert list(frame["trials"]) == [2, 2]
+    assert frame[["objective", "score", "score_low", "score_high", "hparams.lr"]].notna().all(axis=None)
+
+
+def test_every_trial_has_a_folder_of_its_own_with_all_that_a_job_leaves(from_python):
+    line, _ = from_python
+    for study in STUDIES:
+        for number in ("0000", "0001"):
+            folder = line.sweep / study / number
+            for name in (".hydra/config.yaml", ".hydra/overrides.yaml", "config.yaml", "job.log", "history.jsonl"):
+                assert (folder / name).exists(), folder / name
+            assert result(folder)["stage"] == "tune"
+            assert result(folder)["study"] == f"s/{study}"
+
+
+def test_the_first_trial_of_a_study_is_the_published_default(from_python):
+    line, _ = from_python
+    for study in STUDIES:
+        first = line.tickets(study)[0]
+        assert first.params == {dimension.key: dimension.default for dimension in line.plan().study(study).space}
+
+
+def test_trials_know_nothing_of_test_data_and_confirm_jobs_do(from_python):
+    line, _ = from_python
+    for path in line.sweep.glob("*/*/result.json"):
+        found = result(path.parent)
+        tested = [key for key in found["metrics"] if key.startswith("test/")]
+        splits = {info["split"] for info in found["datasets"]}
+        assert (bool(tested), "test" in splits) == ((True, True) if found["stage"] == "confirm" else (False, False))
+        assert (path.parent / "predictions.jsonl").exists() == (found["stage"] == "confirm")
+
+
+def test_confirm_jobs_use_seeds_that_tuning_did_not(from_python):
+    line, _ = from_python
+    seeds = {"tune": set(), "confirm": set()}
+    for path in line.sweep.glob("*/*/result.json"):
+        found = result(path.parent)
+        seeds[found["stage"]].add(found["seed"])
+    assert seeds["confirm"]
+    assert seeds["tune"].isdisjoint(seeds["confirm"])
+
+
+def test_a_confirm_job_has_the_best_settings(from_python):
+    line, _ = from_python
+    for study in STUDIES:
+        best = min((trial for trial in line.tickets(study) if trial.value is not None), key=lambda trial: trial.value)
+        (confirmed,) = [t for t in line.tickets(study, Stage.CONFIRM) if t.terms.role == "best"]
+        assert confirmed.params == best.params
+        job = (line.sweep / study / "best-seed-1/config.yaml").read_text()
+        assert f"lr: {best.params['hparams.lr']}" in job
+
+
+def test_a_warm_child_loads_the_base_and_tokenises_the_data_once(from_python):
+    """One worker's tuning and confirming: a child each, however many trials of whatever method it runs."""
+    line, _ = from_python
+    logs = [path.read_text() for path in line.sweep.glob("*/*/job.log")]
+    assert len(logs) > 4
+    assert sum("Loaded pocket-llama" in log for log in logs) == 2
+    assert sum(log.count("Tokenised") for log in logs) == 3  # training, validation, test
+
+
+def test_one_more_trial_is_exactly_one_more(continued):
+    line, before, _ = continued
+    added = set(line.sweep.glob("*/*/result.json")) - before
+    assert {result(path.parent)["stage"] for path in added} >= {"tune"}
+    for study in STUDIES:
+        assert [trial.number for trial in line.tickets(study)] == [0, 1, 2]
+        assert all(trial.is_finished for trial in line.tickets(study))
+        assert sum(path.parent.parent.name == study for path in added if path.parent.name.isdigit()) == 1
+
+
+def test_the_table_is_printed_and_kept(continued):
+    line, _, printed = continued
+    for study, row in line.table().items():
+        assert study in printed
+        assert (row["trials"], row["failed"], row["seeds"]) == (3, 0, 1)
+        assert f"{row['objective']:.4f}" in printed
+        assert row["best"].keys() <= SETTINGS
+    for word in ("95% interval", "default", "pruned", "oom", "failed", "test/accuracy"):
+        assert word in printed
+
+
+def test_how_to_go_on_join_and_look_is_printed(continued):
+    line, _, printed = continued
+    assert "go on     python -m peftsweep -m hydra/sweeper=fair" in printed
+    assert f"join      python -m peftsweep worker {line.sweep}" in printed
+    assert f"optuna-dashboard {line.sweep}/study.journal" in printed
+
+
+def test_a_finished_sweep_has_nothing_to_do(continued):
+    line, _, _ = continued
+    before = {path: path.stat().st_mtime_ns for path in line.sweep.rglob("result.json")}
+    line.run(*line.FAIR, "method=lora,ia3", "confirm.seeds=1", *SMALL, *line.JOB, "n_trials=3")
+    assert {path: path.stat().st_mtime_ns for path in line.sweep.rglob("result.json")} == before
+
+
+def test_a_new_sweep_of_the_same_name_gets_a_folder_of_its_own(continued):
+    line, _, _ = continued
+    printed = line.run(*line.FAIR, "method=lora,ia3", *SMALL, *line.JOB, "if_exists=new", "dry_run=true")
+    assert f"folder  {line.sweep}-2" in printed
+    assert not line.sweep.with_name("s-2").exists()
+
+
+@pytest.fixture(scope="module")
+def unreadable_test_data(tmp_path_factory, sweep_line):
+    """A sweep whose test file breaks whoever reads it."""
+    line = sweep_line(tmp_path_factory.mktemp("unreadable"))
+    rows = [{"query": f"What is {n} + 1?", "response": f"The answer is: {n + 1}"} for n in range(32)]
+    (line.folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (line.folder / "test.jsonl").write_text("this is no row\n")
+    files = ["task.train_files=train.jsonl", "task.test_files=test.jsonl", "task.train_rows=20", "task.valid_rows=8"]
+    job = [setting for setting in line.JOB if "_rows=" not in setting or "general" in setting]
+    printed = line.run(*line.FAIR, "method=ia3", *SMALL, *job, *files, "n_trials=2", "confirm.seeds=1")
+    return line, printed
+
+
+def test_tuning_does_not_open_test_data(unreadable_test_data):
+    line, _ = unreadable_test_data
+    assert [trial.is_result for trial in line.tickets("ia3")] == [True, True]
+
+
+def test_whoever_opens_that_test_data_fails(unreadable_test_data):
+    """So the test above would fail too, if a trial did."""
+    line, printed = unreadable_test_data
+    confirmed = line.tickets("ia3", Stage.CONFIRM)
+    assert confirmed
+    assert all("test.jsonl" in trial.outcome.cause for trial in confirmed)
+    assert "confirm jobs failed" in printed
+
+
+def test_a_budget_of_tokens_is_met(tmp_path, sweep_line):
+    """By as many trials as it takes: the last ends at the step in which the tokens are spent."""
+    line = sweep_line(tmp_path)
+    budget = 1500
+    line.run(*line.FAIR, *ONE, *line.JOB, f"budget.tokens={budget}", "pruner.name=none")
+    trials = line.tickets("ia3")
+    spent = [trial.outcome.tokens for trial in trials]
+    whole, step = spent[0], max(trial.outcome.tokens / trial.outcome.steps for trial in trials)
+    assert len(trials) > 1
+    assert all(trial.is_finished for trial in trials)
+    assert budget - whole / 3 < sum(spent) < budget + 1.5 * step  # a step's rows are of differing length
+
+
+def test_a_range_whose_end_is_best_is_widened(tmp_path, sweep_line):
+    line = sweep_line(tmp_path)
+    low, high = 1e-6, 1e-5  # where nothing is learned yet, a higher rate is better
+    printed = line.run(
+        *line.FAIR,
+        *ONE,
+        *line.JOB,
+        f"hparams.lr=interval({low},{high})",
+        "n_trials=1",
+        "pruner.name=none",
+        "extend=true",
+    )
+    (dimension,) = line.plan().study("ia3").space
+    (asked,) = line.plan().study("ia3").asked_space
+    assert (asked.low, asked.high) == (low, high)
+    assert dimension.high > high or dimension.low < low
+    rates = [trial.params["hparams.lr"] for trial in line.tickets("ia3")]
+    assert len(rates) > 1
+    assert all(dimension.low <= rate <= dimension.high for rate in rates)
+    assert line.table()["ia3"]["trials"] == len(rates), printed
+
+
+def test_a_plain_grid_stays_hydras(tmp_path, monkeypatch, capsys):
+    from peftsweep.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["peftsweep"])
+    main(["-m", "method=lora,ia3", "--cfg", "hydra", "--package", "hydra.sweeper"])
+    assert "BasicSweeper" in capsys.readouterr().out
