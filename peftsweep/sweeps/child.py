@@ -159,9 +159,9 @@ def _observer(request: Request, connection: Connection, started: float) -> Calla
             connection.send(Reported(step, metrics[request.report]))
             if not connection.recv():
                 raise Pruned(f"pruned after step {step}: others are better by then")
-        elif request.tokens is not None and tokens >= request.tokens:
+        elif request.tokens is not None and tokens > request.tokens:
             raise BudgetSpent(f"the study's training tokens are spent after step {step}")
-        elif request.seconds is not None and now - started >= request.seconds:
+        elif request.seconds is not None and now - started > request.seconds:
             raise BudgetSpent(f"the study's device seconds are spent after step {step}")
 
     return observe

@@ -105,7 +105,8 @@ class Controller:
         """The published default, so that tuning can't do worse than it."""
         tickets = self._tickets(study, Stage.TUNE)
         if not tickets.trials():
-            tickets.add(Terms(params=defaults_of(study.space)))
+            budget = self.plan.settings.budget
+            tickets.add(Terms(params=defaults_of(study.space), tokens=budget.tokens, seconds=budget.gpu_seconds))
 
     def _confirm(self) -> None:
         for study in self.plan.studies:

@@ -61,5 +61,6 @@ def _parse(text: str) -> Limit:
         return Limit(name, float(number) * factors[unit.lower()])
     except (KeyError, ValueError):
         written = ", ".join(unit for unit in units if unit)
+        rule = "a limit must be a number in a unit of its metric"
         fix = f"Write one of {written} after the number." if written else "It has no unit."
-        raise ConfigError(Problem("a limit must be a number in a unit of its metric", text, "constraint", fix)) from None
+        raise ConfigError(Problem(rule, text, "constraint", fix)) from None

@@ -27,7 +27,7 @@ from peftsweep.resolve import resolve_job
 from peftsweep.results import METRICS, Direction
 from peftsweep.sweeps.axes import Request, build_space
 from peftsweep.sweeps.limits import Limit, parse_limits
-from peftsweep.sweeps.pruning import report_steps
+from peftsweep.sweeps.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.space import Dimension, Space
 
 PLAN_FILE = "sweep.json"
@@ -97,9 +97,16 @@ class SweepPlan:
     def study(self, label: str) -> StudyPlan:
         return next(study for study in self.studies if study.label == label)
 
-    def report_steps(self, study: StudyPlan) -> tuple[int, ...]:
+    @property
+    def pruner_kwargs(self) -> dict[str, Any]:
+        """Arguments of the pruner. In a short study fewer trials are probes, or none would be left to finish."""
         pruner = self.settings.pruner
-        return report_steps(study.max_steps, pruner.name, pruner.kwargs)
+        if pruner.name != "successive_halving" or self.n_trials is None:
+            return pruner.kwargs
+        return {"bootstrap_count": min(BOOTSTRAP_COUNT, self.n_trials // 2)} | pruner.kwargs
+
+    def report_steps(self, study: StudyPlan) -> tuple[int, ...]:
+        return report_steps(study.max_steps, self.settings.pruner.name, self.pruner_kwargs)
 
 
 def plan_sweep(

@@ -10,8 +10,10 @@ fresh sampler for one point and forgets both. So a resumed or restarted worker h
     running          busy: the sampler looks elsewhere
     failed           says nothing about the settings, but they are not proposed again
 
-The defaults were chosen with tests/bench/bench_sampler.py. The first trials are spread over the range instead of drawn:
-of random ones, so many lie together that a study of a dozen trials often misses the best region.
+The first trials are spread over the learning rate, with the published choices for the rest: random ones lie together so
+often that a study of a dozen trials misses the best region. Later ones keep between rates that did badly on either side
+of the best: a model of so few points would try the ends again for every capacity. Measured with
+tests/bench/bench_sampler.py.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import inspect
 import itertools
 import logging
 import math
+import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import ConfigError, Problem
@@ -47,6 +50,9 @@ CHOICE_DISTANCE = 0.2  # how far apart the ends of a list of choices count, wher
 # Two rates nearer than this share of their range (15% apart where it spans three decades) are one setting: to run
 # the second teaches nothing.
 NEAR_SHARE = 0.02
+# A poor rate bounds the search only at this share of the range from the best: nearer, its capacity may be the cause.
+BOUND_SHARE = 0.1
+BOUND_TRIALS = 4  # fewer don't tell what is poor
 REPEATED_ASKS = 4
 RANDOM_DRAWS = 100
 ENUMERABLE = 10_000  # settings of a finite space that are listed to find one that was not tried
@@ -75,14 +81,15 @@ def propose(
     direction: minimize or maximize. Settings that were tried are not proposed again while the space has others. Raises
     ConfigError where the sampler or one of its arguments does not exist.
     """
-    inside = [trial for trial in seen if len(coordinates(space, trial.params)) == len(space)]
+    inside = _inside(space, seen)
     startup_trials, model = build_sampler(sampler, kwargs, seed)
     with _quiet():
         if sum(trial.state != "failed" for trial in inside) < startup_trials:
             return _spread(space, inside, seed)
-        view = _build_view(space, inside, model, direction)
+        searched = _bounded(space, inside, direction) if startup_trials else space
+        view = _build_view(searched, _inside(searched, inside), model, direction)
         for _ in range(REPEATED_ASKS):
-            found = _ask(view, space)
+            found = _ask(view, searched)
             if not _is_near_any(space, found, inside):
                 return found
             # What was asked for stays in the view as running, so that the next answer is another.
@@ -115,6 +122,10 @@ def build_sampler(name: str, kwargs: Mapping[str, Any], seed: int) -> tuple[int,
         except (TypeError, ValueError) as error:
             raise ConfigError(Problem(f"{SAMPLERS[name]} refuses its arguments: {error}", dict(kwargs))) from error
     return startup_trials, model
+
+
+def _inside(space: Space, seen: Sequence[Seen]) -> list[Seen]:
+    return [trial for trial in seen if len(coordinates(space, trial.params)) == len(space)]
 
 
 def losses_of(seen: Sequence[Seen], direction: str) -> list[float | None]:
@@ -217,21 +228,43 @@ def _constraints_of(seen: Sequence[Seen]) -> list[dict[str, float] | None]:
     ]
 
 
+def _bounded(space: Space, seen: Sequence[Seen], direction: str) -> Space:
+    """The space between the nearest trials of the worse half below and above the best one, interval by interval."""
+    judged = [
+        (loss, trial)
+        for loss, trial in zip(losses_of(seen, direction), seen, strict=True)
+        if loss is not None and trial.state != "oom"
+    ]
+    if len(judged) < BOUND_TRIALS:
+        return space
+    best = min(judged, key=lambda pair: pair[0])[1]
+    limit = statistics.median(loss for loss, _ in judged)
+    poor = [trial for loss, trial in judged if loss >= limit]
+    return tuple(d if d.choices else _between(d, best.params[d.key], [t.params[d.key] for t in poor]) for d in space)
+
+
+def _between(dimension: Dimension, best: float, poor: Sequence[float]) -> Dimension:
+    here = dimension.share_of(best)
+    below = [value for value in poor if dimension.share_of(value) <= here - BOUND_SHARE]
+    above = [value for value in poor if dimension.share_of(value) >= here + BOUND_SHARE]
+    return replace(dimension, low=max(below, default=dimension.low), high=min(above, default=dimension.high))
+
+
 def _spread(space: Space, seen: Sequence[Seen], seed: int) -> dict[str, Any]:
     """Of a few random settings the one that is farthest from those tried and from the ends of the intervals.
 
-    An end keeps settings half as far away as a trial does.
+    Choices keep their published default where they have one. An end keeps settings half as far away as a trial does.
     """
-    candidates = [found for found in _draws(space, seed, SPREAD_CANDIDATES) if not _is_near_any(space, found, seen)]
-    if not candidates:
-        return _untried(space, seen, seed) or _draws(space, seed, 1)[0]
+    published = tuple(replace(d, choices=(d.default,)) if d.choices and d.holds(d.default) else d for d in space)
+    draws = _draws(published, seed, SPREAD_CANDIDATES)
+    candidates = [found for found in draws if not _is_near_any(space, found, seen)]
 
     def room(found: Mapping[str, Any]) -> float:
         to_trials = (_distance(space, found, trial.params) for trial in seen)
         shares = [dimension.share_of(found[dimension.key]) for dimension in space if not dimension.choices]
-        return min(*to_trials, *(2 * min(share, 1 - share) for share in shares), math.inf, math.inf)
+        return min((*to_trials, *(2 * min(share, 1 - share) for share in shares)), default=math.inf)
 
-    return max(candidates, key=room)
+    return max(candidates, key=room) if candidates else _untried(space, seen, seed) or draws[0]
 
 
 def _distance(space: Space, one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +25,8 @@ from peftsweep.sweeps.table import SweepRow, SweepTable
 from peftsweep.sweeps.tickets import Trial, best_of, current, stopped_because
 
 FILE_WIDTH = 140  # characters of a line where there is no terminal
+MOST_WIDTH = 10_000
+COUNTS = ("trials", "pruned", "oom", "failed")
 SHORT = {LR: "lr", CAPACITY: "capacity"}
 
 
@@ -138,12 +142,7 @@ def _sentence(plan: SweepPlan, trial: Trial) -> str:
 
 
 def describe_params(params: Mapping[str, Any]) -> str:
-    return "  ".join(
-        f"{SHORT.get(key, key.rpartition('.')[2])} {value:.3g}"
-        if isinstance(value, float)
-        else f"{SHORT.get(key, key)} {value}"
-        for key, value in params.items()
-    )
+    return "  ".join(f"{SHORT.get(key, key.rpartition('.')[2])} {_setting(value)}" for key, value in params.items())
 
 
 def duration(seconds: float) -> str:
@@ -152,17 +151,55 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def final_table(table: SweepTable) -> Table:
+@dataclass(frozen=True)
+class Fitting:
+    """A table, and how it is shown where that is too wide: no number may be cut off."""
+
+    wide: Table
+    narrow: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        natural = Measurement.get(console, options.update(width=MOST_WIDTH), self.wide).maximum
+        yield self.wide if natural <= options.max_width else self.narrow
+
+
+def final_table(table: SweepTable) -> Fitting:
     """Method, best settings, confirmed score, what the default gives, and how the trials ended."""
+    return Fitting(_wide_table(table), _narrow_table(table))
+
+
+def _narrow_table(table: SweepTable) -> Table:
+    """Settings, score and counts each in one column, on several lines."""
+    unit = METRICS[table.score or table.objective]
+    shown = Table(
+        title=f"sweep {table.sweep}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    shown.add_column("study", overflow="fold")
+    shown.add_column("best", overflow="fold")
+    for column in (table.objective, table.score or "score", "default", "trials"):
+        shown.add_column(column.replace("/", "/\n"), justify="right", no_wrap=True)
+    for row in table.rows:
+        score, interval, default = _scores(row, unit)
+        settings = [f"{SHORT.get(key, key)} {_setting(value)}" for key, value in row.best.items()]
+        counts = [
+            f"{count} {word}"
+            for count, word in zip(_counts(row), COUNTS, strict=True)
+            if count != "0" or word == COUNTS[0]
+        ]
+        cells = [row.study, "\n".join(settings), _number(row.objective), f"{score}\n{interval}", default]
+        shown.add_row(*map(Text, [*cells, "\n".join(counts)]))
+    return shown
+
+
+def _wide_table(table: SweepTable) -> Table:
     unit = METRICS[table.score or table.objective]
     shown = Table(title=f"sweep {table.sweep}", title_justify="left", box=box.SIMPLE_HEAD)
     keys = list(dict.fromkeys(key for row in table.rows for key in row.best))
     shown.add_column("study", no_wrap=True)
     for key in keys:
         shown.add_column(SHORT.get(key, key), justify="right", no_wrap=True)
-    shown.add_column(table.objective, justify="right")
-    for column in ((table.score or "score"), "95% interval", "default", "trials", "pruned", "oom", "failed"):
-        shown.add_column(column, justify="right", no_wrap=column not in ("95% interval",))
+    for column in (table.objective, table.score or "score", "95% interval", "default", *COUNTS):
+        shown.add_column(column, justify="right", no_wrap=True)
     for row in table.rows:
         settings = [_setting(row.best.get(key)) for key in keys]
         line = [row.study, *settings, _number(row.objective), *_scores(row, unit), *_counts(row)]
@@ -224,11 +261,13 @@ def _counted(count: int, thing: str, shown: str | None = None) -> str:
 
 def dry_run_table(plan: SweepPlan, workers: int) -> Table:
     """What the sweep would do: studies, what each searches, and the most that it can cost."""
-    shown = Table(title=f"sweep {plan.name}, {workers} workers", title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(
+        title=f"sweep {plan.name}, {workers} workers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in ("study", "searches", "first trial"):
         shown.add_column(column, overflow="fold")
-    for column in ("trials", "confirm jobs", "steps, at most", "tokens, at most"):
-        shown.add_column(column, justify="right")
+    for column in ("trials", "confirm\njobs", "steps,\nat most", "tokens,\nat most"):
+        shown.add_column(column, justify="right", no_wrap=True)
     for study in plan.studies:
         shown.add_row(*map(Text, _dry_line(plan, study)))
     return shown

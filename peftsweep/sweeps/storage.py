@@ -80,8 +80,8 @@ class MendingJournal(JournalFileBackend):
         """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._locked(), self._path.open("a+b", buffering=0) as stream:
-            end = _end_of_whole_lines(stream)
-            if end < stream.seek(0, os.SEEK_END):
+            end, size = _end_of_whole_lines(stream)
+            if end < size:
                 stream.truncate(end)
             try:
                 written = stream.write(lines)
@@ -101,8 +101,8 @@ class MendingJournal(JournalFileBackend):
             self._file_lock.release()
 
 
-def _end_of_whole_lines(stream: Any) -> int:
-    """Position after the last line break; the file ends there unless its last line is torn."""
+def _end_of_whole_lines(stream: Any) -> tuple[int, int]:
+    """Position after the last line break, and the file's size: more, if its last line is torn."""
     size = int(stream.seek(0, 2))
     block = 1 << 16
     position = size
@@ -113,6 +113,6 @@ def _end_of_whole_lines(stream: Any) -> int:
         if found >= 0:
             if start + found + 1 < size:
                 logging.getLogger(__name__).warning("Dropped a line of the study journal that was cut short.")
-            return start + found + 1
+            return start + found + 1, size
         position = start
-    return 0
+    return 0, size

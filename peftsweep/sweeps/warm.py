@@ -28,6 +28,7 @@ class WarmChild:
         self._environment, self._log, self._stall_seconds = dict(environment), log, stall_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._is_told_to_end = False
 
     @property
     def pid(self) -> int | None:
@@ -44,13 +45,15 @@ class WarmChild:
         is_stopped: asked a few times a second; True interrupts the trial. A child that dies, or says nothing for
         stall_seconds, is an outcome too: CRASHED. The child is replaced after every ending that may have harmed it.
         """
-        started = time.monotonic()
+        started, self._is_told_to_end = time.monotonic(), False
         try:
             connection = self._start()
             connection.send(request)
             outcome = self._follow(connection, request, on_message, is_stopped)
         except (EOFError, OSError):
-            outcome = Outcome(Ending.CRASHED, f"the trial's process died ({self._how_it_ended()})", request.folder)
+            # One that was still importing when it was told to end knows no better way than to die.
+            ending = Ending.INTERRUPTED if self._is_told_to_end else Ending.CRASHED
+            outcome = Outcome(ending, f"the trial's process died ({self._how_it_ended()})", request.folder)
         if outcome.ending in (Ending.CRASHED, Ending.OOM, Ending.INTERRUPTED):
             self.close()
         if outcome.seconds:
@@ -76,7 +79,7 @@ class WarmChild:
                     connection.send(answer)
             now = time.monotonic()
             if interrupted_seconds is None and is_stopped():
-                interrupted_seconds = now
+                interrupted_seconds, self._is_told_to_end = now, True
                 self._signal(signal.SIGTERM)
             if interrupted_seconds is not None and now - interrupted_seconds > END_SECONDS:
                 return Outcome(Ending.INTERRUPTED, "stopped, and killed because it did not end", request.folder)

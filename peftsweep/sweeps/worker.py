@@ -264,10 +264,8 @@ class Worker:
         tickets.report(trial, step, value)
         if stage is not Stage.TUNE or step >= study.max_steps:
             return True
-        pruner = self.plan.settings.pruner
-        return not should_prune(
-            tickets.study, trial.id, pruner=pruner.name, kwargs=pruner.kwargs, max_steps=study.max_steps
-        )
+        pruner, kwargs = self.plan.settings.pruner.name, self.plan.pruner_kwargs
+        return not should_prune(tickets.study, trial.id, pruner=pruner, kwargs=kwargs, max_steps=study.max_steps)
 
     def _conclude(self, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
         """Finish the trial, or put it back where it should be run again."""

@@ -84,7 +84,7 @@ class Curves:
     @property
     def space(self) -> Space:
         rates = Dimension(LR, low=self.rates[0], high=self.rates[-1], log=True)
-        return (rates, Dimension(CAPACITY, choices=self.capacities))
+        return (rates, Dimension(CAPACITY, choices=self.capacities, default=DEFAULTS[self.method][0]))
 
     def loss(self, params: Mapping[str, Any], step: int) -> float:
         logs = [float(self._curves[params[CAPACITY], known](math.log(params[LR]))) for known in self.steps]

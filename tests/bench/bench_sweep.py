@@ -77,7 +77,7 @@ if "peftsweep.sweeps.child" in sys.orig_argv:
 def bookkeeping(trials: int = 400, workers: int = 8) -> None:
     """CPU seconds a trial, from two sweeps of different length: what each process costs to start cancels out."""
     few = workers * 2
-    short_cpu, short_wall, _ = _empty_sweep(few, workers)
+    short_cpu, _, _ = _empty_sweep(few, workers)
     cpu, wall, found = _empty_sweep(trials, workers)
     numbers = [trial.number for trial in found]
     complete = sum(trial.state.name == "COMPLETE" for trial in found)

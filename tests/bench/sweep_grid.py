@@ -1,6 +1,6 @@
 """The exhaustive grid that tuned sweeps are measured against: every curve of validation loss, kept in sweep_grid.csv.
 
-python tests/bench/sweep_grid.py lora lily          appends what the table lacks of these methods (a quarter of an hour each)
+python tests/bench/sweep_grid.py lora lily      appends what the table lacks of these methods, a quarter of an hour each
 
 A third of the embedded task's steps, 12 learning rates (4 per decade) x 2 capacities, one seed: what a careful person
 would run without a sampler.

@@ -1,4 +1,4 @@
-"""What a fair sweep searches, of every method in conf/: it holds what was published, and is searched on the right scale."""
+"""What a fair sweep searches, of every method in conf/: what was published is in it, and the scale is right."""
 
 from __future__ import annotations
 

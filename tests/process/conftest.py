@@ -115,7 +115,16 @@ class SweepLine(CommandLine):
     def busy_worker(self, slot: int = 0) -> Lease | None:
         """The worker of a slot, if its child runs a trial now."""
         found = (lease for lease in self.workers().values() if lease.doing.get("slot") == slot)
-        return next((lease for lease in found if lease.doing.get("state") == "running" and child_of(lease)), None)
+        return next((lease for lease in found if lease.doing.get("state") == "running" and self.child_pid(lease)), None)
+
+    @staticmethod
+    def child_pid(worker: Lease) -> int | None:
+        """The process that runs a worker's trials."""
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(worker.pid).children():
+                if "peftsweep.sweeps.child" in process.cmdline():
+                    return int(process.pid)
+        return None
 
     def wait(self, find: Callable[[], Any], *processes: subprocess.Popen[str]) -> Any:
         """Poll until there is something to find, and answer it."""
@@ -133,15 +142,6 @@ class SweepLine(CommandLine):
     def table(self) -> dict[str, dict[str, Any]]:
         """table.json by study."""
         return {row["study"]: row for row in json.loads((self.sweep / "table.json").read_text())["rows"]}
-
-
-def child_of(worker: Lease) -> psutil.Process | None:
-    """The process that runs a worker's trials."""
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process(worker.pid).children():
-            if "peftsweep.sweeps.child" in process.cmdline():
-                return process
-    return None
 
 
 @pytest.fixture(scope="session")

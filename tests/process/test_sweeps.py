@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import peftsweep
+from peftsweep.cli import main
 from peftsweep.results import Stage
 
 pytestmark = pytest.mark.process
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.process
 STUDIES = ("lora", "ia3")
 SMALL = ["workers=1", "tracking=none"]
 ONE = ["method=ia3", "confirm.seeds=0", *SMALL]  # one study, tuned only
+TOKENS = 500
 SETTINGS = {"hparams.lr", "method.capacity"}
 
 
@@ -39,8 +41,19 @@ def continued(from_python):
     return line, before, line.run(*typed, "n_trials=3")
 
 
-def job_folders(line, study):
-    return {path.parent.name for path in line.sweep.glob(f"{study}/*/result.json")}
+@pytest.fixture
+def in_process(monkeypatch, capfd):
+    """Run a command line that starts nothing in a folder; its exit code and what it printed, on one line."""
+
+    def run(folder, arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["peftsweep"])
+        monkeypatch.setenv("COLUMNS", "1000")
+        capfd.readouterr()
+        code = main(arguments)
+        return code, " ".join(capfd.readouterr().out.split())
+
+    return run
 
 
 def result(folder):
@@ -146,29 +159,33 @@ def test_a_finished_sweep_has_nothing_to_do(continued):
     assert {path: path.stat().st_mtime_ns for path in line.sweep.rglob("result.json")} == before
 
 
-def test_a_new_sweep_of_the_same_name_gets_a_folder_of_its_own(continued):
+def test_a_new_sweep_of_the_same_name_gets_a_folder_of_its_own(continued, in_process):
     line, _, _ = continued
-    printed = line.run(*line.FAIR, "method=lora,ia3", *SMALL, *line.JOB, "if_exists=new", "dry_run=true")
-    assert f"folder  {line.sweep}-2" in printed
+    typed = [*line.FAIR, "method=lora,ia3", *SMALL, *line.JOB, "if_exists=new", "dry_run=true"]
+    code, printed = in_process(line.folder, typed)
+    assert code == 0
+    assert f"folder {line.sweep}-2" in printed
     assert not line.sweep.with_name("s-2").exists()
 
 
 @pytest.fixture(scope="module")
 def unreadable_test_data(tmp_path_factory, sweep_line):
-    """A sweep whose test file breaks whoever reads it."""
+    """A sweep with a budget of tokens, whose test file breaks whoever reads it; and what it printed."""
     line = sweep_line(tmp_path_factory.mktemp("unreadable"))
     rows = [{"query": f"What is {n} + 1?", "response": f"The answer is: {n + 1}"} for n in range(32)]
     (line.folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (line.folder / "test.jsonl").write_text("this is no row\n")
     files = ["task.train_files=train.jsonl", "task.test_files=test.jsonl", "task.train_rows=20", "task.valid_rows=8"]
     job = [setting for setting in line.JOB if "_rows=" not in setting or "general" in setting]
-    printed = line.run(*line.FAIR, "method=ia3", *SMALL, *job, *files, "n_trials=2", "confirm.seeds=1")
+    printed = line.run(*line.FAIR, "method=ia3", *SMALL, *job, *files, f"budget.tokens={TOKENS}", "confirm.seeds=1")
     return line, printed
 
 
 def test_tuning_does_not_open_test_data(unreadable_test_data):
     line, _ = unreadable_test_data
-    assert [trial.is_result for trial in line.tickets("ia3")] == [True, True]
+    trials = line.tickets("ia3")
+    assert len(trials) > 1
+    assert all(trial.is_result for trial in trials)
 
 
 def test_whoever_opens_that_test_data_fails(unreadable_test_data):
@@ -177,20 +194,18 @@ def test_whoever_opens_that_test_data_fails(unreadable_test_data):
     confirmed = line.tickets("ia3", Stage.CONFIRM)
     assert confirmed
     assert all("test.jsonl" in trial.outcome.cause for trial in confirmed)
-    assert "confirm jobs failed" in printed
+    assert "confirm job failed" in printed or "confirm jobs failed" in printed
+    assert line.table()["ia3"]["confirm_failed"] == len(confirmed)
 
 
-def test_a_budget_of_tokens_is_met(tmp_path, sweep_line):
-    """By as many trials as it takes: the last ends at the step in which the tokens are spent."""
-    line = sweep_line(tmp_path)
-    budget = 1500
-    line.run(*line.FAIR, *ONE, *line.JOB, f"budget.tokens={budget}", "pruner.name=none")
+def test_a_budget_of_tokens_is_met(unreadable_test_data):
+    """By as many trials as it takes; what is left over would not pay for the shortest trial that tells something."""
+    line, _ = unreadable_test_data
     trials = line.tickets("ia3")
     spent = [trial.outcome.tokens for trial in trials]
-    whole, step = spent[0], max(trial.outcome.tokens / trial.outcome.steps for trial in trials)
-    assert len(trials) > 1
-    assert all(trial.is_finished for trial in trials)
-    assert budget - whole / 3 < sum(spent) < budget + 1.5 * step  # a step's rows are of differing length
+    step = max(trial.outcome.tokens / trial.outcome.steps for trial in trials)
+    shortest = spent[0] / 3  # a trial reports after one of its three steps
+    assert TOKENS - shortest < sum(spent) < TOKENS + 1.5 * step  # rows, and so steps, are of differing length
 
 
 def test_a_range_whose_end_is_best_is_widened(tmp_path, sweep_line):
@@ -215,10 +230,7 @@ def test_a_range_whose_end_is_best_is_widened(tmp_path, sweep_line):
     assert line.table()["ia3"]["trials"] == len(rates), printed
 
 
-def test_a_plain_grid_stays_hydras(tmp_path, monkeypatch, capsys):
-    from peftsweep.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["peftsweep"])
-    main(["-m", "method=lora,ia3", "--cfg", "hydra", "--package", "hydra.sweeper"])
-    assert "BasicSweeper" in capsys.readouterr().out
+def test_a_plain_grid_stays_hydras(tmp_path, in_process):
+    code, printed = in_process(tmp_path, ["--cfg", "hydra", "--package", "hydra.sweeper", "method=lora"])
+    assert code == 0
+    assert "BasicSweeper" in printed

@@ -45,6 +45,7 @@ def test_every_ticket_counts_however_it_ended(ending: Ending | None, trial: Make
 def test_a_retried_failure_does_not_count_twice(trial: MakeTrial) -> None:
     trials = [trial(0), trial(1, Ending.CRASHED), trial(2, terms=Terms(retry_of=1))]
     assert tickets_due(Budget(n_trials=2), trials) == []
+    assert tickets_due(Budget(n_trials=3), trials) == [Terms()]
 
 
 def test_a_smaller_budget_than_was_given_out_makes_nothing(trial: MakeTrial) -> None:

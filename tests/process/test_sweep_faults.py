@@ -1,0 +1,337 @@
+"""What can go wrong while a sweep runs: whatever is killed, hangs or is away, each trial is finished exactly once."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+
+import psutil
+import pytest
+
+from peftsweep.results import Stage
+from peftsweep.sweeps.messages import Request
+from peftsweep.sweeps.tickets import Ending
+from peftsweep.sweeps.warm import WarmChild
+
+pytestmark = pytest.mark.process
+
+STUDIES = ("lora", "ia3")
+TRIALS = 8  # of each study
+ENDED_WELL = {"ok", "pruned"}
+DATABASE = "outputs/mlflow.db"
+
+
+def lives(pid):
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def runs_of(line, study, stage):
+    """MLflow's runs of a study: (run id, MLflow's status, ours)."""
+    query = """
+        select r.run_uuid, r.status, status.value from runs r
+        join tags parent on parent.run_uuid = r.run_uuid and parent.key = 'mlflow.parentRunId'
+        join tags study on study.run_uuid = parent.value and study.key = 'peftsweep.study' and study.value = ?
+        join tags stage on stage.run_uuid = r.run_uuid and stage.key = 'peftsweep.stage' and stage.value = ?
+        left join tags status on status.run_uuid = r.run_uuid and status.key = 'peftsweep.status'
+    """
+    with contextlib.closing(sqlite3.connect(line.folder / DATABASE)) as database:
+        return database.execute(query, (f"s/{study}", str(stage))).fetchall()
+
+
+def run_statuses(line):
+    with contextlib.closing(sqlite3.connect(line.folder / DATABASE)) as database:
+        return {status for (status,) in database.execute("select status from runs")}
+
+
+def tuned_params(folder):
+    """What a job was told of its searched settings."""
+    text = (folder / ".hydra/overrides.yaml").read_text()
+    return sorted(row for row in text.splitlines() if "hparams.lr=" in row or "method.capacity=" in row)
+
+
+@pytest.fixture(scope="module")
+def battered(tmp_path_factory, sweep_line):
+    """2 workers, 16 trials: one worker is killed twice at random moments, then the sweep is ended by SIGTERM, and the
+    command is run again. The sweep, the killed processes, and what was printed."""
+    line, chance = sweep_line(tmp_path_factory.mktemp("battered")), random.Random(0)
+    command = [*line.FAIR, "method=lora,ia3", *line.JOB, f"n_trials={TRIALS}", "workers=2", "confirm.seeds=1"]
+    first, killed = line.start(*command), []
+
+    def victim():
+        """The worker of slot 0, sooner or later, in the middle of a trial."""
+        worker = line.busy_worker(slot=0)
+        return worker if worker and worker.pid not in killed and chance.random() < 0.05 else None
+
+    for _ in range(2):
+        worker = line.wait(victim, first)
+        child = line.child_pid(worker)
+        os.kill(worker.pid, signal.SIGKILL)
+        killed.append(worker.pid)
+        line.wait(lambda child=child: child is None or not lives(child), first)
+    wanted = line.finished(*STUDIES) + chance.randint(1, 4)
+    line.wait(lambda: line.finished(*STUDIES) >= wanted and line.busy_worker(slot=1), first)
+    first.send_signal(signal.SIGTERM)
+    printed = first.communicate(timeout=300)[0]
+    seen = {"code": first.returncode, "printed": printed, "finished": line.finished(*STUDIES)}
+    seen["states"] = {trial.state.name for study in STUDIES for trial in line.tickets(study)}
+    seen["statuses"] = run_statuses(line)
+    line.run(*command)
+    return line, seen
+
+
+def test_sigterm_ends_a_sweep_and_tells_how_to_go_on(battered):
+    _, seen = battered
+    assert seen["code"] == 130
+    assert "go on with: python -m peftsweep -m hydra/sweeper=fair" in seen["printed"]
+    assert "Traceback" not in seen["printed"]
+    assert 0 < seen["finished"] < len(STUDIES) * TRIALS
+
+
+def test_nothing_counts_as_running_after_it(battered):
+    _, seen = battered
+    assert "RUNNING" not in seen["states"]
+    assert "RUNNING" not in seen["statuses"]
+
+
+def test_killed_workers_are_told_and_replaced(battered):
+    _, seen = battered
+    assert seen["printed"].count("A worker died (signal 9)") == 2
+    assert seen["printed"].count("is gone. It is run again.") <= 2
+
+
+def test_every_trial_is_finished_exactly_once(battered):
+    line, _ = battered
+    for study in STUDIES:
+        trials = line.tickets(study)
+        assert [trial.number for trial in trials] == list(range(TRIALS))
+        assert {str(trial.outcome.status) for trial in trials} <= ENDED_WELL
+        assert len({trial.outcome.folder for trial in trials}) == TRIALS
+    row = line.table()["lora"]
+    assert (row["trials"], row["failed"]) == (TRIALS, 0)
+
+
+def test_folders_agree(battered):
+    line, _ = battered
+    for study in STUDIES:
+        found = [json.loads(path.read_text()) for path in line.sweep.glob(f"{study}/[0-9]*/result.json")]
+        assert sum(result["status"] in ENDED_WELL for result in found) == TRIALS
+
+
+def test_mlflow_agrees(battered):
+    line, _ = battered
+    for study in STUDIES:
+        runs = runs_of(line, study, Stage.TUNE)
+        good = {run for run, _, status in runs if status in ENDED_WELL}
+        assert good == {trial.outcome.mlflow_run_id for trial in line.tickets(study)}
+        assert len(good) == TRIALS
+        assert {status for run, status, _ in runs if run not in good} <= {"FAILED", "KILLED"}
+    assert "RUNNING" not in run_statuses(line)
+
+
+def test_a_trial_is_run_again_with_the_same_settings(battered):
+    line, _ = battered
+    again = [path for study in STUDIES for path in line.sweep.glob(f"{study}/[0-9]*-attempt-2/.hydra/overrides.yaml")]
+    assert again
+    for path in again:
+        second = path.parent.parent
+        before = second.with_name(second.name.partition("-")[0])
+        if (before / ".hydra").exists():  # else it was killed before it had settings
+            assert tuned_params(before) == tuned_params(second)
+
+
+def test_confirm_jobs_are_complete(battered):
+    line, _ = battered
+    for study in STUDIES:
+        confirmed = line.tickets(study, Stage.CONFIRM)
+        assert {trial.terms.role for trial in confirmed} >= {"best"}
+        assert {str(trial.outcome.status) for trial in confirmed} == {"ok"}
+        runs = runs_of(line, study, Stage.CONFIRM)
+        assert {run for run, status, _ in runs if status == "FINISHED"} == {t.outcome.mlflow_run_id for t in confirmed}
+        assert line.table()[study]["score"] is not None
+
+
+@pytest.fixture(scope="module")
+def stopped_often(tmp_path_factory, sweep_line):
+    """One study of 6 trials that meets every kind of stop, one after the other; what was seen after each."""
+    line = sweep_line(tmp_path_factory.mktemp("stopped"))
+    command = [*line.FAIR, "method=ia3", "tracking=none", *line.JOB, "n_trials=6", "workers=1", "confirm.seeds=0"]
+    seen = {}
+
+    running = line.start(*command)
+    worker = line.wait(lambda: line.busy_worker(), running)
+    os.kill(line.child_pid(worker), signal.SIGKILL)  # the child alone
+    line.wait(lambda: line.finished("ia3") >= 1, running)
+    seen["after the child's death"] = (line.tickets("ia3")[0], list(line.workers().values()), worker)
+    line.wait(lambda: line.busy_worker(), running)
+    running.send_signal(signal.SIGINT)  # finish what runs
+    seen["ctrl-c"] = (running.communicate(timeout=300)[0], running.returncode, line.tickets("ia3"))
+
+    with (line.sweep / "study.journal").open("ab") as stream:
+        stream.write(b'{"op_code": 6, "worker_id": "torn')
+
+    running = line.start(*command)
+    worker = line.wait(lambda: line.busy_worker(), running)
+    running.send_signal(signal.SIGINT)
+    line.wait(lambda: (line.sweep / "stop").exists(), running)
+    running.send_signal(signal.SIGINT)  # now
+    seen["two ctrl-c"] = (running.communicate(timeout=300)[0], running.returncode, line.tickets("ia3"), worker)
+
+    running = line.start(*command)
+    worker = line.wait(lambda: line.busy_worker(), running)
+    child = line.child_pid(worker)
+    running.kill()  # the controller alone; not waited for, as a parent that is busy would not
+    helper = line.start("worker", str(line.sweep))
+    line.wait(lambda: not lives(worker.pid) and not (child and lives(child)), helper)
+    seen["controller killed"] = (line.tickets("ia3"), worker)
+    running.communicate()
+
+    helper.communicate(timeout=300)
+    seen["joined"] = (helper.returncode, line.tickets("ia3"))
+    seen["last"] = line.run(*command)
+    return line, seen
+
+
+def test_a_killed_child_costs_its_worker_nothing(stopped_often):
+    _, seen = stopped_often
+    trial, workers, worker = seen["after the child's death"]
+    assert (trial.number, trial.attempts, trial.is_result) == (0, 1, True)
+    assert trial.params == trial.terms.params
+    assert [lease.pid for lease in workers] == [worker.pid]
+
+
+def test_the_first_ctrl_c_finishes_what_runs(stopped_often):
+    _, seen = stopped_often
+    printed, code, trials = seen["ctrl-c"]
+    assert code == 130
+    assert "what runs is finished first" in printed
+    assert "Traceback" not in printed
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED", "WAITING"}
+    assert trials[-1].state.name == "WAITING"
+
+
+def test_the_second_ctrl_c_stops_now_at_no_cost(stopped_often):
+    _, seen = stopped_often
+    printed, code, trials, worker = seen["two ctrl-c"]
+    assert code == 130
+    assert "Stopping now" in printed
+    assert "Traceback" not in printed
+    stopped = trials[worker.doing["number"]]
+    assert stopped.state.name == "WAITING"
+    assert stopped.attempts == 0
+
+
+def test_workers_of_a_killed_controller_finish_what_they_run_and_leave(stopped_often):
+    _, seen = stopped_often
+    trials, worker = seen["controller killed"]
+    assert trials[worker.doing["number"]].is_result
+
+
+def test_a_worker_that_joins_finishes_the_rest_alone(stopped_often):
+    _, seen = stopped_often
+    code, trials = seen["joined"]
+    assert code == 0
+    assert all(trial.is_result for trial in trials)
+    assert trials[-1].worker is not None
+
+
+def test_after_all_of_it_each_trial_is_there_once(stopped_often):
+    line, _ = stopped_often
+    trials = line.tickets("ia3")
+    assert [trial.number for trial in trials] == list(range(6))
+    assert all(trial.is_result for trial in trials)
+    row = line.table()["ia3"]
+    assert (row["trials"], row["failed"]) == (6, 0)
+    assert list(line.workers()) == []
+
+
+def test_a_line_of_the_journal_that_was_cut_short_is_dropped(stopped_often):
+    line, _ = stopped_often
+    for text in (line.sweep / "study.journal").read_text().splitlines():
+        json.loads(text)
+
+
+def test_a_child_that_hangs_is_killed(tmp_path):
+    child = WarmChild(dict(os.environ), subprocess.DEVNULL, stall_seconds=1.0)
+    stopped = []
+
+    def stop_it():
+        if not stopped:
+            stopped.append(child.pid)
+            os.kill(child.pid, signal.SIGSTOP)
+        return False
+
+    outcome = child.run(Request((), str(tmp_path), "valid/loss"), lambda message: None, stop_it)
+    assert outcome.ending is Ending.CRASHED
+    assert "did nothing for 1 s" in outcome.cause
+    assert not lives(stopped[0])
+
+
+@pytest.fixture(scope="module")
+def broken_data(tmp_path_factory, sweep_line):
+    """A sweep whose training rows can't be read; the rows are mended, failed trials retried, the command run again."""
+    line = sweep_line(tmp_path_factory.mktemp("broken"))
+    rows = "".join(json.dumps({"query": f"{n} + 1?", "response": f"The answer is: {n + 1}"}) + "\n" for n in range(32))
+    (line.folder / "train.jsonl").write_text("this is no row\n")
+    (line.folder / "test.jsonl").write_text(rows)
+    files = ["task.train_files=train.jsonl", "task.test_files=test.jsonl", "task.train_rows=20", "task.valid_rows=8"]
+    job = [setting for setting in line.JOB if "_rows=" not in setting or "general" in setting]
+    command = [*line.FAIR, "method=ia3", "tracking=none", *job, *files, "n_trials=5", "workers=1", "confirm.seeds=0"]
+    seen = {"failing": line.run(*command, code=1), "row": None}
+    seen["row"], seen["trials"] = line.table()["ia3"], line.tickets("ia3")
+    (line.folder / "train.jsonl").write_text(rows)
+    seen["retry"] = line.run("retry", str(line.sweep))
+    seen["mended"] = line.run(*command)
+    return line, seen
+
+
+def test_three_failures_in_a_row_stop_a_study_with_the_cause(broken_data):
+    _, seen = broken_data
+    assert seen["row"]["failed"] == 3
+    assert "train.jsonl" in seen["row"]["stopped"]
+    assert "ia3: stopped. 3 trials failed in a row" in seen["failing"]
+    assert [trial.state.name for trial in seen["trials"]] == ["FAIL"] * 3 + ["WAITING"] * 2
+    assert {trial.outcome.ending for trial in seen["trials"][:3]} == {Ending.REFUSED}
+    assert {trial.attempts for trial in seen["trials"]} == {0}  # trying again could not help
+
+
+def test_retry_runs_failed_trials_and_no_others_again(broken_data):
+    line, seen = broken_data
+    assert "3 failed trials wait to be run again" in seen["retry"]
+    trials = line.tickets("ia3")
+    retried = {trial.terms.retry_of: trial for trial in trials if trial.terms.retry_of is not None}
+    assert set(retried) == {0, 1, 2}
+    for number, trial in retried.items():
+        assert trial.params == (trials[number].params or trials[number].terms.params)
+    row = line.table()["ia3"]
+    assert (row["trials"], row["failed"], row["stopped"]) == (5, 0, None)
+    assert sum(trial.is_result for trial in trials) == 5
+
+
+@pytest.fixture(scope="module")
+def mlflow_away(tmp_path_factory, sweep_line):
+    """A sweep while MLflow does not answer, imported afterwards."""
+    line = sweep_line(tmp_path_factory.mktemp("away"))
+    away = ["tracking.uri=http://127.0.0.1:9", "n_trials=2", "workers=1", "confirm.seeds=1"]
+    printed = line.run(*line.FAIR, "method=ia3", *line.JOB, *away)
+    return line, printed, line.run("import", str(line.sweep), "--uri", f"sqlite:///{line.folder}/{DATABASE}")
+
+
+def test_a_sweep_goes_on_without_mlflow(mlflow_away):
+    line, printed, _ = mlflow_away
+    row = line.table()["ia3"]
+    assert (row["trials"], row["failed"], row["seeds"]) == (2, 0, 1)
+    assert "The sweep goes on without MLflow" in " ".join(printed.split())
+
+
+def test_import_nests_the_jobs_under_their_study(mlflow_away):
+    line, _, _ = mlflow_away
+    tuned, confirmed = (runs_of(line, "ia3", stage) for stage in (Stage.TUNE, Stage.CONFIRM))
+    assert len(tuned) == 2
+    assert {status for *_, status in tuned} <= ENDED_WELL
+    assert len(confirmed) == len(line.tickets("ia3", Stage.CONFIRM))
+    assert "RUNNING" not in run_statuses(line)

@@ -1,0 +1,257 @@
+"""What a sweep found, from its storage and the files of its confirm jobs."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.storages import BaseStorage
+from scipy.stats import t
+
+from peftsweep.sweeps.plan import SweepPlan
+from peftsweep.sweeps.space import CAPACITY, LR, defaults_of
+from peftsweep.sweeps.table import SweepRow, SweepTable, _two_way_interval, build_table, score_interval
+from peftsweep.sweeps.tickets import Ending, Outcome, Terms, Tickets, Trial
+
+MakePlan = Callable[..., SweepPlan]
+MakeTrial = Callable[..., Trial]
+NewTickets = Callable[..., Tickets]
+
+ACCURACY = "test/accuracy"
+FOUND = {LR: 1e-3, CAPACITY: 8}
+ITEMS = ([1, 0, 1, 1, 0, 1], [1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 0, 1])
+
+
+def write_items(folder: Path, items: Sequence[float], key: str = "correct") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps({"prompt": "?", key: item}) + "\n" for item in items)
+    (folder / "predictions.jsonl").write_text(lines)
+    return folder
+
+
+class Sweep:
+    """A sweep whose trials have ended as told."""
+
+    def __init__(self, plan: SweepPlan, storage: BaseStorage, new_tickets: NewTickets) -> None:
+        self.plan, self.storage, self._new_tickets = plan, storage, new_tickets
+
+    def tuned(self, params: dict[str, Any], value: float | None, label: str = "lora", **outcome: Any) -> None:
+        ending = outcome.pop("ending", Ending.FINISHED)
+        self._add(f"monday/{label}", Terms(params=params), Outcome(ending, **outcome), value)
+
+    def confirmed(self, role: str, params: dict[str, Any], seed: int, accuracy: float, label: str = "lora") -> None:
+        folder = self.plan.path / label / f"{role}-{seed}"
+        if accuracy in (0.0, 1.0) or not folder.exists():
+            write_items(folder, [1, 0] * 3)
+        outcome = Outcome(Ending.FINISHED, folder=str(folder), metrics={ACCURACY: accuracy, "valid/loss": 0.5})
+        self._add(f"monday/{label}/confirm", Terms(role, params, seed), outcome, 0.5)
+
+    def _add(self, name: str, terms: Terms, outcome: Outcome, value: float | None) -> None:
+        tickets = self._new_tickets(self.storage, name)
+        tickets.add(terms)
+        trial = tickets.claim("here-1-0", 0.0)
+        assert trial is not None
+        study = self.plan.studies[0]
+        tickets.set_params(trial, study.space, terms.params or {})
+        tickets.finish(trial, outcome, value, {})
+
+    def row(self) -> SweepRow:
+        return build_table(self.plan, self.storage).rows[0]
+
+
+@pytest.fixture
+def sweep(sweep_plan: MakePlan, storage: BaseStorage, new_tickets: NewTickets) -> Sweep:
+    return Sweep(sweep_plan(), storage, new_tickets)
+
+
+@pytest.fixture
+def default(sweep: Sweep) -> dict[str, Any]:
+    return defaults_of(sweep.plan.studies[0].space)
+
+
+def runs(trial: MakeTrial, folder: Path, scores: Sequence[Sequence[float]], **outcome: Any) -> list[Trial]:
+    folders = [write_items(folder / str(seed), items) for seed, items in enumerate(scores)]
+    return [
+        trial(seed, outcome=Outcome(Ending.FINISHED, folder=str(path), **outcome)) for seed, path in enumerate(folders)
+    ]
+
+
+def test_the_interval_is_that_of_means_over_seeds_and_items(tmp_path: Path, trial: MakeTrial) -> None:
+    scores = np.array(ITEMS, dtype=float)
+    of_seeds = scores.mean(axis=1).var(ddof=1) / 3
+    of_items = scores.mean(axis=0).var(ddof=1) / 6
+    freedom = (of_seeds + of_items) ** 2 / (of_seeds**2 / 2 + of_items**2 / 5)
+    half = t.ppf(0.975, freedom) * math.sqrt(of_seeds + of_items)
+    expected = (max(0.0, scores.mean() - half), min(1.0, scores.mean() + half))
+    assert score_interval(runs(trial, tmp_path, ITEMS), ACCURACY) == pytest.approx(expected)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    """Fresh seeds and fresh items for each of 400 sweeps; half of all answers are right in the long run."""
+    draw = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        of_items, of_seeds = draw.uniform(-0.35, 0.35, 100), draw.normal(0, 0.04, 3)
+        right = draw.random((3, 100)) < 0.5 + of_items[None, :] + of_seeds[:, None]
+        low, high = _two_way_interval(right.astype(float).tolist())
+        held += low <= 0.5 <= high
+    assert 0.90 <= held / 400 <= 0.99
+
+
+def test_seeds_that_disagree_make_the_interval_wide(tmp_path: Path, trial: MakeTrial) -> None:
+    shuffle = random.Random(0)
+
+    def width(*rights: int) -> float:
+        scores = [shuffle.sample([1] * right + [0] * (100 - right), 100) for right in rights]
+        found = score_interval(runs(trial, tmp_path / str(rights), scores), ACCURACY)
+        assert found is not None
+        return found[1] - found[0]
+
+    assert width(30, 50, 70) > 2 * width(50, 50, 50)
+
+
+def test_a_single_seed_has_the_interval_of_its_job(tmp_path: Path, trial: MakeTrial) -> None:
+    one = runs(trial, tmp_path, ITEMS[:1], intervals={ACCURACY: (0.2, 0.9)})
+    assert score_interval(one, ACCURACY) == (0.2, 0.9)
+
+
+def test_seeds_that_agree_on_everything_have_no_width(tmp_path: Path, trial: MakeTrial) -> None:
+    assert score_interval(runs(trial, tmp_path, [[1, 1], [1, 1]]), ACCURACY) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("scores", [[[1, 0, 1], [1, 0]], [[1], [0]], [[], []]])
+def test_seeds_without_the_same_items_have_no_interval(
+    tmp_path: Path, trial: MakeTrial, scores: list[list[float]]
+) -> None:
+    assert score_interval(runs(trial, tmp_path, scores), ACCURACY) is None
+
+
+def test_a_share_stays_between_nothing_and_all(tmp_path: Path, trial: MakeTrial) -> None:
+    found = score_interval(runs(trial, tmp_path, [[1, 1, 1, 0], [0, 0, 0, 0]]), ACCURACY)
+    assert found == (0.0, 1.0)
+
+
+def test_a_users_own_score_has_no_such_bounds(tmp_path: Path, trial: MakeTrial) -> None:
+    folders = [write_items(tmp_path / str(seed), items, "score") for seed, items in enumerate(([7, 9, 8], [9, 6, 8]))]
+    found = [trial(i, outcome=Outcome(Ending.FINISHED, folder=str(folder))) for i, folder in enumerate(folders)]
+    interval = score_interval(found, "test/score")
+    assert interval is not None
+    assert 1 < interval[0] < 47 / 6 < interval[1]
+
+
+def test_a_study_that_has_not_begun_has_gaps(sweep: Sweep) -> None:
+    row = sweep.row()
+    assert (row.study, row.best, row.objective, row.score, row.interval, row.trials) == (
+        "lora",
+        {},
+        None,
+        None,
+        None,
+        0,
+    )
+
+
+def test_a_study_that_was_not_confirmed_has_its_objective_only(sweep: Sweep) -> None:
+    sweep.tuned(FOUND, 0.4)
+    row = sweep.row()
+    assert (row.best, row.objective, row.score, row.seeds, row.default_score) == (FOUND, 0.4, None, 0, None)
+
+
+def test_best_and_default_have_their_own_confirm_jobs(sweep: Sweep, default: dict[str, Any]) -> None:
+    sweep.tuned(default, 0.5)
+    sweep.tuned(FOUND, 0.4)
+    for seed, accuracy in ((1, 0.6), (2, 0.8)):
+        sweep.confirmed("best", FOUND, seed, accuracy)
+    sweep.confirmed("default", default, 1, 0.3)
+    row = sweep.row()
+    assert (row.score, row.seeds, row.default_score, row.default_seeds) == (pytest.approx(0.7), 2, 0.3, 1)
+    assert row.confirm_metrics["valid/loss"] == 0.5
+
+
+def test_a_default_that_is_best_shares_its_confirm_jobs(sweep: Sweep, default: dict[str, Any]) -> None:
+    sweep.tuned(default, 0.3)
+    sweep.tuned(FOUND, 0.4)
+    for seed in (1, 2):
+        sweep.confirmed("best", default, seed, 0.6)
+    row = sweep.row()
+    assert (row.score, row.seeds, row.default_score, row.default_seeds) == (0.6, 2, 0.6, 2)
+
+
+def test_a_first_trial_that_was_not_the_default_is_not_taken_for_it(sweep: Sweep) -> None:
+    """Where the range does not hold the default, the first trial is proposed like any other."""
+    sweep.tuned(FOUND, 0.3)
+    sweep.confirmed("best", FOUND, 1, 0.6)
+    assert (sweep.row().default_score, sweep.row().default_seeds) == (None, 0)
+
+
+def test_confirm_jobs_of_settings_that_are_no_longer_best_are_left_out(sweep: Sweep, default: dict[str, Any]) -> None:
+    sweep.tuned(default, 0.5)
+    sweep.confirmed("best", default, 1, 0.2)
+    sweep.tuned(FOUND, 0.4)
+    sweep.confirmed("best", FOUND, 1, 0.7)
+    row = sweep.row()
+    assert (row.score, row.seeds, row.default_score) == (0.7, 1, 0.2)
+
+
+def test_all_endings_are_counted(sweep: Sweep) -> None:
+    sweep.tuned(FOUND, 0.4, tokens=100, seconds=2.0)
+    for ending in (Ending.PRUNED, Ending.SPENT, Ending.OOM, Ending.DIVERGED):
+        sweep.tuned(FOUND, None, ending=ending, tokens=10, seconds=1.0)
+    row = sweep.row()
+    assert (row.trials, row.ok, row.pruned, row.oom, row.failed) == (5, 1, 2, 1, 1)
+    assert (row.tokens, row.seconds) == (140, 6.0)
+
+
+def test_a_stopped_study_says_why(sweep: Sweep) -> None:
+    for _ in range(3):
+        sweep.tuned(FOUND, None, ending=Ending.REFUSED, cause="no such target")
+    assert "no such target" in (sweep.row().stopped or "")
+
+
+def test_a_best_value_at_an_end_comes_with_the_range_to_try(sweep: Sweep) -> None:
+    sweep.tuned({LR: 1e-2, CAPACITY: 8}, 0.4)
+    assert sweep.row().edges == ("hparams.lr=interval(1e-05,0.1)",)
+
+
+def test_other_code_or_data_is_told(sweep: Sweep) -> None:
+    sweep.tuned(FOUND, 0.4, code="commit=a", data={"train": "1", "valid": "2"})
+    assert sweep.row().is_mixed == ()
+    sweep.tuned(FOUND, 0.4, code="commit=b", data={"train": "1", "valid": "3"})
+    assert sweep.row().is_mixed == ("code", "valid data")
+
+
+def test_code_of_a_failed_job_mixes_nothing(sweep: Sweep) -> None:
+    sweep.tuned(FOUND, 0.4, code="commit=a")
+    sweep.tuned(FOUND, None, ending=Ending.CRASHED, code="commit=b")
+    assert sweep.row().is_mixed == ()
+
+
+def test_the_best_score_stands_first_and_what_has_none_last(
+    sweep_plan: MakePlan, storage: BaseStorage, new_tickets: NewTickets
+) -> None:
+    sweep = Sweep(sweep_plan("a", "b", "c", "d", "e"), storage, new_tickets)
+    for label, value in (("a", 0.4), ("b", 0.5), ("c", 0.3), ("d", 0.2)):
+        sweep.tuned(FOUND, value, label)
+    sweep.confirmed("best", FOUND, 1, 0.6, "b")
+    sweep.confirmed("best", FOUND, 1, 0.5, "a")
+    assert [row.study for row in build_table(sweep.plan, storage).rows] == ["b", "a", "d", "c", "e"]
+
+
+def test_a_table_becomes_a_frame_with_a_line_for_each_study(sweep: Sweep) -> None:
+    sweep.tuned(FOUND, 0.4)
+    frame = build_table(sweep.plan, sweep.storage).to_frame()
+    assert frame.loc[0, ["study", "objective", LR, CAPACITY]].tolist() == ["lora", 0.4, 1e-3, 8]
+    assert math.isnan(frame.loc[0, "score_low"])
+
+
+def test_a_saved_table_is_whole_json(sweep: Sweep) -> None:
+    sweep.tuned(FOUND, 0.4)
+    table: SweepTable = build_table(sweep.plan, sweep.storage)
+    content = json.loads(table.save().read_text())
+    assert (content["rows"][0]["best"], content["objective"]) == (FOUND, "valid/loss")
