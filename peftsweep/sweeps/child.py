@@ -1,6 +1,6 @@
 """The warm process that runs trials one after another: it keeps the frozen base model and the tokenised data.
 
-Started by a worker as `python -m peftsweep.sweeps.child <descriptor>`, it speaks over a socket: a `Request` comes in,
+Started by a worker as `python -m peftsweep.sweeps.child <descriptor> <worker>`, it speaks over a socket: a `Request` comes in,
 messages go out, an `Outcome` ends each trial. Whatever a trial does to this process, the worker outlives it.
 """
 
@@ -43,9 +43,9 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 CODE_KEYS = ("commit", "dirty", "torch", "transformers", "peft", "peftsweep")
 
 
-def main(descriptor: int) -> None:
-    """Serve requests until the worker closes its end."""
-    _end_with(os.getppid())
+def main(descriptor: int, worker: int) -> None:
+    """Serve requests until the worker, a process id, closes its end."""
+    _end_with(worker)
     connection = Connection(descriptor)
     while True:
         try:
@@ -182,4 +182,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

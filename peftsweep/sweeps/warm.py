@@ -94,7 +94,7 @@ class WarmChild:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "peftsweep.sweeps.child", str(theirs.fileno())],
+                [sys.executable, "-m", "peftsweep.sweeps.child", str(theirs.fileno()), str(os.getpid())],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

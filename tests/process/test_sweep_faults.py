@@ -62,13 +62,13 @@ def battered(tmp_path_factory, sweep_line):
     command = [*line.FAIR, "method=lora,ia3", *line.JOB, f"n_trials={TRIALS}", "workers=2", "confirm.seeds=1"]
     first, killed = line.start(*command), []
 
-    def victim():
-        """The worker of slot 0, sooner or later, in the middle of a trial."""
-        worker = line.busy_worker(slot=0)
-        return worker if worker and worker.pid not in killed and chance.random() < 0.05 else None
+    def victim(finished):
+        """The worker of slot 0 while it runs a trial, sooner or later after so many are finished."""
+        worker = line.busy_worker(slot=0) if line.finished(*STUDIES) >= finished else None
+        return worker if worker and worker.pid not in killed and chance.random() < 0.2 else None
 
-    for _ in range(2):
-        worker = line.wait(victim, first)
+    for finished in (chance.randint(1, 3), chance.randint(4, 6)):
+        worker = line.wait(lambda finished=finished: victim(finished), first)
         child = line.child_pid(worker)
         os.kill(worker.pid, signal.SIGKILL)
         killed.append(worker.pid)
