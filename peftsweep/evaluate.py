@@ -45,7 +45,9 @@ def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: boo
 
     model_key: equal for base models that answer alike (revision, dtype, device type).
     """
-    return BaseMeasure(_base_retention(task, model, model_key), _base_evaluation(task, model, model_key, cache) if read_test else None)
+    return BaseMeasure(
+        _base_retention(task, model, model_key), _base_evaluation(task, model, model_key, cache) if read_test else None
+    )
 
 
 def _base_retention(task: Task, model: nn.Module, model_key: str) -> Any:

@@ -1,19 +1,21 @@
 """The warm process that runs trials one after another: it keeps the frozen base model and the tokenised data.
 
-Started by a worker as `python -m peftsweep.sweeps.child <descriptor> <worker>`, it speaks over a socket: a `Request` comes in,
-messages go out, an `Outcome` ends each trial. Whatever a trial does to this process, the worker outlives it.
+Started by a worker as `python -m peftsweep.sweeps.child <descriptor> <worker>`, it speaks over a socket: a `Request`
+comes in, messages go out, an `Outcome` ends each trial. Whatever a trial does to this process, the worker outlives it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from peftsweep.display import Display
 from peftsweep.errors import (
     ConfigError,
     DataError,
@@ -32,13 +35,15 @@ from peftsweep.errors import (
     PeftsweepError,
     Pruned,
 )
-from peftsweep.results import RESULT_FILE, JobResult, load_result
-from peftsweep.sweeps.messages import Begun, Proposed, Reported, Request, Stepped
+from peftsweep.results import JobResult, Status, load_result
+from peftsweep.sweeps.messages import Alive, Begun, Proposed, Reported, Request, Stepped
 from peftsweep.sweeps.space import as_overrides
 from peftsweep.sweeps.tickets import Ending, Outcome
 
 STEP_MESSAGE_SECONDS = 0.5  # a step is told at most this often
+ALIVE_MESSAGE_SECONDS = 5.0
 ORPHAN_CHECK_SECONDS = 1.0
+OUTCOME_FILE = "outcome.json"  # beside result.json: what the worker is told, should nobody hear it
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 CODE_KEYS = ("commit", "dirty", "torch", "transformers", "peft", "peftsweep")
 
@@ -70,14 +75,34 @@ def serve(request: Request, connection: Connection) -> Outcome:
     except Exception as error:
         ending, cause = Ending.CRASHED, f"{type(error).__name__}: {error}"
     outcome = Outcome(ending, cause, request.folder, seconds=time.monotonic() - started)
-    return with_result(outcome, Path(request.folder))
+    outcome = with_result(outcome, Path(request.folder))
+    with contextlib.suppress(OSError):  # the disk is full: the worker hears it anyway
+        (Path(request.folder) / OUTCOME_FILE).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    return outcome
+
+
+def outcome_left_behind(folder: Path) -> Outcome | None:
+    """How a trial ended that nobody heard the end of, if it got that far."""
+    try:
+        return Outcome(**json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        pass
+    try:
+        result = load_result(folder)
+    except DataError:
+        return None
+    endings = {Status.OK: Ending.FINISHED, Status.OOM: Ending.OOM}  # a pruned job may have ended on its budget
+    seconds = result.metrics.get("time/job_seconds", 0.0)
+    ending = endings.get(result.status, Ending.CRASHED)
+    return with_result(Outcome(ending, result.cause, str(folder), seconds=seconds), folder)
 
 
 def with_result(outcome: Outcome, folder: Path) -> Outcome:
-    """The outcome, with what the job's result.json says."""
-    if not (folder / RESULT_FILE).exists():
+    """The outcome, with what the job's result.json says, if there is one that can be read."""
+    try:
+        result = load_result(folder)
+    except DataError:
         return outcome
-    result = load_result(folder)
     return replace(
         outcome,
         mlflow_run_id=result.mlflow_run_id,
@@ -108,6 +133,26 @@ def _ending_of(error: PeftsweepError) -> Ending:
     return next((ending for kind, ending in endings.items() if isinstance(error, kind)), Ending.CRASHED)
 
 
+class _TellingDisplay(Display):
+    """Lets the worker know that a long evaluation is no standstill."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__()
+        self._tell, self._told_at_seconds = tell, 0.0
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        with super().progress(description, total) as advance:
+
+            def told(done: int) -> None:
+                advance(done)
+                if time.monotonic() - self._told_at_seconds >= ALIVE_MESSAGE_SECONDS:
+                    self._told_at_seconds = time.monotonic()
+                    self._tell()
+
+            yield told
+
+
 class BudgetSpent(Pruned):
     """The study can't pay for another step."""
 
@@ -127,6 +172,7 @@ def _run(request: Request, connection: Connection, started: float) -> None:
         Path(request.folder),
         Path(request.config_dir) if request.config_dir else None,
         number=request.number,
+        display=_TellingDisplay(lambda: connection.send(Alive())),
         begun=lambda run_id: connection.send(Begun(run_id)),
         observe=observe,
     )

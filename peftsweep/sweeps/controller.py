@@ -24,6 +24,7 @@ from peftsweep.errors import ConfigError, Problem
 from peftsweep.results import Stage
 from peftsweep.sweeps import stopping
 from peftsweep.sweeps.budget import tickets_due
+from peftsweep.sweeps.child import outcome_left_behind
 from peftsweep.sweeps.launch import Launch
 from peftsweep.sweeps.lease import CONTROLLER_FILE, LeaseFile, living
 from peftsweep.sweeps.plan import StudyPlan, SweepPlan, save_plan, with_space
@@ -34,7 +35,7 @@ from peftsweep.sweeps.stopping import Stop
 from peftsweep.sweeps.storage import open_storage
 from peftsweep.sweeps.table import SweepTable, build_table
 from peftsweep.sweeps.tickets import MOST_ATTEMPTS, Ending, Outcome, Terms, Tickets, Trial, best_of, stopped_because
-from peftsweep.sweeps.worker import conclude, outcome_left_behind
+from peftsweep.sweeps.worker import conclude
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Controller:
         self._unnamed_since: dict[int, float] = {}
         self._queues: dict[str, Tickets] = {}
         self._stage = Stage.TUNE
+        self._looking = threading.Lock()
         self.stop = Stop.NO
 
     def run(self) -> SweepTable:
@@ -78,8 +80,7 @@ class Controller:
         stopping.write_stop(self.plan.path, Stop.NO)
         with stopping.on_signals(self._tell):
             try:
-                self._tune()
-                if self.stop is Stop.NO:
+                if self._tune() and self.stop is Stop.NO:
                     self._confirm()
             finally:
                 self._lease.refresh({"stage": "over"}, now=True)
@@ -91,22 +92,22 @@ class Controller:
         stopping.write_stop(self.plan.path, stop)
         self._progress.tell_stop(stop)
 
-    def _tune(self) -> None:
+    def _tune(self) -> bool:
+        """False: not all trials were run, so that nothing can be confirmed."""
         for study in self.plan.studies:
             _require_study(self._storage, study.name, self.plan.direction)
             self._make_first_ticket(study)
-        self._run_stage(Stage.TUNE)
-        for _ in range(MOST_EXTENSIONS if self.plan.settings.extend else 0):
-            if self.stop is not Stop.NO or not self._extend():
-                break
-            self._run_stage(Stage.TUNE)
+        is_over = self._run_stage(Stage.TUNE)
+        while is_over and self.plan.settings.extend and self._extend():
+            is_over = self._run_stage(Stage.TUNE)
+        return is_over
 
     def _make_first_ticket(self, study: StudyPlan) -> None:
         """The published default, so that tuning can't do worse than it."""
         tickets = self._tickets(study, Stage.TUNE)
         if not tickets.trials():
-            budget = self.plan.settings.budget
-            tickets.add(Terms(params=defaults_of(study.space), tokens=budget.tokens, seconds=budget.gpu_seconds))
+            params = defaults_of(study.space) or None
+            tickets.add(Terms(params=params, tokens=self.plan.tokens, seconds=self.plan.gpu_seconds))
 
     def _confirm(self) -> None:
         for study in self.plan.studies:
@@ -122,15 +123,16 @@ class Controller:
         tickets, default = self._tickets(study, Stage.CONFIRM), defaults_of(study.space)
         made = [(trial.terms.params, trial.terms.seed) for trial in tickets.trials()]
         wanted = [("best", best.params, seed) for seed in fresh_seeds(study, self.plan.settings.confirm.seeds)]
-        if best.params != default:
+        if default and best.params != default:
             seeds = fresh_seeds(study, self.plan.settings.confirm.default_seeds)
             wanted += [("default", default, seed) for seed in seeds]
         for role, params, seed in wanted:
             if (params, seed) not in made:
                 tickets.add(Terms(role, params, seed))
 
-    def _run_stage(self, stage: Stage) -> None:
-        """Launch workers until the stage is over; a launcher that loses them is called again while that helps."""
+    def _run_stage(self, stage: Stage) -> bool:
+        """Launch workers until the stage is over; a launcher that loses them is called again while that helps.
+        Answers whether it is over."""
         self._stage, idle_launches = stage, 0
         with self._watched():
             while not self._is_over() and self.stop is Stop.NO and idle_launches < MOST_LAUNCHES_WITHOUT_PROGRESS:
@@ -138,8 +140,10 @@ class Controller:
                 self._launch(self.plan.path, stage)
                 self._look_after()
                 idle_launches = 0 if self._finished() > before else idle_launches + 1
-        if not self._is_over() and self.stop is Stop.NO:
+        is_over = self._is_over()
+        if not is_over and self.stop is Stop.NO:
             log.error("The workers end without finishing trials; see %s.", self.plan.path / "workers")
+        return is_over
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -148,10 +152,7 @@ class Controller:
 
         def watch() -> None:
             while not done.wait(WATCH_SECONDS):
-                try:
-                    self._look_after()
-                except Exception as error:  # a database that stumbles must not end the watch; the next look may do
-                    log.warning("Looking after the sweep failed (%s: %s).", type(error).__name__, error)
+                self._look_after()
 
         self._look_after()
         watcher = threading.Thread(target=watch, daemon=True)
@@ -164,20 +165,25 @@ class Controller:
             self._look_after()
 
     def _look_after(self) -> None:
-        try:
-            self._lease.refresh({"stage": str(self._stage)})
-            workers = living(self.plan.path, self.plan.settings.lease_seconds)
-            progress = {}
-            for study in self.plan.studies:
-                tickets = self._tickets(study, self._stage)
-                for trial in tickets.trials():
-                    if self._is_lost(trial, workers) and self._is_still_lost(tickets, trial):
-                        self._take_back(tickets, trial)
-                self._make_tickets(study, tickets)
-                progress[study.label] = tickets.trials()
-            self._progress.show(self._stage, progress, workers)
-        except OSError as error:  # a full disk may be emptied again; the sweep waits for that
-            log.warning("The sweep's folder can't be written (%s); trying again.", error)
+        """One look at a time: two would make a ticket, or take a trial back, twice."""
+        with self._looking:
+            try:
+                self._look()
+            except Exception as error:  # a full disk or a database that stumbles; the next look may do
+                log.warning("Looking after the sweep failed (%s: %s).", type(error).__name__, error)
+
+    def _look(self) -> None:
+        self._lease.refresh({"stage": str(self._stage)})
+        workers = living(self.plan.path, self.plan.settings.lease_seconds)
+        progress = {}
+        for study in self.plan.studies:
+            tickets = self._tickets(study, self._stage)
+            for trial in tickets.trials():
+                if self._is_lost(trial, workers) and self._is_still_lost(tickets, trial):
+                    self._take_back(tickets, trial)
+            self._make_tickets(study, tickets)
+            progress[study.label] = tickets.trials()
+        self._progress.show(self._stage, progress, workers)
 
     def _make_tickets(self, study: StudyPlan, tickets: Tickets) -> None:
         trials = tickets.trials()
@@ -201,7 +207,7 @@ class Controller:
     def _take_back(self, tickets: Tickets, trial: Trial) -> None:
         """A trial whose worker is gone: finish it from its result, if it got that far, else let it be run again."""
         self._unnamed_since.pop(trial.id, None)
-        outcome = outcome_left_behind(trial)
+        outcome = outcome_left_behind(Path(trial.folder)) if trial.folder else None
         if outcome is not None and outcome.ending is not Ending.CRASHED:
             conclude(self.plan, tickets, trial, outcome)
             return
@@ -213,7 +219,10 @@ class Controller:
             tickets.requeue(trial, cause, costs_attempt=True)
 
     def _extend(self) -> bool:
-        """Widen the ranges whose end is best, and give every study, widened or not, half its trials again."""
+        """Widen the ranges whose end is best, and give every study, widened or not, half its budget again. False: there
+        is nothing to widen, or it was done often enough."""
+        if self.stop is not Stop.NO or self.plan.extensions >= MOST_EXTENSIONS:
+            return False
         widened_any = False
         for study in self.plan.studies:
             best = best_of(self._tickets(study, Stage.TUNE).trials(), self.plan.direction)
@@ -223,7 +232,7 @@ class Controller:
                 space = tuple(widened(d, edges[d.key]) if d.key in edges else d for d in study.space)
                 self.plan = with_space(self.plan, study.label, space)
         if widened_any:
-            self.plan = _with_larger_budget(self.plan)
+            self.plan = dataclasses.replace(self.plan, extensions=self.plan.extensions + 1)
             save_plan(self.plan)
             self._progress.plan = self.plan
         return widened_any
@@ -254,16 +263,3 @@ def fresh_seeds(study: StudyPlan, count: int) -> list[int]:
 
 def _require_study(storage: BaseStorage, name: str, direction: Literal["minimize", "maximize"]) -> None:
     optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-
-
-def _with_larger_budget(plan: SweepPlan) -> SweepPlan:
-    settings, budget = plan.settings, plan.settings.budget
-    if plan.n_trials is not None:
-        larger = dataclasses.replace(settings, n_trials=plan.n_trials + max(1, plan.n_trials // 2))
-    elif budget.tokens is not None:
-        larger = dataclasses.replace(settings, budget=dataclasses.replace(budget, tokens=budget.tokens * 3 // 2))
-    else:
-        assert budget.gpu_seconds is not None
-        seconds = dataclasses.replace(budget, gpu_seconds=budget.gpu_seconds * 1.5)
-        larger = dataclasses.replace(settings, budget=seconds)
-    return dataclasses.replace(plan, settings=larger)

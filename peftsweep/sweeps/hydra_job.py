@@ -16,6 +16,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
 
 from peftsweep.compose import CONFIG_NAME, config_folder, register_resolvers
+from peftsweep.display import Display
 from peftsweep.job import Observer
 from peftsweep.job import run_job as run_one_job
 from peftsweep.resolve import resolve_job
@@ -27,6 +28,7 @@ def run_composed(
     config_dir: Path | None,
     *,
     number: int,
+    display: Display | None = None,
     begun: Callable[[str | None], None],
     observe: Observer,
 ) -> None:
@@ -42,7 +44,7 @@ def run_composed(
 
     def task(job: DictConfig) -> None:
         logging.captureWarnings(True)
-        run_one_job(resolve_job(job, overrides), folder, keep_base=True, begun=begun, observe=observe)
+        run_one_job(resolve_job(job, overrides), folder, keep_base=True, display=display, begun=begun, observe=observe)
 
     done = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     _close_log_files()

@@ -43,6 +43,11 @@ class Begun:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """No step was done, but something was: an evaluation goes on."""
+
+
+@dataclass(frozen=True)
 class Stepped:
     step: int
     tokens: int

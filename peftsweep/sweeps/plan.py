@@ -23,17 +23,20 @@ from peftsweep.config import (
 )
 from peftsweep.environment import describe_environment
 from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
+from peftsweep.redact import redact_params
 from peftsweep.resolve import resolve_job
 from peftsweep.results import METRICS, Direction
 from peftsweep.sweeps.axes import Request, build_space
 from peftsweep.sweeps.limits import Limit, parse_limits
 from peftsweep.sweeps.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.space import Dimension, Space
+from peftsweep.tracking.tracker import flatten
 
 PLAN_FILE = "sweep.json"
 PLAN_SCHEMA = 1
 SWEEPS_FOLDER = Path("outputs/sweeps")
 DEFAULT_TRIALS = 10
+NO_MATTER = ("tracking", "device", "allow_shared_gpu", "cache", "resume", "save_adapter")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class StudyPlan:
     row_tokens: int  # the longest row, in tokens
     space: Space
     asked_space: Space  # what the command line and the method's YAML say; `extend` may have widened `space`
+    job: dict[str, str] = field(default_factory=dict)  # all settings of its jobs before a search, to tell what changed
     parent_run_id: str | None = None  # its MLflow run, under which its jobs are nested
 
 
@@ -68,6 +72,7 @@ class SweepPlan:
     objective: str
     settings: SweepConfig
     studies: tuple[StudyPlan, ...]
+    extensions: int = 0  # how often `extend` has widened ranges, each time for half the budget again
     tracking: bool = True
     tracking_uri: str | None = None
     experiment: str = "peftsweep"
@@ -92,7 +97,20 @@ class SweepPlan:
         """Trials of each study, or None where tokens or seconds are the budget."""
         budget = self.settings.budget
         paid_otherwise = budget.tokens is not None or budget.gpu_seconds is not None
-        return self.settings.n_trials or (None if paid_otherwise else DEFAULT_TRIALS)
+        asked = self.settings.n_trials or (None if paid_otherwise else DEFAULT_TRIALS)
+        return None if asked is None else asked + self.extensions * max(1, asked // 2)
+
+    @property
+    def tokens(self) -> int | None:
+        """Training tokens of each study, where they are the budget."""
+        asked = self.settings.budget.tokens
+        return None if asked is None else asked + self.extensions * asked // 2
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """Device seconds of each study, where they are the budget."""
+        asked = self.settings.budget.gpu_seconds
+        return None if asked is None else asked * (1 + self.extensions / 2)
 
     def study(self, label: str) -> StudyPlan:
         return next(study for study in self.studies if study.label == label)
@@ -191,7 +209,14 @@ def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, sp
         row_tokens=hparams.max_seq_length,
         space=space,
         asked_space=space,
+        job=_settings_that_matter(job),
     )
+
+
+def _settings_that_matter(job: JobConfig) -> dict[str, str]:
+    """All but where results go and what they run on."""
+    settings = {key: value for key, value in asdict(job).items() if key not in NO_MATTER}
+    return flatten(redact_params(settings))
 
 
 def _labels(cells: Sequence[tuple[Mapping[str, str], JobConfig]]) -> list[str]:
@@ -200,7 +225,10 @@ def _labels(cells: Sequence[tuple[Mapping[str, str], JobConfig]]) -> list[str]:
     for cell, job in cells:
         others = [_word(key, value) for key, value in cell.items() if key != "method"]
         label = re.sub(r"[^\w.-]+", "-", "-".join([job.method.name, *others])).strip("-")[:100]
-        found.append(label if label not in found else f"{label}-{len(found)}")
+        unique, number = label, 2
+        while unique in found:
+            unique, number = f"{label}-{number}", number + 1
+        found.append(unique)
     return found
 
 
@@ -221,6 +249,8 @@ def save_plan(plan: SweepPlan) -> None:
     path = plan.path / PLAN_FILE
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps({"schema_version": PLAN_SCHEMA, **asdict(plan)}, indent=2), encoding="utf-8")
+    if plan.settings.storage:
+        partial.chmod(0o600)  # its address may hold a password, which workers need
     partial.replace(path)
 
 

@@ -19,8 +19,8 @@ def budget_of(plan: SweepPlan, study: StudyPlan, workers: int = 1) -> Budget:
     steps = plan.report_steps(study)
     return Budget(
         n_trials=plan.n_trials,
-        tokens=plan.settings.budget.tokens,
-        gpu_seconds=plan.settings.budget.gpu_seconds,
+        tokens=plan.tokens,
+        gpu_seconds=plan.gpu_seconds,
         first_report=(steps[0] if steps else study.max_steps) / study.max_steps,
         most_open=max(1, workers),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 import shlex
@@ -22,18 +21,19 @@ from peftsweep.check import check_command_line, setting_problems
 from peftsweep.compose import compose_config, parse_command_line
 from peftsweep.config import SweepConfig
 from peftsweep.errors import ConfigError, Interrupted, Problem
+from peftsweep.redact import redact_forms
 from peftsweep.results import Stage
 from peftsweep.sweeps.axes import FAIR_SWEEPER, read_request, with_full_sweep_keys
 from peftsweep.sweeps.controller import Controller, only_controller
 from peftsweep.sweeps.launch import HydraPool, Launch, LocalPool, find_gpus
 from peftsweep.sweeps.limits import parse_limits
-from peftsweep.sweeps.plan import PLAN_FILE, SweepPlan, load_plan, plan_sweep, save_plan, with_parents, with_space
+from peftsweep.sweeps.plan import SweepPlan, load_plan, plan_sweep, save_plan, with_parents
 from peftsweep.sweeps.propose import build_sampler
 from peftsweep.sweeps.pruning import build_pruner
 from peftsweep.sweeps.report import finish_studies, open_parents
-from peftsweep.sweeps.show import Progress, dry_run_table, final_table, notes, wide_console
+from peftsweep.sweeps.resume import continued, placed, refuse_other_spaces
+from peftsweep.sweeps.show import Progress, dry_run_table, final_table, notes, print_plain, wide_console
 from peftsweep.sweeps.slots import CLUSTER_LAUNCHERS, cluster_slots, plan_slots
-from peftsweep.sweeps.space import describe_range
 from peftsweep.sweeps.stage import stage_study_name
 from peftsweep.sweeps.stopping import Stop
 from peftsweep.sweeps.storage import JOURNAL, open_storage
@@ -144,7 +144,7 @@ def _require_folder_name(name: str | None) -> None:
 def _plan(line: Sequence[str], arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None) -> SweepPlan:
     overrides = parse_command_line(list(arguments)).overrides
     plan = plan_sweep(read_request(overrides, config_dir), line, settings, config_dir)
-    return _placed(plan)
+    return placed(plan)
 
 
 def _config_dir(config: DictConfig) -> Path | None:
@@ -198,7 +198,7 @@ def _shown(plan: SweepPlan, launch: Launch) -> SweepTable | None:
 def _dry(plan: SweepPlan, workers: int | None = None) -> None:
     console = wide_console()
     console.print(dry_run_table(plan, workers or _local_pool(plan).workers))
-    console.print(f"folder  {plan.folder}", highlight=False, soft_wrap=True)
+    print_plain(console, f"folder  {plan.folder}")
 
 
 def run_sweep(plan: SweepPlan, launch: Launch, console: Console) -> SweepTable:
@@ -210,8 +210,8 @@ def run_sweep(plan: SweepPlan, launch: Launch, console: Console) -> SweepTable:
     plan.path.mkdir(parents=True, exist_ok=True)
     with only_controller(plan.path), _messages(plan.path / LOG_FILE, console):
         storage = open_storage(plan.path, plan.settings.storage)
-        plan = _continued(plan, console)
-        _refuse_other_spaces(plan, storage)
+        plan = continued(plan, lambda text: print_plain(console, text))
+        refuse_other_spaces(plan, storage)
         parents = open_parents(plan)
         plan = with_parents(plan, parents.run_ids)
         save_plan(plan)
@@ -223,7 +223,7 @@ def run_sweep(plan: SweepPlan, launch: Launch, console: Console) -> SweepTable:
         finish_studies(controller.plan, parents, table, storage, interrupted=controller.stop is not Stop.NO)
     _print_end(plan, table, controller.stop)
     if controller.stop is not Stop.NO:
-        raise Interrupted(f"the sweep was stopped; go on with: {resume_command(plan.path)}")
+        raise Interrupted("the sweep was stopped; the same command goes on")
     return table
 
 
@@ -248,83 +248,9 @@ def _messages(path: Path, console: Console) -> Iterator[None]:
         kept.close()
 
 
-def _placed(plan: SweepPlan) -> SweepPlan:
-    """Where a sweep of this name exists: what `if_exists` says. Raises ConfigError for `raise`."""
-    if not (plan.path / PLAN_FILE).exists() or plan.settings.if_exists == "resume":
-        return plan
-    if plan.settings.if_exists == "raise":
-        fix = "Choose another name=, or if_exists=resume to go on with it."
-        raise ConfigError(Problem("if_exists=raise wants a new sweep, and this one exists", plan.folder, fix=fix))
-    number = 2
-    while (plan.path.parent / f"{plan.name}-{number}").exists():
-        number += 1
-    return _renamed(plan, f"{plan.name}-{number}")
-
-
-def _renamed(plan: SweepPlan, name: str) -> SweepPlan:
-    studies = tuple(dataclasses.replace(study, name=f"{name}/{study.label}") for study in plan.studies)
-    return dataclasses.replace(plan, name=name, folder=str(plan.path.parent / name), studies=studies)
-
-
-def _continued(plan: SweepPlan, console: Console) -> SweepPlan:
-    """The plan, with what an earlier run of it has decided; what changed since is told, never silently mixed.
-
-    Raises ConfigError for another search space, objective or storage.
-    """
-    if not (plan.path / PLAN_FILE).exists():
-        return plan
-    before = load_plan(plan.path)
-    _require_same(before, plan)
-    for key in sorted(before.environment.keys() | plan.environment.keys()):
-        old, new = before.environment.get(key), plan.environment.get(key)
-        if old != new:
-            console.print(
-                f"Changed since this sweep began: {key} was {old}, is {new}.", style="yellow", highlight=False
-            )
-    for study in before.studies:
-        if study.label in {s.label for s in plan.studies}:
-            plan = with_space(plan, study.label, study.space)  # maybe wider than asked for, by extend=true
-    return plan
-
-
-def _require_same(before: SweepPlan, plan: SweepPlan) -> None:
-    problems = []
-    fix = "Give the sweep another name=, or if_exists=new."
-    for key in ("objective",):
-        if getattr(before, key) != getattr(plan, key):
-            problems.append(Problem(f"a sweep keeps its {key}", getattr(plan, key), plan.folder, fix))
-    if before.settings.storage != plan.settings.storage:
-        problems.append(Problem("a sweep keeps its storage", plan.settings.storage, plan.folder, fix))
-    known = {study.label: study for study in before.studies}
-    for study in plan.studies:
-        old = known.get(study.label)
-        if old is not None and old.asked_space != study.asked_space:
-            rule = f"study {study.label} exists with another search space"
-            problems.append(
-                Problem(rule, " ".join(f"{d.key}={describe_range(d)}" for d in study.asked_space), plan.folder, fix)
-            )
-        elif old is not None and old.overrides != study.overrides:
-            rule = f"study {study.label} exists with other settings ({' '.join(old.overrides)})"
-            problems.append(Problem(rule, " ".join(study.overrides), plan.folder, fix))
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _refuse_other_spaces(plan: SweepPlan, storage: Any) -> None:
-    """In a shared database, a study of this name may be somebody else's. Raises ConfigError."""
-    names = {study.study_name for study in storage.get_all_studies()}
-    for study in plan.studies:
-        if study.name in names:
-            trials = Tickets(storage, study.name).trials()
-            keys = {key for trial in trials for key in trial.params}
-            if keys - {dimension.key for dimension in study.space}:
-                rule, fix = f"a study of this name exists and searches {sorted(keys)}", "Give the sweep another name=."
-                raise ConfigError(Problem(rule, study.name, "storage", fix))
-
-
 def _print_start(plan: SweepPlan, launch: Launch, console: Console) -> None:
     def line(word: str, text: str) -> None:
-        console.print(f"{word:<10}{text}", highlight=False, soft_wrap=True)
+        print_plain(console, f"{word:<10}{redact_forms(text)}")
 
     trials = f"{plan.n_trials} trials each" if plan.n_trials else "a budget each"
     line("sweep", f"{plan.name}: {len(plan.studies)} studies, {trials}, {launch.workers} workers")
@@ -341,8 +267,10 @@ def _print_end(plan: SweepPlan, table: SweepTable, stop: Stop) -> None:
     console = wide_console()
     console.print(final_table(table))
     for note in notes(table):
-        console.print(note, highlight=False, soft_wrap=True)
-    console.print(f"files   {plan.folder}", highlight=False, soft_wrap=True)
+        print_plain(console, note)
+    if stop is not Stop.NO:
+        print_plain(console, f"go on   {redact_forms(resume_command(plan.path))}")
+    print_plain(console, f"files   {plan.folder}")
 
 
 def resume_command(folder: Path) -> str:

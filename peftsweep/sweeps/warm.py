@@ -21,6 +21,10 @@ POLL_SECONDS = 0.2
 END_SECONDS = 15.0  # what an interrupted trial gets to write its result and close its MLflow run
 
 
+class ChildGoneError(Exception):
+    """The child closed its end: it died."""
+
+
 class WarmChild:
     """One child process at a time, started when first needed."""
 
@@ -48,9 +52,9 @@ class WarmChild:
         started, self._is_told_to_end = time.monotonic(), False
         try:
             connection = self._start()
-            connection.send(request)
+            _spoken(connection.send, request)
             outcome = self._follow(connection, request, on_message, is_stopped)
-        except (EOFError, OSError):
+        except ChildGoneError:
             # One that was still importing when it was told to end knows no better way than to die.
             ending = Ending.INTERRUPTED if self._is_told_to_end else Ending.CRASHED
             outcome = Outcome(ending, f"the trial's process died ({self._how_it_ended()})", request.folder)
@@ -69,14 +73,14 @@ class WarmChild:
     ) -> Outcome:
         heard_seconds, interrupted_seconds = time.monotonic(), None
         while True:
-            if connection.poll(POLL_SECONDS):
+            if _spoken(connection.poll, POLL_SECONDS):
                 heard_seconds = time.monotonic()
-                message = connection.recv()
+                message = _spoken(connection.recv)
                 if isinstance(message, Outcome):
                     return message
                 answer = on_message(message)
                 if answer is not None:
-                    connection.send(answer)
+                    _spoken(connection.send, answer)
             now = time.monotonic()
             if interrupted_seconds is None and is_stopped():
                 interrupted_seconds, self._is_told_to_end = now, True
@@ -136,6 +140,14 @@ class WarmChild:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+
+def _spoken(call: Callable[..., Any], *message: Any) -> Any:
+    """Only what fails on the line to the child is the child's fault; the storage has errors of its own."""
+    try:
+        return call(*message)
+    except (EOFError, OSError) as error:
+        raise ChildGoneError from error
 
 
 def _timed(outcome: Outcome, seconds: float) -> Outcome:

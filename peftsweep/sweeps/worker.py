@@ -7,6 +7,7 @@ for no other worker, and decides nothing about the sweep: tickets and lost trial
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import logging
 import math
@@ -22,10 +23,11 @@ from typing import IO, Any
 
 import psutil
 from filelock import FileLock
+from optuna.trial import TrialState
 
-from peftsweep.results import RESULT_FILE, Stage, Status, load_result
+from peftsweep.results import Stage
 from peftsweep.sweeps import stopping
-from peftsweep.sweeps.child import with_result
+from peftsweep.sweeps.child import outcome_left_behind
 from peftsweep.sweeps.lease import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
 from peftsweep.sweeps.messages import Begun, Proposed, Reported, Request, Stepped
 from peftsweep.sweeps.plan import PLAN_FILE, StudyPlan, SweepPlan, load_plan
@@ -119,7 +121,7 @@ class Worker:
     def _controller_lives(self) -> bool:
         host, _, pid = (self.controller or "").partition(" ")
         if host != socket.gethostname():
-            return True
+            return not host or is_alive(self.plan.path / CONTROLLER_FILE, self.plan.settings.lease_seconds)
         try:
             return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
@@ -150,7 +152,9 @@ class Worker:
                 self._work(study, stage, tickets, trial)
                 return True
         is_all_over = all(is_over(self.plan, study, stage, progress[study.label]) for study in self.plan.studies)
-        if is_all_over and (self.only_stage is not None or self._told_stage() is None):
+        if self.only_stage is None and self._told_stage() is None:
+            return False  # nothing waits, and nobody will take lost trials back or confirm anything
+        if is_all_over and self.only_stage is not None:
             return False  # else the controller goes on to the next stage in a moment
         self._say(state="waiting")
         time.sleep(IDLE_SECONDS)
@@ -196,7 +200,8 @@ class Worker:
         if stage is not Stage.CONFIRM:
             yield True
             return
-        lock = FileLock(Path(tempfile.gettempdir()) / f"peftsweep-{self.slot.lock_name}.lock", mode=0o666)
+        name = f"peftsweep-{getpass.getuser()}-{self.slot.lock_name}.lock"
+        lock = FileLock(Path(tempfile.gettempdir()) / name)
         while not lock.is_locked and self._is_told() is Stop.NO:
             with contextlib.suppress(TimeoutError):
                 lock.acquire(timeout=IDLE_SECONDS)
@@ -207,14 +212,14 @@ class Worker:
             lock.release()
 
     def _request(self, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> Request:
-        known = trial.params if len(trial.params) == len(study.space) else trial.terms.params
+        known = trial.params if len(trial.params) == len(study.space) else trial.terms.params  # None: to be proposed
         settings = self.plan.settings
-        history = () if known else tuple(seen([t for t in tickets.trials() if t.number != trial.number]))
+        history = () if known is not None else tuple(seen([t for t in tickets.trials() if t.number != trial.number]))
         return Request(
             overrides=(*study.overrides, *self._job_overrides(study, stage, trial)),
             folder=str(_fresh_folder(self.plan.path / study.label, stage, trial)),
             report=self.plan.objective,
-            params=known or None,
+            params=known,
             space=study.space,
             history=history,
             sampler=settings.sampler.name,
@@ -240,6 +245,8 @@ class Worker:
             settings["tracking.parent_run_id"] = f"'{study.parent_run_id}'"
         if stage is Stage.TUNE:  # a hundred adapters that nobody will use, and a sampling thread for each
             settings |= {"save_adapter": "false", "tracking.system_metrics": "false"}
+        if self.slot.device is not None:
+            settings["device"] = "cuda:0"  # the only one that the child sees
         if trial.terms.seed is not None:
             settings["seed"] = trial.terms.seed
         return [f"++{key}={value}" for key, value in settings.items()]  # ++: a group's YAML need not name them all
@@ -253,6 +260,8 @@ class Worker:
                 self._say(run=run_id)
             case Stepped(step, _):
                 self._say(step=step)
+            case Reported(step, value) if not self._owns(tickets, trial):
+                return False
             case Reported(step, value):
                 return self._judge(step, value, study, stage, tickets, trial)
         return None
@@ -270,8 +279,13 @@ class Worker:
     def _conclude(self, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
         """Finish the trial, or put it back where it should be run again."""
         self._ended += 1
-        if outcome.ending is Ending.CRASHED:  # maybe after the job was done, while its MLflow run was closed
-            outcome = outcome_left_behind(trial) or outcome
+        if not self._owns(tickets, trial):
+            log.warning(
+                "%s trial %d was given to another worker; this run of it is left out.", tickets.name, trial.number
+            )
+            return
+        if outcome.ending is Ending.CRASHED and trial.folder:  # maybe after the job was done, while MLflow was told
+            outcome = outcome_left_behind(Path(trial.folder)) or outcome
         if outcome.ending is Ending.INTERRUPTED:
             tickets.requeue(trial, outcome.cause or "interrupted", costs_attempt=False)
         elif outcome.ending is Ending.CRASHED and trial.attempts + 1 < MOST_ATTEMPTS:
@@ -280,6 +294,11 @@ class Worker:
             time.sleep(RETRY_PAUSE_SECONDS)
         else:
             conclude(self.plan, tickets, trial, outcome)
+
+    def _owns(self, tickets: Tickets, trial: Trial) -> bool:
+        """False after this worker was taken for dead, as on a machine that was suspended for long."""
+        now = tickets.trial(trial.number)
+        return now.state is TrialState.RUNNING and now.worker == self.name
 
     def _say(self, **doing: Any) -> None:
         self._doing = ({} if "state" in doing else self._doing) | doing
@@ -298,18 +317,6 @@ def conclude(plan: SweepPlan, tickets: Tickets, trial: Trial, outcome: Outcome) 
     if outcome.ending is Ending.OOM:
         violations["memory"] = max(1.0, violations.get("memory", 0.0))
     tickets.finish(trial, outcome, value, violations)
-
-
-def outcome_left_behind(trial: Trial) -> Outcome | None:
-    """What the job of a trial that nobody heard the end of has written down, if it got that far."""
-    folder = Path(trial.folder) if trial.folder else None
-    if folder is None or not (folder / RESULT_FILE).exists():
-        return None
-    result = load_result(folder)
-    endings = {Status.OK: Ending.FINISHED, Status.PRUNED: Ending.PRUNED, Status.OOM: Ending.OOM}
-    ending = endings.get(result.status, Ending.CRASHED)
-    seconds = result.metrics.get("time/job_seconds", 0.0)
-    return with_result(Outcome(ending, result.cause, str(folder), seconds=seconds), folder)
 
 
 def stable_seed(*parts: object) -> int:
