@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build of torch is the default; `make run TORCH=` takes whatever the package index offers (CUDA on Linux).
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Extras of pyproject.toml, by commas: gpu, gguf, server
+# Extras of pyproject.toml, by commas: gpu, gguf, server, dashboard, joblib, slurm
 EXTRAS ?=
 ARGS ?= method=lily task=metamath
 

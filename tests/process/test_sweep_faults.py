@@ -87,7 +87,7 @@ def battered(tmp_path_factory, sweep_line):
 def test_sigterm_ends_a_sweep_and_tells_how_to_go_on(battered):
     _, seen = battered
     assert seen["code"] == 130
-    assert "go on with: python -m peftsweep -m hydra/sweeper=fair" in seen["printed"]
+    assert "go on   python -m peftsweep -m hydra/sweeper=fair" in seen["printed"]
     assert "Traceback" not in seen["printed"]
     assert 0 < seen["finished"] < len(STUDIES) * TRIALS
 

@@ -87,10 +87,18 @@ def test_the_first_trials_are_spread_over_the_range_for_every_seed():
         seen = [trial(1e-3, value=1.0)]
         for number in range(4):
             seen.append(trial(*next_of(seen, seed=100 * seed + number).values(), state="running"))
-        rates = sorted(found.params[LR] for found in seen)
-        assert min(math.log10(right / left) for left, right in itertools.pairwise(rates)) > 0.06
-        assert rates[0] < 1e-3
-        assert rates[-1] > 1e-2
+        rates = [RATES.low, *sorted(found.params[LR] for found in seen), RATES.high]
+        assert max(math.log10(right / left) for left, right in itertools.pairwise(rates)) < 1.5
+
+
+def test_the_first_trials_keep_the_published_choices():
+    space = (RATES, Dimension(CAPACITY, choices=(4, 8, 16, 32), default=16))
+    assert {next_of([], space, seed=seed)[CAPACITY] for seed in range(10)} == {16}
+
+
+def test_the_model_searches_between_rates_that_did_badly():
+    seen = [bowl(lr, rank) for lr, rank in ((2e-4, 32), (7e-4, 32), (4e-3, 32), (6e-3, 32), (6e-2, 32))]
+    assert all(7e-4 <= next_of(seen, sampler="tpe", seed=seed)[LR] <= 6e-2 for seed in range(30))
 
 
 def test_a_failed_trial_does_not_count_as_one_of_the_first():
@@ -114,12 +122,9 @@ def test_an_exhausted_space_may_repeat():
 
 
 def test_a_rate_almost_like_one_tried_is_not_worth_a_trial():
-    seen = list(COMPLETED)
-    for number in range(6):
-        found = next_of(seen, seed=number)
-        alike = [old for old in seen if old.params[CAPACITY] == found[CAPACITY]]
-        assert all(decades_from(found[LR], old.params[LR]) > 0.05 for old in alike)
-        seen.append(bowl(found[LR], found[CAPACITY]))
+    seen = [Seen({LR: 3e-3}, "ok", 1.0)]
+    proposed = [next_of(seen, (RATES,), "random", seed)[LR] for seed in range(100)]
+    assert min(decades_from(lr, 3e-3) for lr in proposed) > 0.05
 
 
 def test_trials_outside_the_space_are_left_out():
@@ -197,8 +202,9 @@ def test_what_a_sampler_does_not_take_is_refused_with_the_way_out(sampler, kwarg
 
 
 def test_nothing_is_said_about_the_view(caplog):
+    verbosity = optuna.logging.get_verbosity()
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
         warnings.simplefilter("error")
         next_of(EVERY_STATE, deterministic_objective=True)
     assert caplog.text == ""
-    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    assert optuna.logging.get_verbosity() == verbosity

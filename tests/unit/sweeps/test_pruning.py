@@ -1,5 +1,3 @@
-import math
-
 import optuna
 import pytest
 from optuna.trial import TrialState
