@@ -74,13 +74,21 @@ def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]
 
 def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Problem]:
     """Problems of a composed configuration: unknown keys, types, bounds, and what doesn't go together."""
+    return check_and_build(config, line)[0]
+
+
+def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tuple[list[Problem], JobConfig | None]:
+    """Problems of a composed configuration, and the job that it describes where it can be built at all."""
     line = line or CommandLine(())
     name = str(OmegaConf.select(config, "task.name"))
     if name not in TASKS:
-        return [
-            Problem("task.name must be a known task", name, line.source("task.name"), did_you_mean(name, list(TASKS)))
-        ]
-    return list(_schema_problems(config, schema_of(name), "", line)) or list(_mismatches(build_config(config)))
+        fix = did_you_mean(name, list(TASKS))
+        return [Problem("task.name must be a known task", name, line.source("task.name"), fix)], None
+    problems = list(_schema_problems(config, schema_of(name), "", line))
+    if problems:
+        return problems, None
+    job = build_config(config)
+    return list(_mismatches(job)), job
 
 
 @lru_cache

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from omegaconf import DictConfig
 
-from peftsweep.check import build_config, check_config
+from peftsweep.check import check_and_build
 from peftsweep.config import JobConfig
 from peftsweep.errors import ConfigError
 
@@ -16,10 +16,9 @@ def resolve_job(config: DictConfig, overrides: Iterable[str]) -> JobConfig:
 
     Raises ConfigError with all problems; MethodError for an experiment's folder that can't be read.
     """
-    problems = check_config(config)
-    if problems:
+    problems, job = check_and_build(config)
+    if problems or job is None:
         raise ConfigError(*problems)
-    job = build_config(config)
     if not job.method.path:
         return job
     from peftsweep.methods.from_file import follow_experiment  # imports torch

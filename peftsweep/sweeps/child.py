@@ -204,7 +204,7 @@ def _observer(request: Request, connection: Connection, started: float) -> Calla
         if request.report in metrics:
             connection.send(Reported(step, metrics[request.report]))
             if not connection.recv():
-                raise Pruned(f"pruned after step {step}: others are better by then")
+                raise Pruned(f"the pruner ended it after step {step}")
         elif request.tokens is not None and tokens > request.tokens:
             raise BudgetSpent(f"the study's training tokens are spent after step {step}")
         elif request.seconds is not None and now - started > request.seconds:

@@ -87,7 +87,8 @@ def propose(
         if sum(trial.state != "failed" for trial in inside) < startup_trials:
             return _spread(space, inside, seed)
         searched = _bounded(space, inside, direction) if startup_trials else space
-        view = _build_view(searched, _inside(searched, inside), model, direction)
+        learned_from = [] if sampler == "random" else _inside(searched, inside)
+        view = _build_view(searched, learned_from, model, direction)
         for _ in range(REPEATED_ASKS):
             found = _ask(view, searched)
             if not _is_near_any(space, found, inside):

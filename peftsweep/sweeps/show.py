@@ -137,7 +137,8 @@ def _sentence(plan: SweepPlan, trial: Trial) -> str:
     if outcome is None:
         return f"{settings}: {trial.state.name.lower()}"
     value = f" {plan.objective} {trial.value:.4f}" if trial.value is not None else ""
-    cause = f" ({(outcome.cause or '').splitlines()[0][:160]})" if outcome.cause and trial.value is None else ""
+    told = (outcome.cause or "").partition("\n")[0][:160].rstrip(".")
+    cause = f" ({told})" if told and trial.value is None else ""
     return f"{settings}: {outcome.ending}{value}{cause}, {duration(outcome.seconds)}"
 
 

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.process
 
 STUDIES = ("lora", "ia3")
 SMALL = ["workers=1", "tracking=none"]
-ONE = ["method=ia3", "confirm.seeds=0", *SMALL]  # one study, tuned only
-TOKENS = 500
+LOW, HIGH = 1e-6, 1e-5  # rates
+TOKENS = 600  # a little more than one whole trial
 SETTINGS = {"hparams.lr", "method.capacity"}
 
 
@@ -169,65 +169,33 @@ def test_a_new_sweep_of_the_same_name_gets_a_folder_of_its_own(continued, in_pro
 
 
 @pytest.fixture(scope="module")
-def unreadable_test_data(tmp_path_factory, sweep_line):
-    """A sweep with a budget of tokens, whose test file breaks whoever reads it; and what it printed."""
-    line = sweep_line(tmp_path_factory.mktemp("unreadable"))
-    rows = [{"query": f"What is {n} + 1?", "response": f"The answer is: {n + 1}"} for n in range(32)]
-    (line.folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (line.folder / "test.jsonl").write_text("this is no row\n")
-    files = ["task.train_files=train.jsonl", "task.test_files=test.jsonl", "task.train_rows=20", "task.valid_rows=8"]
-    job = [setting for setting in line.JOB if "_rows=" not in setting or "general" in setting]
-    printed = line.run(*line.FAIR, "method=ia3", *SMALL, *job, *files, f"budget.tokens={TOKENS}", "confirm.seeds=1")
-    return line, printed
+def widened(tmp_path_factory, sweep_line):
+    """A study that pays with tokens, in a range where nothing is learned yet: its upper end is best."""
+    line = sweep_line(tmp_path_factory.mktemp("widened"))
+    budget = [f"hparams.lr=interval({LOW},{HIGH})", f"budget.tokens={TOKENS}", "extend=true"]
+    line.run(*line.FAIR, "method=ia3", "confirm.seeds=0", *SMALL, *line.JOB, *budget)
+    return line
 
 
-def test_tuning_does_not_open_test_data(unreadable_test_data):
-    line, _ = unreadable_test_data
-    trials = line.tickets("ia3")
-    assert len(trials) > 1
-    assert all(trial.is_result for trial in trials)
+def test_a_range_whose_end_is_best_is_widened(widened):
+    study = widened.plan().study("ia3")
+    (dimension,), (asked,) = study.space, study.asked_space
+    assert (asked.low, asked.high) == (LOW, HIGH)
+    assert dimension.low < LOW or dimension.high > HIGH
+    rates = [trial.params["hparams.lr"] for trial in widened.tickets("ia3")]
+    assert len(rates) > 1
+    assert all(dimension.low <= rate <= dimension.high for rate in rates)
 
 
-def test_whoever_opens_that_test_data_fails(unreadable_test_data):
-    """So the test above would fail too, if a trial did."""
-    line, printed = unreadable_test_data
-    confirmed = line.tickets("ia3", Stage.CONFIRM)
-    assert confirmed
-    assert all("test.jsonl" in trial.outcome.cause for trial in confirmed)
-    assert "confirm job failed" in printed or "confirm jobs failed" in printed
-    assert line.table()["ia3"]["confirm_failed"] == len(confirmed)
-
-
-def test_a_budget_of_tokens_is_met(unreadable_test_data):
+def test_a_budget_of_tokens_is_met(widened):
     """By as many trials as it takes; what is left over would not pay for the shortest trial that tells something."""
-    line, _ = unreadable_test_data
-    trials = line.tickets("ia3")
+    trials, budget = widened.tickets("ia3"), widened.plan().tokens
     spent = [trial.outcome.tokens for trial in trials]
     step = max(trial.outcome.tokens / trial.outcome.steps for trial in trials)
     shortest = spent[0] / 3  # a trial reports after one of its three steps
-    assert TOKENS - shortest < sum(spent) < TOKENS + 1.5 * step  # rows, and so steps, are of differing length
-
-
-def test_a_range_whose_end_is_best_is_widened(tmp_path, sweep_line):
-    line = sweep_line(tmp_path)
-    low, high = 1e-6, 1e-5  # where nothing is learned yet, a higher rate is better
-    printed = line.run(
-        *line.FAIR,
-        *ONE,
-        *line.JOB,
-        f"hparams.lr=interval({low},{high})",
-        "n_trials=1",
-        "pruner.name=none",
-        "extend=true",
-    )
-    (dimension,) = line.plan().study("ia3").space
-    (asked,) = line.plan().study("ia3").asked_space
-    assert (asked.low, asked.high) == (low, high)
-    assert dimension.high > high or dimension.low < low
-    rates = [trial.params["hparams.lr"] for trial in line.tickets("ia3")]
-    assert len(rates) > 1
-    assert all(dimension.low <= rate <= dimension.high for rate in rates)
-    assert line.table()["ia3"]["trials"] == len(rates), printed
+    assert budget > TOKENS
+    assert budget - shortest < sum(spent) < budget + 1.5 * step  # rows, and so steps, are of differing length
+    assert widened.table()["ia3"]["tokens"] == sum(spent)
 
 
 def test_a_plain_grid_stays_hydras(tmp_path, in_process):
