@@ -46,7 +46,8 @@ RETRY_PAUSE_SECONDS = 1.0  # before a crashed trial is tried again: what was at 
 
 @dataclass(frozen=True)
 class Slot:
-    """A worker's place. device: value of CUDA_VISIBLE_DEVICES, None leaves it as it is; threads: None likewise."""
+    """A worker's place. device: value of CUDA_VISIBLE_DEVICES, None leaves it as it is; threads: at most these, and no
+    more than OMP_NUM_THREADS asks for; None leaves them as they are."""
 
     index: int = 0
     device: str | None = None
@@ -55,7 +56,9 @@ class Slot:
     def environment(self) -> dict[str, str]:
         given = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
         if self.threads is not None:
-            given |= {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+            asked = os.environ.get("OMP_NUM_THREADS", "")
+            threads = min(self.threads, int(asked)) if asked.isdecimal() else self.threads
+            given |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         return dict(os.environ) | given | {"PYTHONUNBUFFERED": "1"}
 
     @property
@@ -205,7 +208,8 @@ class Worker:
         while not lock.is_locked and self._is_told() is Stop.NO:
             with contextlib.suppress(TimeoutError):
                 lock.acquire(timeout=IDLE_SECONDS)
-            self._lease.refresh()
+                break
+            self._say(state="waiting for the device, which another confirm job uses")
         try:
             yield lock.is_locked
         finally:

@@ -53,11 +53,12 @@ class CommandLine:
         return process.returncode, printed
 
     @staticmethod
-    def _wait(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    def _wait(is_true: Callable[[], bool], process: subprocess.Popen[str] | None) -> None:
         """Poll until something is so. Fails if the process ends before, with what it printed."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not is_true():
-            assert process.poll() is None, f"the process ended too soon: {process.communicate()[0]}"
+            if process is not None:
+                assert process.poll() is None, f"the process ended too soon: {process.communicate()[0]}"
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -126,17 +127,15 @@ class SweepLine(CommandLine):
                     return int(process.pid)
         return None
 
-    def wait(self, find: Callable[[], Any], *processes: subprocess.Popen[str]) -> Any:
-        """Poll until there is something to find, and answer it."""
+    def wait(self, find: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+        """Poll until there is something to find, and answer it. Fails if the process ends before."""
         found: list[Any] = []
 
         def look() -> bool:
             found[:] = [find()]
             return bool(found[0])
 
-        for process in processes[1:]:
-            assert process.poll() is None
-        self._wait(look, processes[0])
+        self._wait(look, process)
         return found[0]
 
     def table(self) -> dict[str, dict[str, Any]]:

@@ -192,7 +192,7 @@ def stopped_often(tmp_path_factory, sweep_line):
     child = line.child_pid(worker)
     running.kill()  # the controller alone; not waited for, as a parent that is busy would not
     helper = line.start("worker", str(line.sweep))
-    line.wait(lambda: not lives(worker.pid) and not (child and lives(child)), helper)
+    line.wait(lambda: not lives(worker.pid) and not (child and lives(child)))
     seen["controller killed"] = (line.tickets("ia3"), worker)
     running.communicate()
 
