@@ -33,7 +33,7 @@ run: install  ## Run one job: make run ARGS="method=lora hparams.lr=3e-4"
 	$(BIN)/python -m peftsweep $(ARGS)
 
 test: install-dev  ## Run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install-dev  ## Lint, format, types: the gate before every commit
 	$(BIN)/ruff check .

@@ -60,7 +60,8 @@ def _full_sweep_key(text: str) -> str:
     key, _, value = text.partition("=")
     if "<" in value and value[:1] not in ("'", '"'):  # Hydra's grammar wants quotes around it
         value = f"'{value}'"
-    return f"hydra.sweeper.{key}={value}"
+    adds = "++" if ".kwargs" in key else ""  # arguments of Optuna's classes, which our YAML does not list
+    return f"{adds}hydra.sweeper.{key}={value}"
 
 
 def read_request(overrides: Sequence[Override], config_dir: Path | None) -> Request:

@@ -190,7 +190,8 @@ def _shown(plan: SweepPlan, launch: Launch) -> SweepTable | None:
     except Interrupted as error:
         print(f"peftsweep: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    if not any(row.score is not None or row.objective is not None for row in table.rows):
+    wanted = [row.score if plan.settings.confirm.seeds else row.objective for row in table.rows]
+    if all(found is None for found in wanted):
         raise SystemExit(1)
     return table
 

@@ -145,7 +145,11 @@ class Worker:
     def _work_once(self, stage: Stage) -> bool:
         """Run one trial, or wait a moment. False: there is nothing left to wait for."""
         self._read_plan_again()
-        everything = [(study, self._tickets(study, stage)) for study in self.plan.studies]
+        try:
+            everything = [(study, self._tickets(study, stage)) for study in self.plan.studies]
+        except KeyError:  # joined before the controller has made the studies
+            time.sleep(IDLE_SECONDS)
+            return self._told_stage() is not None
         progress = {study.label: tickets.trials() for study, tickets in everything}
         for study, tickets in sorted(everything, key=lambda pair: _begun(progress[pair[0].label])):
             if stopped_because(progress[study.label]):

@@ -124,7 +124,7 @@ SETTING_MISTAKES = {
     "a constraint without a bound": (["constraint=memory"], ["must be written metric<=number", "'memory'", "12GB"]),
     "a constraint the wrong way round": (["'constraint=12GB<=memory'"], ["constraint"]),
     "a constraint on nothing known": (["constraint=memry<=12GB"], ["no metric has this name", "'memry'", "memory"]),
-    "a constraint in an unknown unit": (["constraint=memory<=12XB"], ["known unit", "12XB", "GIB"]),
+    "a constraint in an unknown unit": (["constraint=memory<=12XB"], ["a unit of its metric", "12XB", "GB"]),
     "a constraint in words": (["constraint=memory<=twelve"], ["constraint", "twelve"]),
     "an unknown method": (["method=lora,lorra"], ["no method of this name", "'lorra'", "Did you mean lora"]),
     "a pattern that fits nothing": (["method=glob(nothing*)"], ["needs at least one value", "glob(nothing*)"]),
