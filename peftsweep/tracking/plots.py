@@ -135,11 +135,16 @@ def _parallel(axes: Axes, note: str) -> Figure:
 
 def _number_ticks(axis: Axis) -> None:
     """0.001 and 0.0002, as one types them, and no crowd of minor labels."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    import numpy
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     low, high = axis.get_view_interval()
-    is_wide = high > 100 * low
-    axis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
+    if high < 10 * low:  # less than a decade, where LogLocator falls back to a crowd of linear ticks
+        ticks = [float(f"{tick:.2g}") for tick in numpy.geomspace(low, high, 5)[1:-1]]
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

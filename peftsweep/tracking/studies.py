@@ -169,9 +169,11 @@ def find_study_run(runs: Iterable[Run], study_name: str, tags: Mapping[str, str]
 
 
 def create_study_run(store: Store, study_name: str, tags: Mapping[str, str], start_time: int | None = None) -> str:
-    """start_time: milliseconds since 1970, None is now."""
-    full = _study_tags(study_name, tags)
-    return str(store.client.create_run(store.experiment_id, start_time, full, study_name).info.run_id)
+    """start_time: milliseconds since 1970, None is now. The method comes first, as MLflow cuts names short."""
+    sweep, _, label = study_name.rpartition("/")
+    run_name = f"{label} ({sweep})" if sweep else label
+    run = store.client.create_run(store.experiment_id, start_time, _study_tags(study_name, tags), run_name)
+    return str(run.info.run_id)
 
 
 def _study_tags(study_name: str, tags: Mapping[str, str]) -> dict[str, str]:

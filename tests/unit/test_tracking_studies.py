@@ -21,6 +21,7 @@ from peftsweep.tracking.store import Store, open_store
 
 TAGS = {"method": "lora", "model": "pocket-llama", "task": "metamath"}
 STUDY = "monday/lora"
+RUN_NAME = "lora (monday)"  # what MLflow shows
 SPACE: dict[str, BaseDistribution] = {
     "hparams.lr": FloatDistribution(1e-5, 1e-2, log=True),
     "method.capacity": IntDistribution(4, 64),
@@ -89,7 +90,7 @@ def test_each_study_has_a_run_that_says_what_it_is(store: Store, runs: StudyRuns
     run = store.client.get_run(runs.run_ids[STUDY])
     wanted = {f"peftsweep.{key}": value for key, value in {**TAGS, "stage": "study", "study": STUDY}.items()}
     assert wanted.items() <= run.data.tags.items()
-    assert (run.info.run_name, run.info.status) == (STUDY, "RUNNING")
+    assert (run.info.run_name, run.info.status) == (RUN_NAME, "RUNNING")
 
 
 def test_a_resumed_sweep_finds_its_studies(uri: str, experiment: str, store: Store, runs: StudyRuns) -> None:
@@ -259,7 +260,7 @@ def test_imported_jobs_nest_under_one_study_run(uri: str, experiment: str, store
     runs = store.client.search_runs([store.experiment_id])
     (parent,) = [run for run in runs if run.data.tags.get("peftsweep.stage") == "study"]
     assert {run.info.run_name for run in children(store, parent.info.run_id)} == {"lora job 0", "lora job 1"}
-    assert (parent.info.run_name, parent.info.status, len(runs)) == (STUDY, "FINISHED", 3)
+    assert (parent.info.run_name, parent.info.status, len(runs)) == (RUN_NAME, "FINISHED", 3)
 
 
 def test_a_study_run_made_by_import_lasts_from_its_first_job_to_its_last(

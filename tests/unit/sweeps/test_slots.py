@@ -95,8 +95,10 @@ def test_a_cluster_gives_its_workers_what_it_has() -> None:
 
 def test_a_slot_hands_on_its_device_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert Slot(0, "3", 2).environment()["CUDA_VISIBLE_DEVICES"] == "3"
     assert Slot(0, "3", 2).environment()["OMP_NUM_THREADS"] == "2"
+    assert Slot(0, "3", 8).environment()["OMP_NUM_THREADS"] == "4"  # never more than the user allows
     assert Slot(0).environment()["CUDA_VISIBLE_DEVICES"] == "7"
 
 
