@@ -49,7 +49,7 @@ def trials_of(sweep: Path, study: str) -> list[Any]:
 # Bookkeeping -------------------------------------------------------------------------------------------------------
 
 
-def empty_job(config: Any, folder: Path, *, keep_base: bool, begun: Callable[..., None], observe: Any) -> None:
+def empty_job(config: Any, folder: Path, *, begun: Callable[..., None], observe: Any, **others: Any) -> None:
     """All that a job does beside its work: 500 metric values, 10 reports, its files, its MLflow run."""
     from peftsweep.record import recording
 
