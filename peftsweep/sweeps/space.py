@@ -19,7 +19,7 @@ LR = "hparams.lr"
 CAPACITY = "method.capacity"
 # Nearer to an end than this share of the range (on its scale), the best value may well lie beyond.
 EDGE_SHARE = 0.08
-_PLAIN_WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z][\w-]*", re.IGNORECASE)
+_PLAIN_WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z][\w-]*", re.IGNORECASE | re.ASCII)
 WIDEN_FACTOR = 10.0  # how much further a rate is tried when its best value is at an end
 
 
