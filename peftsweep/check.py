@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.compose import CommandLine, compose_config, group_choices, group_names
-from peftsweep.config import NEEDED, TASKS, JobConfig, SearchSpaceConfig, TextTaskConfig
+from peftsweep.config import NEEDED, TASKS, ImageGenConfig, JobConfig, SearchSpaceConfig, TextTaskConfig
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.trust import untrusted_settings
 
@@ -85,6 +85,9 @@ def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tupl
         fix = did_you_mean(name, list(TASKS))
         return [Problem("task.name must be a known task", name, line.source("task.name"), fix)], None
     problems = list(_schema_problems(config, schema_of(name), "", line))
+    if mismatch := _modality_problem(config):
+        # A task's settings that follow the model's can't resolve then, which would only hide the cause.
+        return [mismatch, *(problem for problem in problems if "must resolve" not in problem.rule)], None
     if problems:
         return problems, None
     job = build_config(config)
@@ -275,16 +278,43 @@ def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
+def _modality_problem(config: DictConfig) -> Problem | None:
+    name, wanted, given = (OmegaConf.select(config, key) for key in ("task.name", "task.modality", "model.modality"))
+    if wanted == given:
+        return None
+    tasks = ", ".join(f"task={name}" for name, schema in TASKS.items() if schema.modality == given)
+    fix = f"Choose another model, or {tasks}." if tasks else "Choose another model."
+    return Problem(
+        f"task {name} needs a model of modality {wanted}", f"{OmegaConf.select(config, 'model.name')}, {given}", fix=fix
+    )
+
+
 def _mismatches(config: JobConfig) -> Iterator[Problem]:
     model, task = config.model, config.task
-    if model.modality != task.modality:
-        rule = f"task {task.name} needs a model of modality {task.modality}"
-        yield Problem(rule, f"{model.name}, {model.modality}", fix="Choose another model= or task=.")
     if model.dtype in ("int8", "int4") and config.method.peft_type is None:
         rule = "full fine-tuning needs trainable base weights"
         yield Problem(rule, model.dtype, "model.dtype", "Use bfloat16 or float32.")
-    yield from _source_problems(task)
+    if model.modality not in config.method.modalities:
+        rule = f"method {config.method.name} can't be put on a model of modality {model.modality}"
+        fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
+        yield Problem(rule, fix=fix)
+    if isinstance(task, TextTaskConfig):
+        yield from _source_problems(task)
+    if isinstance(task, ImageGenConfig):
+        yield from _photo_problems(task)
     yield from _space_problems(config.method.search_space)
+
+
+def _photo_problems(task: ImageGenConfig) -> Iterator[Problem]:
+    if task.images is not None and not Path(task.images).is_dir():
+        yield Problem("task.images must be an existing folder of photos", task.images)
+    if task.source == "files" and task.images is None:
+        yield Problem("task.source=files needs task.images")
+    if task.images is None and task.instance_prompt is not None:
+        yield Problem("task.instance_prompt goes with task.images", task.instance_prompt)
+    if task.prior_photos and not task.prior_prompt:
+        fix = "Name the class of the concept: task.prior_prompt='a photo of a cat'."
+        yield Problem("prior preservation needs task.prior_prompt", fix=fix)
 
 
 def _source_problems(task: TextTaskConfig) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ SCHEDULERS = ("cosine", "linear", "constant")
 SOURCES = ("auto", "hub", "files", "embedded")
 STAGES = ("single", "tune", "confirm")
 SAMPLERS = ("gp", "tpe", "random")
+NOISE_DENSITIES = ("uniform", "logit_normal", "mode", "sigma_sqrt")
 PRUNERS = ("successive_halving", "median", "none")
 
 
@@ -31,6 +32,15 @@ def _one_of(default: str, choices: tuple[str, ...]) -> Any:
 
 
 @dataclass
+class PipelineConfig:
+    """How a diffusion pipeline wants to be used: what it was trained for."""
+
+    resolution: int = _number(512, low=16)  # pixels, width and height
+    max_prompt_tokens: int = _number(512, low=1)  # prompts are padded, or cut, to as many
+    text_encoder_layers: list[int] = field(default_factory=lambda: [9, 18, 27])  # hidden states the transformer reads
+
+
+@dataclass
 class ModelConfig:
     """A frozen base model: what to load and how to hold it in memory."""
 
@@ -40,6 +50,7 @@ class ModelConfig:
     revision: str | None = None  # hub branch, tag or commit; null: main, resolved to its commit in result.json
     dtype: str = _one_of("bfloat16", DTYPES)  # int8 and int4 need bitsandbytes and CUDA
     attn_implementation: str | None = None  # null: transformers chooses (sdpa)
+    pipeline: PipelineConfig | None = None  # of modality image
     trust_remote_code: bool = False  # true runs Python code that the model's repository ships; command line only
 
 
@@ -75,17 +86,25 @@ class MethodConfig:
         None  # a role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture
     )
     peft: dict[str, Any] = field(default_factory=dict)  # arguments of the PEFT config
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))  # of models that it can be put on
     hook: HookConfig | None = None
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     path: str | None = None  # method=from_file: a folder with adapter_config.json
 
 
 @dataclass
-class TextTaskConfig:
-    """What both text tasks share: where rows come from, how long they are, what is measured."""
+class TaskConfig:
+    """What every task has."""
 
     name: str = NEEDED
     modality: str = _one_of("text", MODALITIES)
+    base_score: bool = True  # also score the model before training, on the same test items
+
+
+@dataclass
+class TextTaskConfig(TaskConfig):
+    """What both text tasks share: where rows come from, how long they are, what is measured."""
+
     source: str = _one_of("auto", SOURCES)  # auto: files if given, embedded for embedded models, else hub
     train_files: str | None = None  # jsonl, parquet, csv, or a folder of datasets.save_to_disk
     valid_files: str | None = None  # null: rows held out of the training files
@@ -100,7 +119,6 @@ class TextTaskConfig:
     valid_rows: int = _number(1000, low=1)
     test_rows: int | None = _number(None, low=1)  # null: all
     max_new_tokens: int = _number(300, low=1)  # longest answer that evaluation waits for
-    base_score: bool = True  # also score the model before training, on the same test items
     general_text: str = "auto"  # forgetting is measured on it: auto, hub, shipped, or a jsonl file with a text column
     general_rows: int = _number(100, low=0)  # passages; 0: forgetting is not measured
 
@@ -122,8 +140,43 @@ class SftConfig(TextTaskConfig):
     scorer: str | None = None  # "module:function" of (prompt, target, generated) -> float; command line only
 
 
-TASKS: dict[str, type[TextTaskConfig]] = {"metamath": MetamathConfig, "sft": SftConfig}
-OBJECTIVES = {"text": ("valid/loss",)}  # by modality: metrics that a task reports while it trains, the usual one first
+@dataclass
+class ImageGenConfig(TaskConfig):
+    """A new concept from a handful of photos, judged by how much generated pictures look like photos held out."""
+
+    modality: str = _one_of("image", MODALITIES)
+    source: str = _one_of("auto", SOURCES)  # auto: files if images is given, embedded for embedded models, else hub
+    images: str | None = None  # a folder of photos with metadata.jsonl (file_name, prompt), or with instance_prompt
+    dataset: str = "peft-internal-testing/cat-image-dataset"  # hub data set with a column `image`
+    instance_prompt: str | None = None  # one prompt for all photos
+    prompts: list[str] = field(default_factory=list)  # hub: one for each photo, in the data set's order
+    valid_photos: int | None = _number(None, low=1)  # null: a fifth of the photos, 2 at most
+    test_photos: int | None = _number(None, low=1)  # null: a fifth of the photos, 4 at most
+    resolution: int = _number(512, low=16)  # pixels, width and height
+    augment: bool = False  # also train on randomly cropped and mirrored photos
+    prior_photos: int = _number(0, low=0)  # pictures of prior_prompt, made by the base, that are trained on too
+    prior_prompt: str | None = None  # the class of the concept: "a photo of a cat"
+    prior_weight: float = _number(1.0, above=0)  # weight of their loss
+    noise_density: str = _one_of("uniform", NOISE_DENSITIES)  # how noise levels are drawn in training
+    logit_mean: float = 0.0  # of logit_normal
+    logit_std: float = _number(1.0, above=0)  # of logit_normal
+    mode_scale: float = 1.29  # of mode
+    inference_steps: int = _number(20, low=1)  # denoising steps of a picture
+    guidance: float = _number(3.5, low=1)  # classifier-free guidance; 1: none
+    max_prompt_tokens: int = _number(512, low=1)
+    text_encoder_layers: list[int] = field(default_factory=lambda: [9, 18, 27])  # hidden states the transformer reads
+    valid_seeds: int = _number(1, low=0)  # pictures for each validation prompt; 0: valid/loss alone
+    test_seeds: int = _number(3, low=1)  # pictures for each test prompt
+    drift_prompts: list[str] | None = None  # unrelated to the concept; null: the embedded world's; []: no drift
+    drift_seeds: int = _number(1, low=1)  # pictures for each of them
+    sample_prompts: list[str] | None = None  # only to be looked at; null: the embedded world's
+    encoder: str = "auto"  # what compares pictures: a hub id or folder; auto: pocket, else facebook/dinov2-base
+    clip_model: str | None = None  # also compare pictures with their prompts, by this CLIP model
+
+
+TASKS: dict[str, type[TaskConfig]] = {"metamath": MetamathConfig, "sft": SftConfig, "image-gen": ImageGenConfig}
+# By modality: metrics that a task reports while it trains, the usual one first.
+OBJECTIVES = {"text": ("valid/loss",), "image": ("valid/dino_similarity", "valid/loss")}
 
 
 def objectives_of(task: str) -> tuple[str, ...]:
@@ -179,7 +232,7 @@ class JobConfig:
 
     hparams: HparamsConfig = field(default_factory=HparamsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    task: TextTaskConfig = field(default_factory=TextTaskConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = _number(0, low=0, high=2**32 - 1)  # moves initialisation, data order and dropout

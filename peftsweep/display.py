@@ -18,6 +18,8 @@ ROWS = (  # label, key of METRICS
     ("test loss", "test/loss"),
     ("forgetting", "forgetting_nats"),
     ("drift", "drift"),
+    ("memorised", "test/memorised"),
+    ("fit of pictures and prompts", "test/text_similarity"),
     ("peak memory, training", "memory/train_peak_reserved_bytes"),
     ("peak memory, job", "memory/job_peak_reserved_bytes"),
     ("peak host memory, job", "memory/job_peak_rss_bytes"),
@@ -123,7 +125,7 @@ def format_metric(metric: Metric, value: float) -> str:
         return f"{value / size:,.2f} {unit}" if size > 1 else f"{value:.0f} B"
     if metric.unit in ("parameters", "tokens"):
         return f"{value:,.0f}"
-    if metric.name.rpartition("/")[2] in ("accuracy", "exact_match"):
+    if metric.name.rpartition("/")[2] in ("accuracy", "exact_match", "memorised"):
         return f"{value:.1%}"
     return (
         f"{value:,.{0 if metric.unit == 'tokens/s' else 1 if metric.unit in ('s', 'J') else 4}f} {metric.unit}".strip()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
+import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 from torch import nn
 
 from peftsweep import __version__
@@ -32,12 +36,15 @@ class BaseMeasure:
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics under their final keys, and what belongs to them."""
+    """Metrics under their final keys, and what belongs to them. images: the pictures that were judged; pictures: made
+    for a person to look at."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)
     generation_config: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: bool, cache: Path) -> BaseMeasure:
@@ -68,10 +75,20 @@ def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) 
         return stored
     evaluation = task.evaluate(model, "test")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{uuid4().hex}.partial")  # whole or not at all: jobs side by side share the cache
-    partial.write_text(json.dumps(asdict(evaluation)), encoding="utf-8")
-    partial.replace(path)
+    _store(evaluation, path)
     return evaluation
+
+
+def _store(evaluation: Evaluation, path: Path) -> None:
+    """Whole or not at all: jobs side by side share the cache. Pictures lie beside, and are there first."""
+    partial = path.with_suffix(f".{uuid4().hex}.partial")
+    if evaluation.images:
+        with partial.open("wb") as stream:
+            np.savez_compressed(stream, **evaluation.images)  # type: ignore[arg-type]
+        partial.replace(path.with_suffix(".npz"))
+    content = asdict(dataclasses.replace(evaluation, images={})) | {"images": sorted(evaluation.images)}
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
 
 
 def _read_stored(path: Path) -> Evaluation | None:
@@ -79,12 +96,20 @@ def _read_stored(path: Path) -> Evaluation | None:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         intervals = {name: (low, high) for name, (low, high) in stored["intervals"].items()}
-        return Evaluation(stored["metrics"], intervals, stored["items"], stored["generation_config"])
+        images = _read_images(path.with_suffix(".npz"), stored.get("images", []))
+        return Evaluation(stored["metrics"], intervals, stored["items"], stored["generation_config"], images)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         log.warning("The base score in %s can't be read (%s) and is computed anew.", path, error)
         return None
+
+
+def _read_images(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    with np.load(path) as stored:
+        return {name: stored[name] for name in names}
 
 
 def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: bool) -> Scores:
@@ -99,7 +124,9 @@ def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: 
     if base.evaluation is not None:
         metrics |= _under("base", base.evaluation.metrics)
         intervals |= _under("base", base.evaluation.intervals)
-    return Scores(metrics, intervals, tested.items, tested.generation_config)
+    images = _under("test", tested.images) | (_under("base", base.evaluation.images) if base.evaluation else {})
+    pictures = task.pictures(base.evaluation, tested)
+    return Scores(metrics, intervals, tested.items, tested.generation_config, images, pictures)
 
 
 def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -23,17 +23,26 @@ from peftsweep.evaluate import BaseMeasure, evaluate_job, measure_base
 from peftsweep.memory.busy import refuse_busy_device
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
 from peftsweep.memory.probe import Probe
-from peftsweep.methods.attach import AttachedMethod, attach_method, calibration_batches_wanted
+from peftsweep.methods.attach import (
+    AttachedMethod,
+    attach_method,
+    calibration_batches_wanted,
+    enable_gradient_checkpointing,
+)
 from peftsweep.methods.optimizers import build_optimizer
-from peftsweep.models.load import BaseModel, ModelSpec, load_base
+from peftsweep.models.load import EMBEDDED, load_base
+from peftsweep.models.spec import BaseModel, ModelSpec
+from peftsweep.pictures import write_pictures
 from peftsweep.record import JobRecord, recording
 from peftsweep.results import JobResult
 from peftsweep.seeding import seed_everything
 from peftsweep.tasks.base import Task
-from peftsweep.tasks.build import build_task
+from peftsweep.tasks.build import build_task, require_data
 from peftsweep.training import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
 
 log = logging.getLogger(__name__)
+
+PEFT_TASK_TYPES = {"text": "CAUSAL_LM", "image": None}  # by modality; peft has none for diffusion transformers
 
 
 # (step, metrics, tokens so far): called after every step and every validation; may raise to end the job
@@ -70,6 +79,7 @@ def run_job(
         )
         record.measure = probe.metrics
         with probe.phase("setup"):
+            require_data(config.task, embedded_model=config.model.id == EMBEDDED)
             base = load_base(_model_spec(config), device, keep=keep_base)
             record.result.model_revision = base.revision
             task = build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
@@ -96,7 +106,13 @@ def choose_device(choice: str) -> torch.device:
 def _model_spec(config: JobConfig) -> ModelSpec:
     model = config.model
     return ModelSpec(
-        model.name, model.id, model.revision, model.dtype, model.attn_implementation, model.trust_remote_code
+        model.name,
+        model.id,
+        model.revision,
+        model.dtype,
+        model.attn_implementation,
+        model.trust_remote_code,
+        model.modality,
     )
 
 
@@ -121,15 +137,17 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
     batches = task.train_batches(config.hparams.batch_size, config.seed)
     calibration = [next(batches) for _ in range(wanted)]
     if config.hparams.gradient_checkpointing:
-        base.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        enable_gradient_checkpointing(base.model)
     seed_everything(config.seed)
     attached = attach_method(
         base.model,
         config.method,
         total_steps=config.hparams.max_steps,
+        task_type=PEFT_TASK_TYPES[config.model.modality],
         adapter_float32=config.hparams.adapter_float32,
         tokenizer=base.tokenizer,
         calibration_batches=calibration,
+        loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
     )
     task.prepare(attached.model)
     return attached
@@ -198,7 +216,9 @@ def _callbacks(
 
     def validate(step: int) -> dict[str, float]:
         with probe.phase("eval"):
-            return task.validate(attached.model)
+            metrics = task.validate(attached.model)
+            record.log_samples(step, task.samples())
+            return metrics
 
     def after_step(step: int) -> None:
         attached.hook.after_step(attached.model, step)
@@ -208,7 +228,10 @@ def _callbacks(
             extra = attached.hook.state(attached.model)
             save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
 
-    return LoopCallbacks(report, validate, after_step, keep, probe.step)
+    def own_loss() -> torch.Tensor | None:
+        return attached.hook.own_loss(attached.model)
+
+    return LoopCallbacks(report, validate, after_step, keep, probe.step, own_loss)
 
 
 def _loop_settings(hparams: HparamsConfig) -> LoopSettings:
@@ -230,6 +253,8 @@ def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: Attach
     result.intervals |= scores.intervals
     result.generation_config = scores.generation_config
     result.task_version = task.version
+    record.write_images(scores.images)
+    write_pictures(scores.pictures, record.folder)
     if scores.items:
         record.write_items(scores.items)
         if before.evaluation:

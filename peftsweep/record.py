@@ -12,18 +12,20 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import yaml
 
 from peftsweep.config import JobConfig
 from peftsweep.environment import describe_environment
 from peftsweep.errors import Interrupted, OutOfMemoryError, OutputError, PeftsweepError, Problem, Pruned
+from peftsweep.pictures import FOLDER, SAMPLES_FOLDER, plain_caption, sample_name, write_pictures
 from peftsweep.redact import redact_params
 from peftsweep.results import RESULT_FILE, JobResult, Stage, Status, save_result
 from peftsweep.tasks.base import DatasetInfo
@@ -56,7 +58,15 @@ class JobRecord:
             stream.write(json.dumps({"step": step, "unix_seconds": round(now, 3), **finite}) + "\n")
         self.tracker.log_step(step, metrics, now)
         self.result.steps = max(step, self.result.steps)
-        self.result.metrics |= {key: value for key, value in metrics.items() if key in ("train/loss", "valid/loss")}
+        self.result.metrics |= {
+            key: value for key, value in metrics.items() if key == "train/loss" or key.startswith("valid/")
+        }
+
+    def log_samples(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
+        """Pictures of one step, by caption, to the folder and to MLflow."""
+        for caption, picture in samples.items():
+            write_pictures({sample_name(step, caption): picture}, self.folder / SAMPLES_FOLDER)
+            self.tracker.log_picture(plain_caption(caption), picture, step)
 
     def log_datasets(self, datasets: list[DatasetInfo]) -> None:
         for info in datasets:
@@ -67,6 +77,10 @@ class JobRecord:
         """One JSON line an item."""
         with (self.folder / name).open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+
+    def write_images(self, images: Mapping[str, np.ndarray]) -> None:
+        """The pictures that were judged, as PNG files under images/."""
+        write_pictures(images, self.folder / FOLDER)
 
 
 @contextmanager

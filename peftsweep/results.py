@@ -54,26 +54,39 @@ def _table(*rows: Metric) -> dict[str, Metric]:
     return {row.name: row for row in rows}
 
 
+LOSS = "nats per target token, or squared error of a diffusion model's velocity,"
+
 METRICS = _table(
-    Metric("train/loss", "nats", Direction.LOWER, "loss of the last optimizer step's batch", by_step=True),
+    Metric("train/loss", "", Direction.LOWER, "loss of the last optimizer step's batch", by_step=True),
     Metric("train/lr", "", Direction.NEITHER, "learning rate", by_step=True),
     Metric("train/grad_norm", "", Direction.NEITHER, "gradient norm before clipping", by_step=True),
     Metric("train/tokens_per_second", "tokens/s", Direction.HIGHER, "tokens fed to the model per second of training"),
     Metric("train/tokens", "tokens", Direction.NEITHER, "tokens fed to the model in training, padding not counted"),
-    Metric("valid/loss", "nats", Direction.LOWER, "loss per target token on held-out rows", by_step=True),
+    Metric("valid/loss", "", Direction.LOWER, f"{LOSS} on held-out rows or photos", by_step=True),
     Metric("valid/accuracy", "", Direction.HIGHER, "share of validation items right, greedy decoding"),
     Metric("valid/exact_match", "", Direction.HIGHER, "share of validation items that equal their target"),
     Metric("valid/score", "", Direction.HIGHER, "mean of the user's own scorer on validation items"),
     Metric("test/accuracy", "", Direction.HIGHER, "share of test items right, greedy decoding"),
     Metric("test/exact_match", "", Direction.HIGHER, "share of test items that equal their target"),
     Metric("test/score", "", Direction.HIGHER, "mean of the user's own scorer on test items"),
-    Metric("test/loss", "nats", Direction.LOWER, "loss per target token on test items"),
+    Metric("test/loss", "", Direction.LOWER, f"{LOSS} on test items"),
     Metric("base/accuracy", "", Direction.HIGHER, "test accuracy of the model before training"),
     Metric("base/exact_match", "", Direction.HIGHER, "test exact match of the model before training"),
     Metric("base/score", "", Direction.HIGHER, "test score of the model before training, by the user's own scorer"),
-    Metric("base/loss", "nats", Direction.LOWER, "test loss of the model before training"),
-    Metric("valid/dino_similarity", "", Direction.HIGHER, "mean cosine of image embeddings on validation prompts"),
+    Metric("base/loss", "", Direction.LOWER, "test loss of the model before training"),
+    Metric(
+        "valid/dino_similarity",
+        "",
+        Direction.HIGHER,
+        "mean cosine of image embeddings on validation prompts",
+        by_step=True,
+    ),
     Metric("test/dino_similarity", "", Direction.HIGHER, "mean cosine of image embeddings on test prompts"),
+    Metric("base/dino_similarity", "", Direction.HIGHER, "mean cosine on test prompts of the model before training"),
+    Metric("test/memorised", "", Direction.LOWER, "share of pictures nearer to a training photo than to their own"),
+    Metric("base/memorised", "", Direction.LOWER, "share of such pictures of the model before training"),
+    Metric("test/text_similarity", "", Direction.HIGHER, "mean CLIP cosine of pictures and their test prompts"),
+    Metric("base/text_similarity", "", Direction.HIGHER, "mean CLIP cosine of the model before training"),
     Metric("forgetting_nats", "nats", Direction.LOWER, "rise of the loss per token on general text"),
     Metric("drift", "", Direction.LOWER, "(1 - cosine)/2 of images of unrelated prompts with and without the adapter"),
     Metric(

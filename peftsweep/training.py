@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -45,8 +45,8 @@ class LoopCallbacks:
     """What happens around the steps. All are called with the number of optimizer steps done so far.
 
     report(step, metrics): after each step; may raise to stop the job (pruning); validate(step): every `eval_every`
-    steps and
-    after the last; after_step(step): the method's hook, while gradients are still there; checkpoint(step).
+    steps and after the last; after_step(step): the method's hook, while gradients are still there; checkpoint(step);
+    own_loss(): after each forward pass, a scalar of the method's own to add to the mean loss, or None.
     """
 
     report: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
@@ -54,6 +54,7 @@ class LoopCallbacks:
     after_step: Callable[[int], None] = lambda step: None
     checkpoint: Callable[[int], None] = lambda step: None
     measure_step: Callable[[int], AbstractContextManager[Any]] = lambda tokens: nullcontext()
+    own_loss: Callable[[], Tensor | None] = lambda: None
 
 
 @dataclass
@@ -102,7 +103,7 @@ def _optimizer_step(
     device: torch.device,
 ) -> dict[str, float]:
     targets = max(1, sum(task.targets(batch) for batch in group))
-    loss = _accumulate_gradients(model, task, group, targets, settings.amp, device)
+    loss = _accumulate_gradients(model, task, group, targets, settings.amp, device, callbacks.own_loss)
     _refuse_non_finite("loss", loss, state.step + 1)
     norm = _clip(model, settings.max_grad_norm)
     _refuse_non_finite("gradient norm", norm, state.step + 1)
@@ -116,7 +117,13 @@ def _optimizer_step(
 
 
 def _accumulate_gradients(
-    model: nn.Module, task: TrainableTask, group: Sequence[Batch], targets: int, amp: bool, device: torch.device
+    model: nn.Module,
+    task: TrainableTask,
+    group: Sequence[Batch],
+    targets: int,
+    amp: bool,
+    device: torch.device,
+    own_loss: Callable[[], Tensor | None],
 ) -> float:
     """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large
     batch."""
@@ -125,7 +132,9 @@ def _accumulate_gradients(
         on_device = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
             loss = task.loss(model, on_device)
-        (loss.sum / targets + loss.auxiliary / len(group)).backward()
+            own = own_loss()
+        auxiliary = loss.auxiliary if own is None else loss.auxiliary + own
+        (loss.sum / targets + auxiliary / len(group)).backward()
         total += loss.sum.detach()
     return total.item() / targets
 

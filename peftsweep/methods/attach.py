@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import PeftType
 from torch import nn
 
 from peftsweep.config import MethodConfig
 from peftsweep.errors import MethodError, Problem
-from peftsweep.methods.hooks import Batch, MethodHook, Site, build_hook
-from peftsweep.methods.targets import architecture_of, with_targets
+from peftsweep.methods.base import Batch, Loss, MethodHook, Site, labelled_loss
+from peftsweep.methods.hooks import build_hook
+from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
 PEFT_ERRORS = (
@@ -63,6 +63,18 @@ class AttachedMethod:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
 
 
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """Have a bare transformers or diffusers model recompute its activations in the backward pass, not keep them.
+
+    Non-reentrant: the reentrant kind gives adapters no gradients where nothing before them requires one. To be called
+    before `attach_method`.
+    """
+    if hasattr(model, "gradient_checkpointing_enable"):  # transformers
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    else:  # diffusers, never reentrant
+        model.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
 def calibration_batches_wanted(method: MethodConfig) -> int:
     """How many training batches `attach_method` needs to see for this method; 0 for most."""
     return build_hook(method.hook).calibration_batches()
@@ -77,21 +89,24 @@ def attach_method(
     adapter_float32: bool = True,
     tokenizer: Any = None,
     calibration_batches: Sequence[Batch] = (),
+    loss: Loss | None = None,
 ) -> AttachedMethod:
     """Change `model` in place into one that trains `method`. Seed torch before: initialisation draws from it.
 
     total_steps: optimizer steps of the run, for methods with a schedule; task_type: a peft TaskType, None for models
-    that aren't language models; adapter_float32: hold adapter weights in float32 beside a 16-bit base.
+    that aren't language models; adapter_float32: hold adapter weights in float32 beside a 16-bit base;
+    loss: mean loss of the model on one of the calibration_batches, once it is on the device; None: as a language model
+    computes it from labels.
     Full fine-tuning trains all weights in the base model's own dtype, as the reference benchmark does.
     Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
     """
     if method.peft_type is None:
         return _train_everything(method, model)
     hook = build_hook(method.hook)
-    site = Site(model, total_steps, tokenizer, calibration_batches)
-    config = build_peft_config(method, hook, site, task_type)
-    check_capacity(method, config, model)
+    site = Site(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
     with _explained(method, model):
+        config = build_peft_config(method, hook, site, task_type)
+        check_capacity(method, config, model)
         hook.prepare(config, site)
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=adapter_float32)
         hook.calibrate(peft_model, site)
@@ -110,12 +125,11 @@ def _train_everything(method: MethodConfig, model: nn.Module) -> AttachedMethod:
 def build_peft_config(method: MethodConfig, hook: MethodHook, site: Site, task_type: str | None) -> PeftConfig:
     """Build the PEFT config of a method for one model and run. Raises MethodError on arguments that peft refuses."""
     peft_type = parse_peft_type(method.peft_type)
-    arguments = hook.configure(dict(method.peft), site)
-    arguments = with_targets(peft_type, arguments, method.targets, architecture_of(site.model))
+    arguments = with_targets(peft_type, dict(method.peft), method.targets, architecture_of(site.model))
+    arguments = hook.configure(arguments, site)
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     check_argument_names(arguments, config_class, f"method={method.name}")
-    with _explained(method, site.model):
-        return config_class(**({"task_type": task_type} | arguments))
+    return config_class(**({"task_type": task_type} | arguments))
 
 
 def parse_peft_type(name: str | None, source: str = "method.peft_type") -> PeftType:
@@ -146,11 +160,12 @@ def check_capacity(method: MethodConfig, config: PeftConfig, model: nn.Module) -
     """Refuse a rank above the smaller side of a targeted layer: peft would train it, but it is no longer low-rank."""
     if method.capacity is None or method.capacity_knob != "rank":
         return
-    for name, smaller_side in _targeted_layers(config, model):
+    for layer in targeted_layers(config, model):
+        smaller_side = min(layer.sides)
         if method.capacity > smaller_side:
             raise MethodError(
                 Problem(
-                    f"the rank of {method.name} must be at most {smaller_side}, the smaller side of {name}",
+                    f"the rank of {method.name} must be at most {smaller_side}, the smaller side of {layer.name}",
                     method.capacity,
                     "method.capacity",
                     "Choose a smaller capacity, or target larger layers with method.targets.",
@@ -179,14 +194,3 @@ def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
                 fix="See the comments in the method's YAML; sizes that must divide are named there.",
             )
         ) from error
-
-
-def _targeted_layers(config: PeftConfig, model: nn.Module) -> Iterator[tuple[str, int]]:
-    targets = getattr(config, "target_modules", None)
-    if not targets:
-        return
-    for name, module in model.named_modules():
-        sides = [getattr(module, side, None) for side in ("in_features", "out_features")]
-        numbers = [side for side in sides if isinstance(side, int)]
-        if len(numbers) == 2 and (targets == "all-linear" or check_target_module_exists(config, name)):
-            yield name, min(numbers)

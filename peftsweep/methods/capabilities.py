@@ -20,7 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from peftsweep.config import MethodConfig
 from peftsweep.methods.attach import PEFT_ERRORS, parse_peft_type
-from peftsweep.methods.hooks import LoftQ, MutatesBase, Site, build_hook
+from peftsweep.methods.base import Site
+from peftsweep.methods.calibration import LoftQ, MutatesBase
+from peftsweep.methods.hooks import build_hook
 from peftsweep.methods.targets import TARGETS, with_targets
 
 WIDTH = 128  # divisible by every block and vector length of the built-in methods
@@ -97,7 +99,9 @@ class _Host(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.config = PretrainedConfig.from_dict({"num_hidden_layers": 4, "tie_word_embeddings": False})
+        self.config = PretrainedConfig.from_dict(
+            {"model_type": "llama", "num_hidden_layers": 4, "tie_word_embeddings": False}
+        )
         self.q_proj = layer
 
     def forward(self, *inputs: torch.Tensor) -> Any:

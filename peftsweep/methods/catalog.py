@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peftsweep.compose import compose_config, config_folder, register_resolvers
-from peftsweep.config import MethodConfig
+from peftsweep.config import MODALITIES, MethodConfig
 from peftsweep.errors import ConfigError, Problem
 
 ABILITIES = {"mergeable": "merge", "quantized_base": "quantised", "convertible_to_lora": "to LoRA"}
@@ -102,6 +102,7 @@ def _describe(method: MethodConfig) -> dict[str, Any]:
         "capacity": method.capacity,
         "capacity_knob": method.capacity_knob,
         "lr": method.lr,
+        "modalities": method.modalities,
         "search_space": asdict(method.search_space),
         "capabilities": find_capabilities(method).to_dict(),
     }
@@ -129,4 +130,6 @@ def _settings(row: dict[str, Any]) -> str:
 def _abilities(row: dict[str, Any]) -> str:
     able = row["capabilities"]
     answers = [f"{word}: {ANSWERS[able[key]]}" for key, word in ABILITIES.items()]
-    return "\n".join([", ".join(answers), *([" ".join(able["layers"])] if able["layers"] else []), row["paper"]])
+    models = [] if len(row["modalities"]) == len(MODALITIES) else [f"{' and '.join(row['modalities'])} models only"]
+    layers = [" ".join(able["layers"])] if able["layers"] else []
+    return "\n".join([", ".join(answers), *models, *layers, row["paper"]])

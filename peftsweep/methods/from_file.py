@@ -58,6 +58,27 @@ NOT_HPARAMS = {
     "optimizer_type",
     "optimizer_kwargs",
     "lr_scheduler",
+    # of image generation
+    "dataset_id",
+    "dataset_split",
+    "image_column",
+    "instance_prompts",
+    "sample_image_prompts",
+    "drift_image_prompts",
+    "resolution",
+    "repeats",
+    "valid_size",
+    "test_size",
+    "max_sequence_length",
+    "text_encoder_out_layers",
+    "num_inference_steps",
+    "guidance_scale",
+    "weighting_scheme",
+    "logit_mean",
+    "logit_std",
+    "mode_scale",
+    "dino_model_id",
+    "dino_image_size",
 }
 
 # Benchmark's optimizer_type -> hook, and optimizer_kwargs -> the hook's own. None: taken from the adapter instead.
@@ -153,6 +174,8 @@ def _known_arguments(raw: dict[str, Any], source: Path) -> dict[str, Any]:
 def _adapter_hook(raw: dict[str, Any], arguments: dict[str, Any]) -> HookConfig | None:
     if raw["peft_type"] == "ADALORA":
         return _schedule_hook(arguments)
+    if raw["peft_type"] == "LN_TUNING":
+        return HookConfig("norms_in_float32")
     if raw["peft_type"] == "ADAMSS" and raw.get("use_asa"):
         return HookConfig("rank_allocation")
     found = [hook for key, hook in LORA_HOOKS.items() if arguments.get(key)]

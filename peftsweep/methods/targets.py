@@ -5,19 +5,25 @@ Used when a method names a role (`targets: mlp`), and when the installed peft kn
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from peft import LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import PeftType, constants
+from torch import nn
 
 from peftsweep.errors import MethodError, Problem
 
-Roles = dict[str, list[str]]
+Modules = list[str] | str  # names that end a module's path; or, as text, a regular expression for the whole path
+Roles = dict[str, Modules]
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
 
-# `query_value` is LoRA's classic choice and what peft itself falls back to for decoder models.
+# `default` is what a method takes that names no role: LoRA's classic choice, as peft falls back to for decoder models.
+# `bias`: where a new bias vector does the work. `colwise`, `rowwise`: how servers split a layer over GPUs.
 LLAMA_LIKE: Roles = {
     "attention": ATTENTION,
     "mlp": MLP,
@@ -25,8 +31,37 @@ LLAMA_LIKE: Roles = {
     "query_value": ["q_proj", "v_proj"],
     "value": ["v_proj"],
     "norm": ["input_layernorm", "post_attention_layernorm", "norm"],
+    "default": ["q_proj", "v_proj"],
+    "bias": ["v_proj"],
     "ia3": ["k_proj", "v_proj", "down_proj"],
     "ia3_feedforward": ["down_proj"],
+    "colwise": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"],
+    "rowwise": ["o_proj", "down_proj"],
+}
+
+# FLUX.2's double-stream blocks have layers of their own for image (to_*) and prompt (add_*, to_add_out). A
+# single-stream block makes queries, keys, values and the MLP's input in one layer, which so plays each of these roles.
+FUSED = ["to_qkv_mlp_proj"]
+FLUX_IN = ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"]
+FLUX_OUT = ["to_out.0", "to_add_out"]
+FLUX_LINEAR = [*FLUX_IN, *FLUX_OUT, *FUSED, "linear_in", "linear_out"]
+# Adds the output layer of the single-stream blocks, whose name alone is also that of a list in the double-stream ones.
+FLUX_EVERY_LINEAR = rf".*\.({'|'.join(FLUX_LINEAR)})|single_transformer_blocks\.\d+\.attn\.to_out"
+
+# `default`, `norm`, `bias` and `ia3` are what the PEFT library's image benchmark adapts.
+FLUX2: Roles = {
+    "attention": FLUX_IN + FLUX_OUT + FUSED,
+    "mlp": ["linear_in", "linear_out", *FUSED],
+    "linear": FLUX_LINEAR,
+    "query_value": ["to_q", "to_v", "add_q_proj", "add_v_proj", *FUSED],
+    "value": ["to_v", "add_v_proj", *FUSED],
+    "norm": ["norm_q", "norm_k"],
+    "default": FLUX_LINEAR,
+    "bias": FLUX_EVERY_LINEAR,
+    "ia3": FLUX_LINEAR,
+    "ia3_feedforward": FLUX_LINEAR,  # these are rescaled at their input
+    "colwise": [*FLUX_IN, *FUSED, "linear_in"],
+    "rowwise": [*FLUX_OUT, "linear_out"],
 }
 
 # Keys are `config.model_type` for transformers and the class name for diffusers models.
@@ -42,10 +77,11 @@ TARGETS: dict[str, Roles] = {
     "olmo": LLAMA_LIKE,
     "olmo2": LLAMA_LIKE,
     "granite": LLAMA_LIKE,
+    "Flux2Transformer2DModel": FLUX2,
 }
 
-# Types whose fallback is not LoRA's: what the method rescales or retrains is a different kind of module.
-FALLBACK_ROLES = {PeftType.LN_TUNING: "norm", PeftType.OSF: "linear", PeftType.BEFT: "value"}
+# Types whose default is not LoRA's: what the method rescales or retrains is a different kind of module.
+DEFAULT_ROLES = {PeftType.LN_TUNING: "norm", PeftType.OSF: "linear", PeftType.BEFT: "bias"}
 
 
 def architecture_of(model: Any) -> str:
@@ -66,17 +102,23 @@ def with_targets(peft_type: PeftType, arguments: dict[str, Any], role: str | Non
     if "target_modules" not in fields or named or peft_type is PeftType.ADAPTION_PROMPT:
         return arguments
     if role is not None:
-        return arguments | {"target_modules": list(_modules_of_role(role, architecture))}
+        return arguments | {"target_modules": modules_of_role(role, architecture)}
     return _choice_of_peft(peft_type, architecture) | arguments
 
 
-def _modules_of_role(role: str, architecture: str) -> list[str]:
+def modules_of_role(role: str, architecture: str) -> Modules:
+    """The row's entry, to be given to peft. Raises MethodError if the architecture or its role is unknown."""
     roles = _roles_of(architecture, f"method.targets={role}")
     if role not in roles:
         raise MethodError(
             Problem(f"targets must be one of {', '.join(roles)} for {architecture}", role, "method.targets")
         )
-    return roles[role]
+    return _copied(roles[role])
+
+
+def _copied(modules: Modules) -> Modules:
+    """peft keeps, and may change, the list that it is given."""
+    return modules if isinstance(modules, str) else list(modules)
 
 
 def _roles_of(architecture: str, source: str) -> Roles:
@@ -102,14 +144,40 @@ def _choice_of_peft(peft_type: PeftType, architecture: str) -> dict[str, Any]:
     if architecture in mapping:
         return {"target_modules": mapping[architecture]}
     roles = _roles_of(architecture, "method.peft.target_modules")
-    return {"target_modules": list(roles[FALLBACK_ROLES.get(peft_type, "query_value")])}
+    return {"target_modules": _copied(roles[DEFAULT_ROLES.get(peft_type, "default")])}
 
 
 def _ia3_targets(architecture: str) -> dict[str, Any]:
     if architecture in constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
-        targets = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[architecture]
-        feedforward = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[architecture]
+        targets: Modules = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[architecture]
+        feedforward: Modules = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[architecture]
     else:
         roles = _roles_of(architecture, "method.peft.target_modules")
         targets, feedforward = roles["ia3"], roles["ia3_feedforward"]
-    return {"target_modules": list(targets), "feedforward_modules": list(feedforward)}
+    return {"target_modules": _copied(targets), "feedforward_modules": _copied(feedforward)}
+
+
+@dataclass(frozen=True)
+class TargetedLayer:
+    """A layer that a method is put on; sides: its input and output features."""
+
+    name: str
+    sides: tuple[int, int]
+
+
+def targeted_layers(config: Any, model: nn.Module) -> list[TargetedLayer]:
+    """The layers with two sides that a PEFT config names; none where it names modules in another way, or not yet."""
+    targets = getattr(config, "target_modules", None)
+    found = []
+    for name, module in model.named_modules() if targets else ():
+        sides = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        is_named = targets == "all-linear" or check_target_module_exists(config, name)
+        if isinstance(sides[0], int) and isinstance(sides[1], int) and is_named:
+            found.append(TargetedLayer(name, (sides[0], sides[1])))
+    return found
+
+
+def layers_named_by(arguments: dict[str, Any], model: nn.Module) -> list[TargetedLayer]:
+    """The same before there is a config, from its arguments: all PEFT methods read these two as LoRA does."""
+    targets, excluded = arguments.get("target_modules"), arguments.get("exclude_modules")
+    return targeted_layers(LoraConfig(target_modules=targets, exclude_modules=excluded), model)

@@ -3,3 +3,5 @@
 from pathlib import Path
 
 LLAMA_FOLDER = Path(__file__).parent / "llama"
+FLUX2_FOLDER = Path(__file__).parent / "flux2"
+DINO_FOLDER = Path(__file__).parent / "dino"

@@ -15,6 +15,7 @@ from peftsweep.compose import compose_config
 from peftsweep.config import (
     BudgetConfig,
     ConfirmConfig,
+    ImageGenConfig,
     JobConfig,
     PrunerConfig,
     SamplerConfig,
@@ -36,6 +37,7 @@ PLAN_FILE = "sweep.json"
 PLAN_SCHEMA = 1
 SWEEPS_FOLDER = Path("outputs/sweeps")
 DEFAULT_TRIALS = 10
+PIXELS_PER_TOKEN = 16  # of FLUX.2, side of a square; the model itself isn't loaded for an estimate
 NO_MATTER = ("tracking", "device", "allow_shared_gpu", "cache", "resume", "save_adapter")
 
 
@@ -206,11 +208,19 @@ def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, sp
         seed=job.seed,
         max_steps=hparams.max_steps,
         step_rows=hparams.batch_size * hparams.gradient_accumulation,
-        row_tokens=hparams.max_seq_length,
+        row_tokens=_row_tokens(job),
         space=space,
         asked_space=space,
         job=_settings_that_matter(job),
     )
+
+
+def _row_tokens(job: JobConfig) -> int:
+    """The most that one row feeds to the model."""
+    task = job.task
+    if isinstance(task, ImageGenConfig):
+        return (task.resolution // PIXELS_PER_TOKEN) ** 2 + task.max_prompt_tokens
+    return job.hparams.max_seq_length
 
 
 def _settings_that_matter(job: JobConfig) -> dict[str, str]:

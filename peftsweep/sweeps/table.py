@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 
 from peftsweep.record import PREDICTIONS_FILE
 from peftsweep.results import METRICS, Direction, Stage
+from peftsweep.scores import SCORES, read_item_scores, score_interval
 from peftsweep.sweeps.plan import StudyPlan, SweepPlan
 from peftsweep.sweeps.space import defaults_of, describe_range, edges_of, widened
 from peftsweep.sweeps.stage import stage_study_name
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import pandas
 
 TABLE_FILE = "table.json"
-SHARES = ("test/accuracy", "test/exact_match")  # lie between 0 and 1
-SCORES = ("test/accuracy", "test/score", "test/exact_match", "test/dino_similarity")
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,10 @@ def _row(
         objective=best.value if best else None,
         score_name=score,
         score=_mean(best_runs, score),
-        interval=score_interval(best_runs, score),
+        interval=_interval(best_runs, score),
         seeds=len(best_runs),
         default_score=_mean(default_runs, score),
-        default_interval=score_interval(default_runs, score),
+        default_interval=_interval(default_runs, score),
         default_seeds=len(default_runs),
         trials=len(ended),
         ok=counts.count("ok"),
@@ -159,47 +158,12 @@ def _means(runs: Sequence[Trial]) -> dict[str, float]:
     return {key: value for key in keys if (value := _mean(runs, key)) is not None}
 
 
-def score_interval(runs: Sequence[Trial], key: str | None) -> tuple[float, float] | None:
-    """95% interval of the mean score over fresh seeds and fresh test items.
-
-    The variance of the mean is that between seeds over their number plus that between items over theirs; degrees of
-    freedom after Welch and Satterthwaite. With few seeds that disagree it is wide, as it should be. A single seed
-    has the interval of its own job, over items alone.
-    """
+def _interval(runs: Sequence[Trial], key: str | None) -> tuple[float, float] | None:
     outcomes = [run.outcome for run in runs if run.outcome]
     if not outcomes or key is None:
         return None
-    if len(outcomes) == 1:
-        return outcomes[0].intervals.get(key)
-    items = [_item_scores(Path(outcome.folder)) for outcome in outcomes if outcome.folder]
-    if len({len(scores) for scores in items}) != 1 or len(items[0]) < 2:
-        return None
-    low, high = _two_way_interval(items)
-    return (max(0.0, low), min(1.0, high)) if key in SHARES else (low, high)
-
-
-def _two_way_interval(items: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """items: (seeds, test items)."""
-    from scipy.stats import t
-
-    seeds, count = len(items), len(items[0])
-    mean = statistics.fmean(map(statistics.fmean, items))
-    of_items = statistics.variance([statistics.fmean(column) for column in zip(*items, strict=True)]) / count
-    of_seeds = statistics.variance([statistics.fmean(row) for row in items]) / seeds
-    variance = of_items + of_seeds
-    if variance == 0:
-        return mean, mean
-    freedom = variance**2 / (of_items**2 / (count - 1) + of_seeds**2 / (seeds - 1))
-    half = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
-    return mean - half, mean + half
-
-
-def _item_scores(folder: Path) -> list[float]:
-    path = folder / PREDICTIONS_FILE
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [float(row.get("correct", row.get("score", 0.0))) for row in rows]
+    items = [read_item_scores(Path(one.folder) / PREDICTIONS_FILE) if one.folder else [] for one in outcomes]
+    return score_interval(items, key, outcomes[0].intervals.get(key))
 
 
 def _edges(study: StudyPlan, best: Trial | None) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
 """The contract between a task and the rest: batches, a loss, an evaluation and a retention measure.
 
 The loop and the job know only this. A task is built once per job, after the base model is loaded and before a method
-is attached,
-so `model` below is the bare base model or the same model with a method on it.
+is attached, so `model` below is the bare base model or the same model with a method on it.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 Batch = Mapping[str, Tensor]
@@ -48,12 +48,13 @@ class DatasetInfo:
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of one split: metrics without their `valid/` or `test/` prefix, their 95% intervals, one record per
-    item."""
+    item, and the pictures that were judged: name -> uint8 (h, w, 3)."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)
     generation_config: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -93,8 +94,17 @@ class Task(Protocol):
         """Cheap metrics on held-out data, `valid/loss` among them: judged during training. Never reads test data."""
         ...
 
+    def samples(self) -> dict[str, np.ndarray]:
+        """Pictures that the last validation made, by caption; uint8 (h, w, 3). None for text."""
+        ...
+
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """Full scores on `valid` or `test`. Reads the test split when asked for it, not before."""
+        ...
+
+    def pictures(self, before: Evaluation | None, after: Evaluation) -> dict[str, np.ndarray]:
+        """What a person should look at when the test split was judged, before training (where it was) and after it:
+        name -> uint8 (h, w, 3). None for text."""
         ...
 
     def test_fingerprint(self) -> str:

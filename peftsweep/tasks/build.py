@@ -6,11 +6,19 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from peftsweep.config import HparamsConfig, MetamathConfig, SftConfig, TextTaskConfig
-from peftsweep.models.load import BaseModel
+from peftsweep.config import (
+    HparamsConfig,
+    ImageGenConfig,
+    MetamathConfig,
+    SftConfig,
+    TaskConfig,
+    TextTaskConfig,
+)
+from peftsweep.models.spec import BaseModel
 from peftsweep.tasks import metamath, sft
 from peftsweep.tasks.base import Progress, Task, no_progress
 from peftsweep.tasks.general import build_general_texts
+from peftsweep.tasks.photos import build_source
 from peftsweep.tasks.rows import Source
 from peftsweep.tasks.text import Judging, TextSettings, TextTask
 from peftsweep.tasks.tokens import Form
@@ -19,14 +27,20 @@ log = logging.getLogger(__name__)
 
 
 def build_task(
-    config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
+    config: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
 ) -> Task:
     """The task of a job, on a loaded base model. Reads no rows yet."""
     return TASK_BUILDERS[config.name](config, hparams, base, cache, progress)
 
 
+def require_data(config: TaskConfig, *, embedded_model: bool) -> None:
+    """Raise DataError for data that is known to be unusable before a model is loaded and the rows are read."""
+    if isinstance(config, ImageGenConfig):
+        build_source(config, embedded_model=embedded_model)
+
+
 def _build_metamath(
-    config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress
+    config: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress
 ) -> Task:
     assert isinstance(config, MetamathConfig)
     source = metamath.build_source(config, embedded_model=base.is_embedded)
@@ -34,9 +48,7 @@ def _build_metamath(
     return _text_task(config, hparams, base, cache, progress, source, judging)
 
 
-def _build_sft(
-    config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress
-) -> Task:
+def _build_sft(config: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress) -> Task:
     assert isinstance(config, SftConfig)
     score = "score" if config.scorer else "exact_match"
     judging = Judging(
@@ -44,6 +56,15 @@ def _build_sft(
     )
     source = sft.build_source(config, embedded_model=base.is_embedded)
     return _text_task(config, hparams, base, cache, progress, source, judging)
+
+
+def _build_image_gen(
+    config: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress
+) -> Task:
+    from peftsweep.tasks.image_gen import build_image_gen  # a text job is spared the import of diffusers
+
+    assert isinstance(config, ImageGenConfig)
+    return build_image_gen(config, hparams, base, cache, progress)
 
 
 def _text_task(
@@ -72,7 +93,8 @@ def _text_task(
     return TextTask(config.name, source, judging, general, base, settings, progress)
 
 
-TASK_BUILDERS: dict[str, Callable[[TextTaskConfig, HparamsConfig, BaseModel, Path, Progress], Task]] = {
+TASK_BUILDERS: dict[str, Callable[[TaskConfig, HparamsConfig, BaseModel, Path, Progress], Task]] = {
     "metamath": _build_metamath,
     "sft": _build_sft,
+    "image-gen": _build_image_gen,
 }

@@ -14,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.models.load import BaseModel
+from peftsweep.models.spec import BaseModel
 from peftsweep.tasks.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.tasks.decoding import decode_greedily
 from peftsweep.tasks.intervals import mean_interval, share_interval
@@ -134,6 +135,12 @@ class TextTask:
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         return {"valid/loss": self._loss_of_split(model, "valid")}
+
+    def samples(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def pictures(self, before: Evaluation | None, after: Evaluation) -> dict[str, np.ndarray]:
+        return {}
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """See tasks.base.Task. No item is left out: a prompt longer than `max_seq_length` is asked whole, only the

@@ -14,9 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from peftsweep.errors import Problem, TrackingError
+from peftsweep.pictures import stored_samples
 from peftsweep.redact import redact, redact_forms, redact_params
 from peftsweep.results import JobResult, Status
+from peftsweep.tracking.images import known_pictures, log_picture, read_picture
 from peftsweep.tracking.store import Store, UnreachableError, brief, find_run, is_unreachable, open_store, refusal
 
 if TYPE_CHECKING:
@@ -44,7 +48,8 @@ _MAX_KEY_LENGTH = 250
 _BAD_KEY_CHARACTER = re.compile(r"[^\w.\- /]")
 
 _TEXT_ARTIFACTS = ("config.yaml", "result.json", "job.log", ".hydra/*.yaml")  # redacted on their way out
-_DATA_ARTIFACTS = ("*.jsonl", "images")  # what the model said, measured or drew: as it is
+_DATA_ARTIFACTS = ("*.jsonl", "*.png")  # what the model said, measured or drew: as it is
+_PICTURE_FOLDERS = ("images/test", "images/base")  # its samples were logged by step
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +61,9 @@ class Tracker(Protocol):
 
     def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
         """Metrics of one optimizer step; kept and sent in batches. unix_seconds: when it happened, None is now."""
+
+    def log_picture(self, key: str, picture: np.ndarray, step: int, unix_seconds: float | None = None) -> None:
+        """A picture of one step, uint8 (h, w, 3). key: letters, digits, blanks, dots and dashes."""
 
     def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
         """The configuration, nested or flat. A parameter that the run has already keeps its value.
@@ -82,6 +90,9 @@ class NoTracker:
     run_id: str | None = None
 
     def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
+        pass
+
+    def log_picture(self, key: str, picture: np.ndarray, step: int, unix_seconds: float | None = None) -> None:
         pass
 
     def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
@@ -156,6 +167,7 @@ class MlflowTracker:
         self._monitor: SystemMetricsMonitor | None = None
         self.logged: dict[tuple[str, int], float] = {}  # by metric and step: what the run has, or will have
         self.known_params: set[str] = set()
+        self.known_pictures: set[tuple[str, int]] = set()  # by key and step
 
     def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
         self._keep(step, values, unix_seconds)
@@ -163,6 +175,14 @@ class MlflowTracker:
         if is_due and not self._has_failed:
             with self._forgiven():
                 self._flush()
+
+    def log_picture(self, key: str, picture: np.ndarray, step: int, unix_seconds: float | None = None) -> None:
+        if self._has_failed or (key, step) in self.known_pictures:
+            return  # those of a server that was away are sent with the folder
+        milliseconds = round(1000 * (time.time() if unix_seconds is None else unix_seconds))
+        with self._forgiven():
+            log_picture(self._store.client, self._id, key, picture, step, milliseconds)
+            self.known_pictures.add((key, step))
 
     def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
         from mlflow.entities import Param
@@ -206,6 +226,11 @@ class MlflowTracker:
                 client.log_text(self._id, text, path.relative_to(folder).as_posix())
             for path in _matching(folder, (*_DATA_ARTIFACTS, "adapter") if adapter else _DATA_ARTIFACTS):
                 client.log_artifact(self._id, str(path))
+            for path in _matching(folder, _PICTURE_FOLDERS):
+                client.log_artifact(self._id, str(path), "pictures")
+            for step, key, path in stored_samples(folder):
+                if (key, step) not in self.known_pictures:
+                    log_picture(client, self._id, key, read_picture(path), step, round(1000 * path.stat().st_mtime))
 
     def close(self, result: JobResult) -> None:
         self._keep(result.steps, {key: value for key, value in result.metrics.items() if not math.isnan(value)})
@@ -301,6 +326,7 @@ def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False)
     except MlflowException as error:
         raise refusal("the MLflow run must exist and answer", run_id, error) from error
     tracker.known_params.update(data.params)
+    tracker.known_pictures = known_pictures(store.client, run_id)
     return tracker
 
 

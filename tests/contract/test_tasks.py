@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from peftsweep.config import HparamsConfig, MetamathConfig, SftConfig, TextTaskConfig
-from peftsweep.models.load import BaseModel
+from peftsweep.config import HparamsConfig, ImageGenConfig, MetamathConfig, SftConfig, TaskConfig
+from peftsweep.models.load import load_base
+from peftsweep.models.spec import BaseModel, ModelSpec
 from peftsweep.pocket import LLAMA_FOLDER
+from peftsweep.pocket.image_world import concept_photos, concept_prompts
 from peftsweep.pocket.text_world import make_problems
 from peftsweep.tasks.base import Batch, Task
 from peftsweep.tasks.build import build_task
@@ -34,15 +37,74 @@ LIMITS: dict[str, Any] = {
     "max_new_tokens": 6,
     "general_rows": 4,
 }
+TEXT_ITEM = {"prompt", "target", "generated", "parsed", "correct"}
+# Pictures of four tokens, drawn in one step: the contract is about counting and order.
+SMALL_PICTURES: dict[str, Any] = {
+    "resolution": 32,
+    "max_prompt_tokens": 8,
+    "text_encoder_layers": [1, 2, 3],
+    "inference_steps": 1,
+    "guidance": 1.0,
+    "valid_photos": 2,
+    "test_photos": 3,
+    "test_seeds": 2,
+    "drift_prompts": ["a red ball", "a blue star"],
+    "sample_prompts": [],
+}
+IMAGE_ITEM = {
+    "prompt",
+    "seed",
+    "image",
+    "photo",
+    "similarity",
+    "nearest_training_similarity",
+    "memorised",
+}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A task's configuration and what its test split asks, in order."""
+    """A task's configuration, how many rows each split has, and what the test split asks, in order."""
 
-    config: TextTaskConfig
+    config: TaskConfig
     base: BaseModel
-    test_rows: list[Row]
+    rows: dict[str, int]
+    asked: list[dict[str, Any]]
+    item_keys: set[str]
+    same_test: dict[str, Any]  # settings that change nothing about the test
+    other_tests: list[dict[str, Any]]  # settings that do, each on its own
+    retention: str  # the metric of what was lost
+    without_retention: dict[str, Any]
+
+
+def text_setup(config: TaskConfig, base: BaseModel, rows: list[Row]) -> Setup:
+    return Setup(
+        config,
+        base,
+        {"train": TRAIN_ROWS, "valid": VALID_ROWS, "test": TEST_ROWS},
+        [{"prompt": row.prompt, "target": row.response} for row in rows],
+        TEXT_ITEM,
+        {"train_rows": 8, "eval_batch_size": 2, "bucket_batches": 1},
+        [{"test_rows": 4}, {"max_new_tokens": 7}, {"max_seq_length": 255}],
+        "forgetting_nats",
+        {"general_rows": 0},
+    )
+
+
+def image_setup(config: ImageGenConfig, n_train: int, prompts: list[str]) -> Setup:
+    spec = ModelSpec("pocket-flux2", "embedded", dtype="float32", modality="image")
+    other_tests = [{"test_seeds": 1}, {"inference_steps": 2}, {"guidance": 2.0}, {"resolution": 48}, {"test_photos": 2}]
+    return Setup(
+        config,
+        load_base(spec, torch.device("cpu"), keep=True),
+        {"train": n_train, "valid": 2, "test": 3},
+        [{"prompt": prompt} for prompt in prompts for _ in range(2)],
+        IMAGE_ITEM,
+        {"augment": True, "valid_seeds": 2, "drift_seeds": 2, "sample_prompts": ["a toy"], "eval_batch_size": 2},
+        other_tests,
+        "drift",
+        {"drift_prompts": []},
+    )
 
 
 def stories(split: str, count: int) -> list[Row]:
@@ -81,28 +143,42 @@ def build_base(*, chat: bool = False) -> BaseModel:
 def metamath_embedded(folder: Path) -> Setup:
     rows = [Row(problem.query, problem.response) for problem in make_problems("test", TEST_ROWS)]
     config = MetamathConfig(name="metamath", template="Question: {prompt}\nAnswer:", loss_on="all", **LIMITS)
-    return Setup(config, build_base(), rows)
+    return text_setup(config, build_base(), rows)
 
 
 def metamath_files(folder: Path) -> Setup:
     files, rows = question_files(folder)
     config = MetamathConfig(name="metamath", template="Question: {prompt}\nAnswer:", loss_on="all", **files, **LIMITS)
-    return Setup(config, build_base(), rows)
+    return text_setup(config, build_base(), rows)
 
 
 def sft_embedded(folder: Path) -> Setup:
     rows = [Row(problem.query, problem.response) for problem in make_problems("test", TEST_ROWS)]
-    return Setup(SftConfig(name="sft", template="{prompt}\n", **LIMITS), build_base(), rows)
+    return text_setup(SftConfig(name="sft", template="{prompt}\n", **LIMITS), build_base(), rows)
 
 
 def sft_files(folder: Path) -> Setup:
     files, rows = question_files(folder)
-    return Setup(SftConfig(name="sft", template="{prompt}\n", **files, **LIMITS), build_base(), rows)
+    return text_setup(SftConfig(name="sft", template="{prompt}\n", **files, **LIMITS), build_base(), rows)
 
 
 def sft_chats(folder: Path) -> Setup:
     files, rows = question_files(folder, chat=True)
-    return Setup(SftConfig(name="sft", **files, **LIMITS), build_base(chat=True), rows)
+    return text_setup(SftConfig(name="sft", **files, **LIMITS), build_base(chat=True), rows)
+
+
+def image_embedded(folder: Path) -> Setup:
+    return image_setup(ImageGenConfig(name="image-gen", **SMALL_PICTURES), 14, concept_prompts("test")[:3])
+
+
+def image_files(folder: Path) -> Setup:
+    photos = concept_photos("train")[:9]
+    for number, (pixels, _) in enumerate(photos):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    rows = [{"file_name": f"{number}.png", "prompt": prompt} for number, (_, prompt) in enumerate(photos)]
+    write_jsonl(folder / "metadata.jsonl", rows)
+    prompts = [photos[number][1] for number in (3, 0, 5)]  # the last three of numpy's RandomState(0).permutation(9)
+    return image_setup(ImageGenConfig(name="image-gen", images=str(folder), **SMALL_PICTURES), 4, prompts)
 
 
 SETUPS: dict[str, Callable[[Path], Setup]] = {
@@ -111,7 +187,10 @@ SETUPS: dict[str, Callable[[Path], Setup]] = {
     "sft, embedded": sft_embedded,
     "sft, files": sft_files,
     "sft, chats": sft_chats,
+    "image-gen, embedded": image_embedded,
+    "image-gen, files": image_files,
 }
+TEXT_SETUPS = [name for name in SETUPS if not name.startswith("image")]
 
 
 @pytest.fixture(params=SETUPS)
@@ -119,15 +198,20 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
     return SETUPS[request.param](tmp_path)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def build(setup: Setup, tmp_path: Path) -> Callable[..., Task]:
+def build(setup: Setup, cache: Path) -> Callable[..., Task]:
     """Builds the task; keywords replace settings of the task or of the hyper-parameters."""
 
     def with_changes(**changes: Any) -> Task:
         hparams = HparamsConfig(max_seq_length=256, bucket_batches=BUCKET_BATCHES, eval_batch_size=4)
         own = {key: value for key, value in changes.items() if hasattr(setup.config, key)}
         others = {key: value for key, value in changes.items() if key not in own}
-        return build_task(replace(setup.config, **own), replace(hparams, **others), setup.base, tmp_path / "cache")
+        return build_task(replace(setup.config, **own), replace(hparams, **others), setup.base, cache)
 
     return with_changes
 
@@ -141,25 +225,50 @@ def take(task: Task, count: int, *, seed: int = 0, skip: int = 0, batch_size: in
     return list(islice(task.train_batches(batch_size, seed, skip), count))
 
 
-def rows_of(batches: list[Batch]) -> list[tuple[int, ...]]:
-    """Token ids of the rows, without padding, in the order of training."""
-    return [
-        tuple(ids[mask.bool()].tolist())
-        for batch in batches
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    ]
+def rows_of(batches: list[Batch]) -> list[tuple[float, ...]]:
+    """The rows in the order of training: token ids without padding, or latents."""
+    return [row for batch in batches for row in (text_rows if "input_ids" in batch else image_rows)(batch)]
 
 
-def test_every_row_comes_once_an_epoch_without_end(task: Task) -> None:
-    batches = take(task, 3 * TRAIN_ROWS // BATCH_SIZE)
-    epochs = [Counter(rows_of(batches)[start : start + TRAIN_ROWS]) for start in range(0, 3 * TRAIN_ROWS, TRAIN_ROWS)]
-    assert len(epochs[0]) == TRAIN_ROWS
+def text_rows(batch: Batch) -> list[tuple[float, ...]]:
+    pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    return [tuple(ids[mask.bool()].tolist()) for ids, mask in pairs]
+
+
+def image_rows(batch: Batch) -> list[tuple[float, ...]]:
+    return [tuple(latents.flatten().tolist()) for latents in batch["latents"]]
+
+
+def rows_of_split(task: Any, split: str) -> set[tuple[float, ...]]:
+    found = task._split(split)
+    if hasattr(found, "latents"):
+        return set(image_rows({"latents": found.latents}))
+    return {tuple(found[1].row(index)) for index in range(len(found[1]))}
+
+
+def refuse_test_data(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, reading the test split fails."""
+
+    def refuse() -> list[Row]:
+        raise AssertionError("test data was read")
+
+    source = task._source
+    closed = {"open": lambda split: refuse() if split == "test" else source.open(split)}
+    monkeypatch.setattr(task, "_source", replace(source, **(closed if hasattr(source, "open") else {"test": refuse})))
+
+
+def test_every_row_comes_once_an_epoch_without_end(task: Task, setup: Setup) -> None:
+    count = setup.rows["train"]
+    rows = rows_of(take(task, -(-3 * count // BATCH_SIZE)))
+    epochs = [Counter(rows[start : start + count]) for start in range(0, 3 * count, count)]
+    assert len(epochs[0]) == count
     assert epochs[0] == epochs[1] == epochs[2]
 
 
-def test_epochs_differ_in_their_order(task: Task) -> None:
-    rows = rows_of(take(task, 2 * TRAIN_ROWS // BATCH_SIZE))
-    assert rows[:TRAIN_ROWS] != rows[TRAIN_ROWS:]
+def test_epochs_differ_in_their_order(task: Task, setup: Setup) -> None:
+    count = setup.rows["train"]
+    rows = rows_of(take(task, -(-2 * count // BATCH_SIZE)))
+    assert rows[:count] != rows[count : 2 * count]
 
 
 def test_the_order_follows_the_seed(task: Task) -> None:
@@ -178,6 +287,7 @@ def test_skipped_batches_are_those_that_come_first(task: Task, skip: int) -> Non
     assert rows_of(take(task, 4, skip=skip)) == rows_of(take(task, 4 + skip))[skip * BATCH_SIZE :]
 
 
+@pytest.mark.parametrize("setup", TEXT_SETUPS, indirect=True)
 def test_padding_counts_neither_as_token_nor_as_target(task: Task) -> None:
     alone = take(task, TRAIN_ROWS, batch_size=1)
     together = take(task, TRAIN_ROWS // BATCH_SIZE)
@@ -195,6 +305,7 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_rows(task: Task, setup: Setup) 
     assert whole.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-5)
 
 
+@pytest.mark.parametrize("setup", TEXT_SETUPS, indirect=True)
 def test_the_loss_leaves_out_what_is_no_target(task: Task, setup: Setup) -> None:
     batch = take(task, 1)[0]
     emptied = {**batch, "labels": torch.full_like(batch["labels"], -100)}
@@ -203,10 +314,8 @@ def test_the_loss_leaves_out_what_is_no_target(task: Task, setup: Setup) -> None
 
 
 def test_tuning_reads_no_test_data(task: Task, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> list[Row]:
-        raise AssertionError("test data was read")
-
-    monkeypatch.setattr(task, "_source", replace(task._source, test=refuse))  # type: ignore[attr-defined]
+    refuse_test_data(task, monkeypatch)
+    task.prepare(setup.base.model)
     take(task, 2)
     task.validate(setup.base.model)
     task.evaluate(setup.base.model, "valid")
@@ -216,16 +325,16 @@ def test_tuning_reads_no_test_data(task: Task, setup: Setup, monkeypatch: pytest
         task.evaluate(setup.base.model, "test")
 
 
-def test_training_and_validation_rows_are_disjoint(task: Task) -> None:
-    trained = set(rows_of(take(task, TRAIN_ROWS // BATCH_SIZE)))
-    _, tokens = task._split("valid")  # type: ignore[attr-defined]
-    assert not trained & {tuple(tokens.row(index)) for index in range(len(tokens))}
+def test_training_and_held_out_rows_are_disjoint(task: Task, setup: Setup) -> None:
+    trained = set(rows_of(take(task, -(-setup.rows["train"] // BATCH_SIZE))))
+    assert not trained & rows_of_split(task, "valid")
+    assert not trained & rows_of_split(task, "test")
 
 
 def test_test_items_are_answered_in_their_own_order(task: Task, setup: Setup) -> None:
     items = task.evaluate(setup.base.model, "test").items
-    assert [(item["prompt"], item["target"]) for item in items] == [(r.prompt, r.response) for r in setup.test_rows]
-    assert all(item.keys() == {"prompt", "target", "generated", "parsed", "correct"} for item in items)
+    assert [{key: item[key] for key in asked} for item, asked in zip(items, setup.asked, strict=True)] == setup.asked
+    assert all(item.keys() == setup.item_keys for item in items)
 
 
 def test_scores_come_with_an_interval_around_them(task: Task, setup: Setup) -> None:
@@ -235,24 +344,28 @@ def test_scores_come_with_an_interval_around_them(task: Task, setup: Setup) -> N
     assert evaluation.metrics["loss"] > 0
 
 
-def test_the_fingerprint_is_that_of_the_items_and_settings(build: Callable[..., Task]) -> None:
-    assert build().test_fingerprint() == build(train_rows=8, eval_batch_size=2, bucket_batches=1).test_fingerprint()
-    changes: list[dict[str, Any]] = [{"test_rows": 4}, {"max_new_tokens": 7}, {"max_seq_length": 255}]
-    fingerprints = {build(**change).test_fingerprint() for change in [{}, *changes]}
-    assert len(fingerprints) == 4
+def test_the_fingerprint_is_that_of_the_items_and_settings(build: Callable[..., Task], setup: Setup) -> None:
+    assert build().test_fingerprint() == build(**setup.same_test).test_fingerprint()
+    fingerprints = {build(**change).test_fingerprint() for change in [{}, *setup.other_tests]}
+    assert len(fingerprints) == 1 + len(setup.other_tests)
 
 
-def test_an_unchanged_model_has_forgotten_exactly_nothing(task: Task, setup: Setup) -> None:
+def test_an_unchanged_model_has_lost_exactly_nothing(task: Task, setup: Setup) -> None:
     before = task.measure_retention(setup.base.model)
     task.prepare(setup.base.model)
     after = task.measure_retention(setup.base.model)
-    assert task.compare_retention(before, after) == {"forgetting_nats": 0.0}
+    assert task.compare_retention(before, after) == {setup.retention: 0.0}
 
 
-def test_forgetting_is_left_out_where_it_is_switched_off(build: Callable[..., Task], setup: Setup) -> None:
-    task = build(general_rows=0)
+def test_what_was_lost_is_left_out_where_it_is_switched_off(build: Callable[..., Task], setup: Setup) -> None:
+    task = build(**setup.without_retention)
     retention = task.measure_retention(setup.base.model)
     assert task.compare_retention(retention, retention) == {}
+
+
+def test_the_retention_key_is_that_of_what_is_asked(build: Callable[..., Task], setup: Setup) -> None:
+    assert build().retention_key() == build(eval_batch_size=3).retention_key()
+    assert build().retention_key() != build(**setup.without_retention).retention_key()
 
 
 def test_validation_is_the_same_at_any_batch_size(build: Callable[..., Task], setup: Setup) -> None:
@@ -274,8 +387,12 @@ def test_judging_leaves_the_models_mode_alone(task: Task, setup: Setup) -> None:
 def test_datasets_tell_how_many_rows_were_read(task: Task, setup: Setup) -> None:
     take(task, 1)
     task.evaluate(setup.base.model, "test")
-    assert {info.split: info.rows for info in task.datasets()} == {
-        "train": TRAIN_ROWS,
-        "valid": VALID_ROWS,
-        "test": TEST_ROWS,
-    }
+    assert {info.split: info.rows for info in task.datasets()} == setup.rows
+
+
+def test_what_is_looked_at_are_pictures(task: Task, setup: Setup) -> None:
+    task.validate(setup.base.model)
+    evaluation = task.evaluate(setup.base.model, "test")
+    looked_at = task.pictures(evaluation, evaluation)
+    assert all(picture.dtype == "uint8" and picture.ndim == 3 for picture in looked_at.values())
+    assert bool(looked_at) == bool(task.samples()) == bool(evaluation.images) == (setup.config.modality == "image")

@@ -13,7 +13,8 @@ import torch
 from peftsweep.check import build_config
 from peftsweep.compose import compose_config
 from peftsweep.job import run_job
-from peftsweep.models.load import ModelSpec, load_base
+from peftsweep.models.load import load_base
+from peftsweep.models.spec import ModelSpec
 from peftsweep.results import JobResult, Status
 from peftsweep.tasks.build import build_task
 from peftsweep.tasks.language_loss import language_model_loss

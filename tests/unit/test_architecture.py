@@ -17,19 +17,19 @@ CONF = PACKAGE.parent / "conf"
 # level's other rooms. A new file must be given a room, so that its place is a decision.
 LEVELS = (
     {"errors"},
-    {"config", "results", "compose", "redact", "environment", "seeding", "pocket"},
+    {"config", "results", "compose", "redact", "environment", "seeding", "pictures", "scores", "pocket"},
     {"models", "memory", "display", "trust"},
     {"tasks", "methods", "check"},
     {"training", "evaluate", "tracking"},
     {"checkpoint", "record", "resolve"},
     {"job"},
-    {"sweeps"},
+    {"sweeps", "conversion"},
     {"cli"},
     {"__main__"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # These must open on a laptop in a second.
-WITHOUT_TORCH = {"report": {"results", "errors"}, "interop": {"results", "errors"}}
+WITHOUT_TORCH = dict.fromkeys(("report", "interop"), {"results", "errors", "scores", "pictures", "redact"})
 HEAVY = ("torch", "transformers", "peft", "datasets", "mlflow", "optuna", "diffusers", "accelerate")
 
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if "conf" not in path.parts)

@@ -25,7 +25,7 @@ def printed(result: JobResult) -> list[str]:
     [
         ("test/accuracy", 0.5234, "52.3%"),
         ("test/exact_match", 1.0, "100.0%"),
-        ("test/loss", 1.23456, "1.2346 nats"),
+        ("test/loss", 1.23456, "1.2346"),
         ("forgetting_nats", -0.00004, "-0.0000 nats"),
         ("adapter/file_bytes", 999, "999 B"),
         ("adapter/file_bytes", 460_850, "460.85 kB"),

@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -10,6 +12,7 @@ from peftsweep import evaluate
 from peftsweep.evaluate import BaseMeasure, evaluate_job, measure_base
 from peftsweep.tasks.base import Evaluation
 
+PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 MODEL = nn.Linear(1, 1)
 TESTED = Evaluation(
     {"accuracy": 0.5, "loss": 1.25},
@@ -27,6 +30,7 @@ class Task:
         self.evaluated: list[str] = []
         self.general_text = "general text"
         self.times_measured = 0
+        self.tested = TESTED
 
     def retention_key(self) -> str:
         return self.general_text
@@ -40,7 +44,10 @@ class Task:
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         self.evaluated.append(split)
-        return TESTED
+        return self.tested
+
+    def pictures(self, before: Evaluation | None, after: Evaluation) -> dict[str, np.ndarray]:
+        return {"contact_sheet": PICTURE} if after.images else {}
 
     def test_fingerprint(self) -> str:
         if self.fingerprint == "unread":
@@ -57,6 +64,36 @@ def test_the_base_score_is_computed_once(tmp_path: Path) -> None:
     first, second = measure(task, tmp_path), measure(task, tmp_path)
     assert first == second == BaseMeasure(2.0, TESTED)
     assert task.evaluated == ["test"]
+
+
+def test_pictures_of_the_base_come_back_from_the_cache(tmp_path: Path) -> None:
+    task = Task()
+    task.tested = dataclasses.replace(TESTED, images={"00-0": PICTURE, "00-1": 255 - PICTURE})
+    measure(task, tmp_path)
+    found = measure(task, tmp_path).evaluation
+    assert task.evaluated == ["test"]
+    assert found is not None
+    assert {name: picture.tolist() for name, picture in found.images.items()} == {
+        "00-0": PICTURE.tolist(),
+        "00-1": (255 - PICTURE).tolist(),
+    }
+
+
+def test_a_base_score_whose_pictures_are_gone_is_computed_anew(tmp_path: Path) -> None:
+    task = Task()
+    task.tested = dataclasses.replace(TESTED, images={"00-0": PICTURE})
+    measure(task, tmp_path)
+    next(tmp_path.rglob("*.npz")).write_bytes(b"torn")
+    assert measure(task, tmp_path).evaluation is not None
+    assert task.evaluated == ["test", "test"]
+
+
+def test_judged_pictures_are_told_apart_from_those_of_the_base() -> None:
+    task = Task()
+    task.tested = dataclasses.replace(TESTED, images={"00-0": PICTURE})
+    scores = evaluate_job(task, MODEL, BaseMeasure(2.0, task.tested), read_test=True)  # type: ignore[arg-type]
+    assert sorted(scores.images) == ["base/00-0", "test/00-0"]
+    assert list(scores.pictures) == ["contact_sheet"]
 
 
 def test_what_the_base_knows_is_measured_once_a_process_for_each_model_and_text(tmp_path: Path) -> None:

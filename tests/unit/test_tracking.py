@@ -14,11 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from peftsweep.errors import DataError, TrackingError
+from peftsweep.pictures import sample_name, write_pictures
 from peftsweep.results import JobResult, Status, save_result
 from peftsweep.tracking import MlflowTracker, NoTracker, Tracker, import_jobs, open_tracker, resolve_uri, serve_ui
+from peftsweep.tracking.images import known_pictures
 from peftsweep.tracking.store import Store, open_store
 from peftsweep.tracking.tracker import default_run_name, select
 
@@ -266,6 +270,49 @@ def test_import_gives_what_live_logging_gives(uri: str, folder: Path, empty_data
     report = import_jobs([folder], uri=other, experiment=EXPERIMENT)
     assert report.logged == [folder]
     assert content(other) == content(uri)
+
+
+PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+
+
+def write_samples(folder: Path) -> None:
+    for step in (50, 100):
+        write_pictures({sample_name(step, "a toy"): PICTURE + step}, folder / "images/samples")
+    write_pictures({"images/test/00-0": PICTURE, "contact_sheet": PICTURE}, folder)
+
+
+def stored_pictures(uri: str) -> tuple[set[tuple[str, int]], set[str]]:
+    """Key and step of the pictures in MLflow's image view, and the other picture files of the only run."""
+    client, run_id = MlflowClient(uri), only_run(uri).info.run_id
+    others = [info.path for folder in ("", "pictures/test") for info in client.list_artifacts(run_id, folder)]
+    return known_pictures(client, run_id), {path for path in others if path.endswith(".png")}
+
+
+def test_samples_stand_in_the_image_view_by_step_and_once(uri: str, folder: Path) -> None:
+    tracker = begin(uri, folder)
+    write_samples(folder)
+    tracker.log_picture("a toy", PICTURE, 50)
+    tracker.log_picture("a toy", PICTURE, 50)
+    run_job(tracker, folder)
+    assert stored_pictures(uri) == ({("a toy", 50), ("a toy", 100)}, {"contact_sheet.png", "pictures/test/00-0.png"})
+    client, run_id = MlflowClient(uri), only_run(uri).info.run_id
+    assert sum(info.path.endswith(".png") for info in client.list_artifacts(run_id, "images")) == 2
+
+
+def test_samples_are_imported_with_their_steps(uri: str, folder: Path) -> None:
+    write_samples(folder)
+    save_result(finished_job(None), folder)
+    import_jobs([folder], uri=uri, experiment=EXPERIMENT)
+    assert stored_pictures(uri) == ({("a toy", 50), ("a toy", 100)}, {"contact_sheet.png", "pictures/test/00-0.png"})
+
+
+def test_a_resumed_job_logs_no_sample_again(uri: str, folder: Path) -> None:
+    first = begin(uri, folder)
+    first.log_picture("a toy", PICTURE, 50)
+    again = begin(uri, folder, run_id=first.run_id)
+    again.log_picture("a toy", PICTURE, 50)
+    client, run_id = MlflowClient(uri), only_run(uri).info.run_id
+    assert sum(info.path.endswith(".png") for info in client.list_artifacts(run_id, "images")) == 1
 
 
 def test_imported_run_has_the_times_of_the_job(uri: str, folder: Path) -> None:

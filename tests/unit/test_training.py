@@ -287,6 +287,17 @@ def test_the_hook_sees_the_gradients_of_its_step() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_methods_own_loss_is_added_to_the_mean(accumulated: int) -> None:
+    """A penalty of 3 * bias has the gradient 3, however many batches make a step."""
+    plain, penalised = build_model(), build_model()
+    settings = {"max_steps": 1, "gradient_accumulation": accumulated, "max_grad_norm": 0.0}
+    run(build_batches(2), model=plain, **settings)
+    run(build_batches(2), LoopCallbacks(own_loss=lambda: 3 * penalised.bias.sum()), model=penalised, **settings)
+    torch.testing.assert_close(plain.bias - penalised.bias, torch.tensor([0.1 * 3]))
+    torch.testing.assert_close(plain.weight, penalised.weight)
+
+
 def test_a_report_can_stop_the_job() -> None:
     class PrunedError(Exception): ...
 

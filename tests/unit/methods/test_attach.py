@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from peftsweep.config import HookConfig, MethodConfig
 from peftsweep.errors import MethodError
-from peftsweep.methods.attach import attach_method, calibration_batches_wanted
+from peftsweep.methods.attach import attach_method, calibration_batches_wanted, enable_gradient_checkpointing
 from peftsweep.methods.catalog import method_files, read_method_file
 
 # Trainable parameters on Llama-3.2-3B as the PEFT library's benchmark publishes them (MetaMathQA, July 2026).
@@ -162,3 +162,32 @@ def test_the_seed_moves_the_initialisation() -> None:
 def test_only_methods_that_look_at_data_ask_for_batches() -> None:
     assert calibration_batches_wanted(lora()) == 0
     assert calibration_batches_wanted(MethodConfig(name="eva", hook=HookConfig("eva", {"batches": 3}))) == 3
+
+
+@pytest.mark.parametrize(("adapter_float32", "moves"), [(True, True), (False, False)])
+def test_norms_beside_a_16_bit_base_move_only_in_float32(adapter_float32: bool, moves: bool) -> None:
+    model = small_llama().to(torch.bfloat16).requires_grad_(False)
+    method = read_method_file(method_files()["ln-tuning"])
+    attached = attach_method(model, method, total_steps=10, adapter_float32=adapter_float32)
+    before = [weight.detach().clone() for weight in attached.trainable_parameters().values()]
+    ids = torch.arange(24).reshape(2, 12)
+    attached.model(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.AdamW(attached.trainable_parameters().values(), lr=1e-4, weight_decay=0).step()
+    after = attached.trainable_parameters().values()
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)) is moves
+
+
+def test_gradient_checkpointing_gives_adapters_the_same_gradients() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = small_llama().requires_grad_(False)
+        if checkpointing:
+            enable_gradient_checkpointing(model)
+        assert model.is_gradient_checkpointing is checkpointing
+        torch.manual_seed(0)
+        attached = attach_method(model, lora(), total_steps=10)
+        ids = torch.arange(24).reshape(2, 12)
+        attached.model.train()(input_ids=ids, labels=ids).loss.backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in attached.trainable_parameters().values()]))
+    assert gradients[0].norm() > 0
+    torch.testing.assert_close(gradients[1], gradients[0])

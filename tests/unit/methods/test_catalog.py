@@ -55,3 +55,13 @@ def test_the_listing_as_json_holds_what_the_table_shows(config_dir: Path, capsys
 def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'lora-plus'"):
         print_methods(["lora-pluss"])
+
+
+def test_the_table_says_which_methods_serve_text_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    print_methods(["prompt-tuning"])
+    assert "text models only" in capsys.readouterr().out
+    print_methods(["lora"])
+    assert "models only" not in capsys.readouterr().out

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from peftsweep.config import HookConfig
 from peftsweep.errors import MethodError
 from peftsweep.methods.attach import attach_method, calibration_batches_wanted
-from peftsweep.methods.from_file import ADAPTER_FILE, TRAINING_FILE, read_hparams, read_method
+from peftsweep.methods.from_file import ADAPTER_FILE, HPARAMS, NOT_HPARAMS, TRAINING_FILE, read_hparams, read_method
 from peftsweep.pocket import LLAMA_FOLDER
 
 REFERENCE = os.environ.get("PEFTSWEEP_REFERENCE", "")
@@ -155,6 +155,17 @@ def test_no_training_parameters_set_no_hparams(tmp_path: Path) -> None:
 def test_a_key_that_the_benchmark_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="got 'max_stepps'"):
         read_hparams(write(tmp_path, training={"max_stepps": 3}))
+
+
+def test_settings_of_the_image_task_are_left_to_the_task(tmp_path: Path) -> None:
+    training = {"use_gc": True, "weighting_scheme": "none", "guidance_scale": 3.5, "resolution": 512}
+    assert read_hparams(write(tmp_path, training=training)) == {"gradient_checkpointing": True}
+
+
+@needs_reference
+def test_the_reference_benchmarks_own_defaults_are_read() -> None:
+    for defaults in Path(REFERENCE).glob("*/default_training_params.json"):
+        assert set(json.loads(defaults.read_text())) <= set(HPARAMS) | NOT_HPARAMS
 
 
 @needs_reference

@@ -8,9 +8,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftsweep.config import HookConfig
 from peftsweep.errors import MethodError
+from peftsweep.methods.allocation import non_orthogonality
 from peftsweep.methods.attach import AttachedMethod, attach_method
+from peftsweep.methods.base import Site
 from peftsweep.methods.catalog import method_files, read_method_file
-from peftsweep.methods.hooks import Site, build_hook
+from peftsweep.methods.hooks import build_hook
 
 
 def small_llama() -> LlamaForCausalLM:
@@ -197,3 +199,56 @@ def test_cpt_lets_questions_move_and_keeps_answers() -> None:
 def test_loftq_without_a_gpu_is_refused_with_the_reason() -> None:
     with pytest.raises(MethodError, match="LoftQ quantises the base weights with bitsandbytes on a GPU"):
         attach("loftq")
+
+
+@pytest.mark.parametrize("name", ["kasa", "monteclora", "adalora"])
+def test_a_loss_that_the_models_outputs_hold_is_not_asked_for_again(name: str) -> None:
+    attached = attach(name)
+    assert attached.hook.own_loss(attached.model) is None
+
+
+def test_adaloras_penalty_is_the_one_that_peft_adds_for_language_models() -> None:
+    attached = attach("adalora")
+    batch = batch_of()
+    outputs = attached.model.train()(**batch)
+    plain = nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    torch.testing.assert_close(non_orthogonality(attached.model), outputs.loss - plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(256, 128), (192, 96), (48, 48), (7, 7)])
+def test_an_argument_that_must_divide_layers_is_as_large_as_they_allow(width: int, expected: int) -> None:
+    model = nn.ModuleDict({"first": nn.Linear(width, 2 * width), "second": nn.Linear(3 * width, width)})
+    hook = build_hook(HookConfig("common_divisor", {"argument": "vector_length", "most": 128}))
+    arguments = hook.configure({"target_modules": ["first", "second"]}, Site(model, total_steps=1))
+    assert arguments["vector_length"] == expected
+
+
+def test_the_half_of_subspaces_is_counted_in_targeted_layers() -> None:
+    hook = build_hook(HookConfig("rank_allocation", {"per_target": {"asa_target_subspaces": 16.0}}))
+    found = hook.configure({"target_modules": ["q_proj", "v_proj"]}, Site(small_llama(), total_steps=10))
+    assert found["asa_target_subspaces"] == 16 * 2 * 2
+
+
+def test_roles_become_modules_inside_an_argument() -> None:
+    config = attach("bdlora").model.peft_config["default"].use_bdlora
+    assert config.target_modules_bd_a == ["o_proj", "down_proj"]
+    assert config.nblocks == 2
+
+
+def test_the_shadow_of_a_language_model_keeps_its_own_width() -> None:
+    hook = build_hook(HookConfig("shadow_heads"))
+    given = {"shadow_hidden_size": 32, "shadow_num_attention_heads": 8}
+    assert hook.configure(given, Site(small_llama(), total_steps=1)) == given
+
+
+def test_calibration_runs_the_model_as_the_task_does() -> None:
+    seen = []
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        seen.append(tuple(batch["input_ids"].shape))
+        return model(**batch).loss
+
+    padded = {**batch_of(), "attention_mask": torch.tensor([[1] * 24] * 3 + [[1] * 10 + [0] * 14])}
+    method = read_method_file(method_files()["corda"])
+    attach_method(small_llama(), method, total_steps=5, calibration_batches=[padded], loss=loss)
+    assert seen == [(1, 24), (1, 24), (1, 24), (1, 10)]

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peftsweep.errors import ModelError
-from peftsweep.models import load
-from peftsweep.models.load import ModelSpec, fingerprint_folder, load_base
+from peftsweep.models import fingerprint, load
+from peftsweep.models.fingerprint import fingerprint_folder
+from peftsweep.models.load import load_base
+from peftsweep.models.spec import ModelSpec
 from peftsweep.pocket import LLAMA_FOLDER
 
 CPU = torch.device("cpu")
@@ -250,7 +252,7 @@ def test_the_revision_changes_with_the_tokenizer(folder: Path) -> None:
 def test_the_revision_changes_with_a_tensor_in_the_middle_of_a_large_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "WHOLE_FILE_BYTES", 2**20)
+    monkeypatch.setattr(fingerprint, "WHOLE_FILE_BYTES", 2**20)
     content = bytearray(5 * 2**20)
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from optuna.storages import BaseStorage
-from scipy.stats import t
 
+from peftsweep.scores import score_interval
 from peftsweep.sweeps.plan import SweepPlan
 from peftsweep.sweeps.space import CAPACITY, LR, defaults_of
-from peftsweep.sweeps.table import SweepRow, SweepTable, _two_way_interval, build_table, score_interval
-from peftsweep.sweeps.tickets import Ending, Outcome, Terms, Tickets, Trial
+from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
+from peftsweep.sweeps.tickets import Ending, Outcome, Terms, Tickets
 
 MakePlan = Callable[..., SweepPlan]
-MakeTrial = Callable[..., Trial]
 NewTickets = Callable[..., Tickets]
 
 ACCURACY = "test/accuracy"
@@ -45,11 +42,13 @@ class Sweep:
         ending = outcome.pop("ending", Ending.FINISHED)
         self._add(f"monday/{label}", Terms(params=params), Outcome(ending, **outcome), value)
 
-    def confirmed(self, role: str, params: dict[str, Any], seed: int, accuracy: float, label: str = "lora") -> None:
+    def confirmed(
+        self, role: str, params: dict[str, Any], seed: int, accuracy: float, label: str = "lora", **known: Any
+    ) -> None:
         folder = self.plan.path / label / f"{role}-{seed}"
         if accuracy in (0.0, 1.0) or not folder.exists():
             write_items(folder, [1, 0] * 3)
-        outcome = Outcome(Ending.FINISHED, folder=str(folder), metrics={ACCURACY: accuracy, "valid/loss": 0.5})
+        outcome = Outcome(Ending.FINISHED, folder=str(folder), metrics={ACCURACY: accuracy, "valid/loss": 0.5}, **known)
         self._add(f"monday/{label}/confirm", Terms(role, params, seed), outcome, 0.5)
 
     def _add(self, name: str, terms: Terms, outcome: Outcome, value: float | None) -> None:
@@ -75,74 +74,20 @@ def default(sweep: Sweep) -> dict[str, Any]:
     return defaults_of(sweep.plan.studies[0].space)
 
 
-def runs(trial: MakeTrial, folder: Path, scores: Sequence[Sequence[float]], **outcome: Any) -> list[Trial]:
-    folders = [write_items(folder / str(seed), items) for seed, items in enumerate(scores)]
-    return [
-        trial(seed, outcome=Outcome(Ending.FINISHED, folder=str(path), **outcome)) for seed, path in enumerate(folders)
-    ]
-
-
-def test_the_interval_is_that_of_means_over_seeds_and_items(tmp_path: Path, trial: MakeTrial) -> None:
-    scores = np.array(ITEMS, dtype=float)
-    of_seeds = scores.mean(axis=1).var(ddof=1) / 3
-    of_items = scores.mean(axis=0).var(ddof=1) / 6
-    freedom = (of_seeds + of_items) ** 2 / (of_seeds**2 / 2 + of_items**2 / 5)
-    half = t.ppf(0.975, freedom) * math.sqrt(of_seeds + of_items)
-    expected = (max(0.0, scores.mean() - half), min(1.0, scores.mean() + half))
-    assert score_interval(runs(trial, tmp_path, ITEMS), ACCURACY) == pytest.approx(expected)
-
-
-def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Fresh seeds and fresh items for each of 400 sweeps; half of all answers are right in the long run."""
-    draw = np.random.default_rng(0)
-    held = 0
-    for _ in range(400):
-        of_items, of_seeds = draw.uniform(-0.35, 0.35, 100), draw.normal(0, 0.04, 3)
-        right = draw.random((3, 100)) < 0.5 + of_items[None, :] + of_seeds[:, None]
-        low, high = _two_way_interval(right.astype(float).tolist())
-        held += low <= 0.5 <= high
-    assert 0.90 <= held / 400 <= 0.99
-
-
-def test_seeds_that_disagree_make_the_interval_wide(tmp_path: Path, trial: MakeTrial) -> None:
-    shuffle = random.Random(0)
-
-    def width(*rights: int) -> float:
-        scores = [shuffle.sample([1] * right + [0] * (100 - right), 100) for right in rights]
-        found = score_interval(runs(trial, tmp_path / str(rights), scores), ACCURACY)
-        assert found is not None
-        return found[1] - found[0]
-
-    assert width(30, 50, 70) > 2 * width(50, 50, 50)
-
-
-def test_a_single_seed_has_the_interval_of_its_job(tmp_path: Path, trial: MakeTrial) -> None:
-    one = runs(trial, tmp_path, ITEMS[:1], intervals={ACCURACY: (0.2, 0.9)})
-    assert score_interval(one, ACCURACY) == (0.2, 0.9)
-
-
-def test_seeds_that_agree_on_everything_have_no_width(tmp_path: Path, trial: MakeTrial) -> None:
-    assert score_interval(runs(trial, tmp_path, [[1, 1], [1, 1]]), ACCURACY) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize("scores", [[[1, 0, 1], [1, 0]], [[1], [0]], [[], []]])
-def test_seeds_without_the_same_items_have_no_interval(
-    tmp_path: Path, trial: MakeTrial, scores: list[list[float]]
+def test_seeds_that_were_asked_the_same_have_an_interval_over_seeds_and_items(
+    sweep: Sweep, default: dict[str, Any]
 ) -> None:
-    assert score_interval(runs(trial, tmp_path, scores), ACCURACY) is None
+    sweep.tuned(default, 0.3)
+    for seed, items in enumerate(ITEMS):
+        write_items(sweep.plan.path / "lora" / f"best-{seed}", items)
+        sweep.confirmed("best", default, seed, 0.6)
+    assert sweep.row().interval == pytest.approx(score_interval(ITEMS, ACCURACY, None))
 
 
-def test_a_share_stays_between_nothing_and_all(tmp_path: Path, trial: MakeTrial) -> None:
-    found = score_interval(runs(trial, tmp_path, [[1, 1, 1, 0], [0, 0, 0, 0]]), ACCURACY)
-    assert found == (0.0, 1.0)
-
-
-def test_a_users_own_score_has_no_such_bounds(tmp_path: Path, trial: MakeTrial) -> None:
-    folders = [write_items(tmp_path / str(seed), items, "score") for seed, items in enumerate(([7, 9, 8], [9, 6, 8]))]
-    found = [trial(i, outcome=Outcome(Ending.FINISHED, folder=str(folder))) for i, folder in enumerate(folders)]
-    interval = score_interval(found, "test/score")
-    assert interval is not None
-    assert 1 < interval[0] < 47 / 6 < interval[1]
+def test_a_single_seed_has_the_interval_of_its_job(sweep: Sweep, default: dict[str, Any]) -> None:
+    sweep.tuned(default, 0.3)
+    sweep.confirmed("best", default, 1, 0.6, intervals={ACCURACY: (0.2, 0.9)})
+    assert sweep.row().interval == pytest.approx((0.2, 0.9))
 
 
 def test_a_study_that_has_not_begun_has_gaps(sweep: Sweep) -> None:

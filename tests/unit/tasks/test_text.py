@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from peftsweep.errors import DataError
-from peftsweep.models.load import BaseModel
+from peftsweep.models.spec import BaseModel
 from peftsweep.pocket import LLAMA_FOLDER
 from peftsweep.tasks.rows import Row, Source
 from peftsweep.tasks.text import Judgement, Judging, TextSettings, TextTask

@@ -1,0 +1,107 @@
+"""Methods that re-allocate their capacity between layers while training (AdaLoRA, AdaMSS)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftsweep.methods.base import MethodHook, Site, active_config, is_language_model
+from peftsweep.methods.targets import layers_named_by
+
+# Where peft keeps moving averages that are neither parameters nor buffers.
+ADALORA_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+ADAMSS_AVERAGES = ("exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
+
+
+@dataclass(frozen=True)
+class RankAllocation(MethodHook):
+    """Re-allocates capacity between layers while training (AdaLoRA, AdaMSS), on a schedule in shares of the run."""
+
+    step_shares: dict[str, float] = field(default_factory=dict)  # argument -> share of all steps
+    interval_shares: dict[str, float] = field(default_factory=dict)  # the same, but at least one step
+    per_target: dict[str, float] = field(default_factory=dict)  # argument -> value per targeted layer
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        steps = {key: round(share * site.total_steps) for key, share in self.step_shares.items()}
+        intervals = {key: max(1, round(share * site.total_steps)) for key, share in self.interval_shares.items()}
+        n_targets = len(layers_named_by(arguments, site.model))
+        totals = {key: max(1, round(value * n_targets)) for key, value in self.per_target.items()}
+        return steps | intervals | totals | arguments
+
+    def own_loss(self, model: nn.Module) -> Tensor | None:
+        if _rank_allocator(model) is None or is_language_model(model):  # there peft adds AdaLoRA's penalty by itself
+            return None
+        return non_orthogonality(model)
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        model.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
+
+    def state(self, model: nn.Module) -> dict[str, Any]:
+        allocator = _rank_allocator(model)
+        if allocator is not None:
+            pattern = active_config(model).rank_pattern or {}
+            return {name: dict(getattr(allocator, name)) for name in ADALORA_AVERAGES} | {"rank_pattern": pattern}
+        averages = {name: _subspace_averages(layer) for name, layer in _adamss_layers(model)}
+        frozen = [name for name, weight in model.named_parameters() if "adamss_" in name and not weight.requires_grad]
+        return {"averages": averages, "frozen": frozen}
+
+    def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
+        allocator = _rank_allocator(model)
+        if allocator is not None:
+            for name in ADALORA_AVERAGES:
+                setattr(allocator, name, _to_device(state[name], model))
+            active_config(model).rank_pattern = state["rank_pattern"] or None
+            return
+        for name, layer in _adamss_layers(model):
+            _put_subspace_averages(layer, _to_device(state["averages"][name], model))
+        for name, weight in model.named_parameters():
+            if name in state["frozen"]:
+                weight.requires_grad_(False)
+
+
+def _rank_allocator(model: nn.Module) -> Any:
+    return getattr(model.base_model, "rankallocator", None)
+
+
+def non_orthogonality(model: nn.Module) -> Tensor:
+    """AdaLoRA's penalty (eq. 4 of its paper): how far the singular vectors P and Q are from orthogonal ones.
+
+    Weighted and averaged as peft does for language models.
+    """
+    distances = []
+    for name, weight in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            gram = weight @ weight.T if "lora_A" in name else weight.T @ weight
+            distances.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
+    penalty: Tensor = active_config(model).orth_reg_weight * torch.stack(distances).mean()
+    return penalty
+
+
+def _adamss_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, ADAMSS_AVERAGES[0])]
+
+
+def _subspace_averages(layer: Any) -> dict[str, dict[str, dict[int, Tensor]]]:
+    """Attribute -> adapter -> subspace -> moving average; subspaces without one yet are left out."""
+    found = {}
+    for name in ADAMSS_AVERAGES:
+        per_adapter = getattr(layer, name).items()
+        found[name] = {key: {i: x for i, x in enumerate(row) if x is not None} for key, row in per_adapter}
+    return found
+
+
+def _put_subspace_averages(layer: Any, averages: dict[str, dict[str, dict[int, Tensor]]]) -> None:
+    for name, per_adapter in averages.items():
+        for adapter, row in per_adapter.items():
+            length = len(getattr(layer, name)[adapter])
+            getattr(layer, name)[adapter] = [row.get(i) for i in range(length)]
+
+
+def _to_device(value: Any, model: nn.Module) -> Any:
+    """Move the tensors of nested dicts to the model's device."""
+    if isinstance(value, dict):
+        return {key: _to_device(item, model) for key, item in value.items()}
+    return value.to(next(model.parameters()).device) if isinstance(value, Tensor) else value

@@ -1,0 +1,79 @@
+"""Methods that start from, or are put on, the tokens of the training text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel, initialize_kv_prefix_from_text
+
+from peftsweep.methods.base import MethodHook, Site, active_config
+
+
+@dataclass(frozen=True)
+class TextPrefix(MethodHook):
+    """Starts the key-value prefix from real text instead of noise: the given one, or the first training rows."""
+
+    text: str = ""  # "": decode calibration rows
+    batches: int = 8
+
+    def calibration_batches(self) -> int:
+        return 0 if self.text else self.batches
+
+    def calibrate(self, model: PeftModel, site: Site) -> None:
+        text = self.text or _text_of(site)
+        length = active_config(model).num_virtual_tokens
+        initialize_kv_prefix_from_text(model, site.tokenizer, text=text, use_chat_template=False, max_length=length)
+
+
+@dataclass(frozen=True)
+class FrequentTokens(MethodHook):
+    """Trains the embeddings of the tokens that the training data uses most."""
+
+    tokens: int = 0  # how many; the YAML wires it to method.capacity
+    batches: int = 32
+
+    def calibration_batches(self) -> int:
+        return self.batches
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        site.require_batches("trainable tokens")
+        ids = torch.cat([batch["input_ids"][batch["attention_mask"].bool()] for batch in site.batches])
+        values, counts = ids.unique(return_counts=True)
+        most = counts.argsort(descending=True, stable=True)[: self.tokens]
+        return {"token_indices": sorted(values[most].tolist())} | arguments
+
+
+@dataclass(frozen=True)
+class ContextTokens(MethodHook):
+    """Starts CPT's prompt from tokens of training rows, the in-context examples of arXiv 2410.17222."""
+
+    tokens: int = 0  # how many; the YAML wires it to method.capacity
+    batches: int = 8
+
+    def calibration_batches(self) -> int:
+        return self.batches
+
+    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+        site.require_batches("CPT")
+        kept = [batch["attention_mask"].bool() for batch in site.batches]
+        ids = torch.cat([batch["input_ids"][mask] for batch, mask in zip(site.batches, kept, strict=True)])
+        labels = torch.cat([batch["labels"][mask] for batch, mask in zip(site.batches, kept, strict=True)])
+        is_answer = labels[: self.tokens] != -100
+        if is_answer.all():  # the loss covers questions too, so labels don't tell them apart: let every token move
+            is_answer = torch.zeros_like(is_answer)
+        # peft's codes: 2 = input, which training may move; 4 = label, which stays as it is.
+        types = torch.where(is_answer, 4, 2).tolist()
+        found = {"cpt_token_ids": ids[: self.tokens].tolist(), "cpt_tokens_type_mask": types}
+        return found | arguments
+
+
+def _text_of(site: Site) -> str:
+    site.require_batches("a prefix from text")
+    rows = [
+        ids[mask.bool()]
+        for batch in site.batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    return str(site.tokenizer.decode(torch.cat(rows), skip_special_tokens=True))

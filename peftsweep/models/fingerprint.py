@@ -1,0 +1,37 @@
+"""Fingerprints of local weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+# What a fingerprint reads of a weight file: all of it up to this size, else a sample of each MiB.
+WHOLE_FILE_BYTES = 64 * 2**20
+SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """Fingerprint of a model's weights and tokenizer, the same wherever the folder lies.
+
+    Of a large file, a sample of each MiB is read: training changes nearly every number of what it trains, and 100 GB
+    must not take minutes.
+    """
+    digest = hashlib.sha256()
+    patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "*.jinja")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        for block in _sampled_blocks(path):
+            digest.update(block)
+    return digest.hexdigest()[:40]
+
+
+def _sampled_blocks(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if size <= WHOLE_FILE_BYTES:
+            yield stream.read()
+            return
+        for start in range(0, size, SAMPLE_EVERY_BYTES):
+            stream.seek(start)
+            yield stream.read(SAMPLE_BYTES)

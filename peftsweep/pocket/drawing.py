@@ -1,0 +1,237 @@
+"""Brushes of the miniature's drawn world: forms, grounds and light on a canvas of unit coordinates.
+
+Pictures are drawn four times as large with PIL and then reduced, so that edges are smooth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 64  # pixels of a finished picture
+SCALE = 4  # drawn this many times as large
+EDGE = 6  # width of outlines on the large canvas
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+COLOURS: dict[str, Colour] = {
+    "red": (214, 40, 40),
+    "orange": (247, 140, 30),
+    "yellow": (250, 215, 50),
+    "green": (30, 150, 60),
+    "blue": (40, 90, 220),
+    "purple": (130, 60, 180),
+    "pink": (250, 140, 190),
+    "white": (245, 245, 245),
+    "black": (40, 40, 45),
+    "brown": (125, 75, 40),
+}
+LIGHTS: dict[str, tuple[float, float, float]] = {  # factors of red, green and blue
+    "day": (1.0, 1.0, 1.0),
+    "night": (0.48, 0.52, 0.72),
+    "sunset": (1.08, 0.72, 0.48),
+}
+
+
+class Canvas:
+    """A square picture under way; places are (x, y) from 0 to 1 with y downwards, and lengths have the same unit."""
+
+    def __init__(self, ground: Colour) -> None:
+        self.size = SIDE * SCALE
+        self.image = Image.new("RGB", (self.size, self.size), ground)
+        self.brush = ImageDraw.Draw(self.image)
+
+    def polygon(self, points: Sequence[Point], fill: Colour) -> None:
+        """A filled polygon with an edge of a darker shade, so that no form is lost on a ground of its colour."""
+        scaled = [(x * self.size, y * self.size) for x, y in points]
+        self.brush.polygon(scaled, fill=fill)
+        self.brush.line([*scaled, scaled[0], scaled[1]], fill=shade(fill, 0.6), width=EDGE, joint="curve")
+
+    def disc(self, centre: Point, radius: float, fill: Colour, *, flat: float = 1.0, edge: bool = True) -> None:
+        """An ellipse, `flat` times as high as wide."""
+        outline = shade(fill, 0.6) if edge else fill
+        self.brush.ellipse(self._box(centre, radius, flat), fill=fill, outline=outline, width=EDGE)
+
+    def hoop(self, centre: Point, radius: float, colour: Colour) -> None:
+        self.brush.ellipse(
+            self._box(centre, radius), outline=shade(colour, 0.6), width=round(radius * 0.44 * self.size)
+        )
+        inside = radius - EDGE / self.size
+        self.brush.ellipse(self._box(centre, inside), outline=colour, width=round(radius * 0.36 * self.size))
+
+    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+        scaled = [(x * self.size, y * self.size) for x, y in points]
+        self.brush.line(scaled, fill=colour, width=round(width * self.size), joint="curve")
+
+    def pixels(self, light: str, brightness: float) -> np.ndarray:
+        """The finished picture, uint8 (SIDE, SIDE, 3), in one of LIGHTS times a brightness about 1."""
+        reduced = np.asarray(self.image.reduce(SCALE), dtype=np.float32)
+        lit = reduced * np.asarray(LIGHTS[light], dtype=np.float32) * brightness
+        return np.clip(lit.round(), 0, 255).astype(np.uint8)
+
+    def _box(self, centre: Point, radius: float, flat: float = 1.0) -> tuple[float, float, float, float]:
+        (x, y), size, high = centre, self.size, radius * flat
+        return (x - radius) * size, (y - high) * size, (x + radius) * size, (y + high) * size
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (min(255, round(part * factor)) for part in colour)
+    return red, green, blue
+
+
+def vary(colour: Colour, rng: np.random.Generator, spread: int = 10) -> Colour:
+    moved = np.clip(np.asarray(colour) + rng.integers(-spread, spread + 1, 3), 0, 255)
+    return int(moved[0]), int(moved[1]), int(moved[2])
+
+
+def polar(centre: Point, radii_by_angle: Sequence[tuple[float, float]]) -> list[Point]:
+    """Points around a centre from (angle, radius) pairs; angles in degrees, clockwise from the top."""
+    x, y = centre
+    turns = [(math.radians(angle), radius) for angle, radius in radii_by_angle]
+    return [(x + radius * math.sin(turn), y - radius * math.cos(turn)) for turn, radius in turns]
+
+
+def _star(centre: Point, radius: float) -> list[Point]:
+    return polar(centre, [(36 * i, radius * (0.48 if i % 2 else 1.1)) for i in range(10)])
+
+
+def _square(centre: Point, radius: float) -> list[Point]:
+    return polar(centre, [(45 + 90 * i, radius * 1.2) for i in range(4)])
+
+
+def _triangle(centre: Point, radius: float) -> list[Point]:
+    return polar((centre[0], centre[1] + radius * 0.2), [(120 * i, radius * 1.2) for i in range(3)])
+
+
+def _diamond(centre: Point, radius: float) -> list[Point]:
+    return polar(centre, [(90 * i, radius * (0.65 if i % 2 else 1.1)) for i in range(4)])
+
+
+def _cross(centre: Point, radius: float) -> list[Point]:
+    corners = [
+        (1, 3),
+        (1, 1),
+        (3, 1),
+        (3, -1),
+        (1, -1),
+        (1, -3),
+        (-1, -3),
+        (-1, -1),
+        (-3, -1),
+        (-3, 1),
+        (-1, 1),
+        (-1, 3),
+    ]
+    return [(centre[0] + radius * dx / 3, centre[1] + radius * dy / 3) for dx, dy in corners]
+
+
+def _heart(centre: Point, radius: float) -> list[Point]:
+    turns = [math.pi * i / 20 for i in range(40)]
+    up = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) + 2.5 for t in turns]
+    across = [16 * math.sin(t) ** 3 for t in turns]
+    return [(centre[0] + radius * dx / 16, centre[1] - radius * dy / 16) for dx, dy in zip(across, up, strict=True)]
+
+
+def _ball(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
+    canvas.disc(centre, radius, colour)
+    shine = (centre[0] - radius * 0.35, centre[1] - radius * 0.35)
+    canvas.disc(shine, radius * 0.2, _pale(colour), edge=False)
+
+
+def _pale(colour: Colour) -> Colour:
+    red, green, blue = (round(part * 0.4 + 255 * 0.6) for part in colour)
+    return red, green, blue
+
+
+def _flower(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
+    for petal in polar(centre, [(72 * i, radius * 0.6) for i in range(5)]):
+        canvas.disc(petal, radius * 0.42, colour)
+    canvas.disc(centre, radius * 0.32, shade(colour, 0.45), edge=False)
+
+
+def _house(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
+    def place(corners: Sequence[Point]) -> list[Point]:
+        return [(centre[0] + radius * dx, centre[1] + radius * dy) for dx, dy in corners]
+
+    canvas.polygon(place([(-0.75, -0.1), (0.75, -0.1), (0.75, 1), (-0.75, 1)]), colour)
+    canvas.polygon(place([(-1.05, -0.1), (0, -1), (1.05, -0.1)]), shade(colour, 0.6))
+    canvas.polygon(place([(-0.22, 0.4), (0.22, 0.4), (0.22, 1), (-0.22, 1)]), shade(colour, 0.3))
+
+
+def _filled(outline: Callable[[Point, float], list[Point]]) -> Callable[[Canvas, Point, float, Colour], None]:
+    return lambda canvas, centre, radius, colour: canvas.polygon(outline(centre, radius), colour)
+
+
+# Each draws its form about a centre, within a radius.
+FORMS: dict[str, Callable[[Canvas, Point, float, Colour], None]] = {
+    "ball": _ball,
+    "square": _filled(_square),
+    "triangle": _filled(_triangle),
+    "star": _filled(_star),
+    "ring": Canvas.hoop,
+    "heart": _filled(_heart),
+    "diamond": _filled(_diamond),
+    "cross": _filled(_cross),
+    "flower": _flower,
+    "house": _house,
+}
+
+
+def _plain(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Nothing on it."""
+
+
+def _blades(canvas: Canvas, rng: np.random.Generator) -> None:
+    for x, y in rng.random((16, 2)):
+        canvas.line([(x - 0.02, y - 0.05), (x, y), (x + 0.03, y - 0.05)], (80, 150, 50), 0.014)
+
+
+def _grains(canvas: Canvas, rng: np.random.Generator) -> None:
+    for x, y in rng.random((20, 2)):
+        canvas.disc((float(x), float(y)), 0.014, (196, 160, 105), edge=False)
+
+
+def _waves(canvas: Canvas, rng: np.random.Generator) -> None:
+    phase, drop = rng.random(2)
+    for row in range(5):
+        y = (row + drop) / 5
+        points = [(x / 20, y + 0.025 * math.sin(2 * math.pi * (x / 10 + phase + row / 2))) for x in range(21)]
+        canvas.line(points, (170, 215, 245), 0.016)
+
+
+def _stars(canvas: Canvas, rng: np.random.Generator) -> None:
+    for x, y in rng.random((14, 2)):
+        canvas.disc((float(x), float(y)), 0.014, (250, 250, 210), edge=False)
+
+
+def _checks(canvas: Canvas, rng: np.random.Generator) -> None:
+    for row in range(4):
+        for column in range(row % 2, 4, 2):
+            x, y, side = column / 4 * canvas.size, row / 4 * canvas.size, canvas.size / 4
+            canvas.brush.rectangle((x, y, x + side, y + side), fill=(150, 150, 160))
+
+
+def _bricks(canvas: Canvas, rng: np.random.Generator) -> None:
+    for row in range(8):
+        canvas.line([(0, row / 8), (1, row / 8)], (215, 195, 185), 0.016)
+        for column in range(5):
+            x = (column + row % 2 / 2) / 4
+            canvas.line([(x, row / 8), (x, (row + 1) / 8)], (215, 195, 185), 0.016)
+
+
+# Ground colour and what is drawn on it.
+GROUNDS: dict[str, tuple[Colour, Callable[[Canvas, np.random.Generator], None]]] = {
+    "white": ((250, 250, 250), _plain),
+    "grey": ((150, 150, 155), _plain),
+    "blue": ((150, 185, 240), _plain),
+    "pink": ((245, 200, 215), _plain),
+    "grass": ((120, 190, 85), _blades),
+    "sand": ((232, 206, 150), _grains),
+    "water": ((95, 165, 220), _waves),
+    "sky": ((25, 28, 70), _stars),
+    "checks": ((225, 225, 230), _checks),
+    "bricks": ((185, 95, 75), _bricks),
+}
