@@ -47,8 +47,9 @@ format: install-dev  ## Rewrite the code in its format
 bench: install-dev  ## Measure decoding, loss memory and start-up, each against a baseline in the same run
 	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
 
-pocket-models: install  ## Pre-train the embedded models anew (half an hour on 2 cores)
+pocket-models: install  ## Pre-train the embedded models anew (an hour and a half on 2 cores)
 	$(BIN)/python -m peftsweep.pocket.pretrain_llama
+	$(BIN)/python -m peftsweep.pocket.pretrain_flux2
 
 server: install  ## Serve MLflow as MLFLOW_HOST, MLFLOW_PORT, MLFLOW_BACKEND_STORE_URI say (see docker/)
 	$(BIN)/mlflow server

@@ -189,7 +189,14 @@ def _methods(arguments: list[str]) -> int:
 
 
 def _import(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("peftsweep import", description="Log finished jobs to MLflow that it misses.")
+    if arguments[:1] == ["hf"]:
+        from peftsweep.interop.command import run_import
+
+        return run_import(arguments[1:])
+    parser = argparse.ArgumentParser(
+        "peftsweep import",
+        description="Log finished jobs to MLflow that it misses. `import hf FOLDER` reads the PEFT library's benchmark.",
+    )
     parser.add_argument("paths", nargs="+", type=Path, help="job folders, or folders that hold them")
     parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db)")
     parser.add_argument("--experiment", default="peftsweep")
@@ -205,6 +212,25 @@ def _import(arguments: list[str]) -> int:
         reports += [publish(path, options.uri, options.experiment) for path in sweeps]
     print(*reports, sep="\n")
     return 1 if any(report.unreadable for report in reports) else 0
+
+
+def _report(arguments: list[str]) -> int:
+    from peftsweep.report.command import run
+
+    return run(arguments)
+
+
+def _recommend(arguments: list[str]) -> int:
+    from peftsweep.methods.catalog import capabilities_of
+    from peftsweep.report.recommend_command import run
+
+    return run(arguments, capabilities_of)
+
+
+def _export(arguments: list[str]) -> int:
+    from peftsweep.conversion.command import run_export
+
+    return run_export(arguments)
 
 
 def _ui(arguments: list[str]) -> int:
@@ -255,6 +281,9 @@ def _retry(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "methods": _methods,
     "import": _import,
+    "export": _export,
+    "report": _report,
+    "recommend": _recommend,
     "ui": _ui,
     "worker": _worker,
     "retry": _retry,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+MOST_FREEDOM = 1e6  # as good as a normal distribution
 Floats = npt.NDArray[np.float64]
 
 SCORES = ("test/accuracy", "test/score", "test/exact_match", "test/dino_similarity")  # the first measured is compared
@@ -62,15 +63,21 @@ def score_interval(
 def two_way_interval(items: Sequence[Sequence[float]] | Floats) -> tuple[float, float]:
     """95% interval of the mean of (seeds, test items), both drawn at random: Student's, with the degrees of freedom of
     Satterthwaite. With few seeds that disagree it is wide, as it should be."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     scores = np.asarray(items, dtype=float)
     parts = variance_parts(scores)
     mean, variance = float(scores.mean()), float(parts.of_mean)
     if variance == 0:
         return mean, mean
-    half = float(t.ppf(0.975, parts.freedom)) * math.sqrt(variance)
+    half = float(stdtrit(parts.freedom, 0.975)) * math.sqrt(variance)
     return mean - half, mean + half
+
+
+def degrees_of_freedom(variance: Floats, lost: Floats, least: float = 1.0) -> Floats:
+    """Satterthwaite's: the squared variance over `lost`, the sum of its parts' squares over their own."""
+    freedom = np.divide(variance**2, lost, out=np.full_like(lost, MOST_FREEDOM), where=lost > 0)
+    return np.clip(freedom, least, MOST_FREEDOM)
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,7 @@ class VarianceParts:
     def freedom(self) -> Floats:
         """Degrees of freedom after Satterthwaite (1946); no fewer than the smaller part's, as noise is subtracted."""
         lost = self.of_items**2 / (self.items - 1) + self.lost_freedom
-        freedom = np.divide(self.of_mean**2, lost, out=np.full_like(lost, np.inf), where=lost > 0)
-        return np.maximum(freedom, min(max(1, self.seeds - 1), self.items - 1))
+        return degrees_of_freedom(self.of_mean, lost, least=min(max(1, self.seeds - 1), self.items - 1))
 
     @property
     def lost_freedom(self) -> Floats:

@@ -23,6 +23,7 @@ from peftsweep.methods.attach import PEFT_ERRORS, parse_peft_type
 from peftsweep.methods.base import Site
 from peftsweep.methods.calibration import LoftQ, MutatesBase
 from peftsweep.methods.hooks import build_hook
+from peftsweep.methods.lora_conversion import MAX_LOSS, lost_at_full_rank
 from peftsweep.methods.targets import TARGETS, with_targets
 
 WIDTH = 128  # divisible by every block and vector length of the built-in methods
@@ -60,11 +61,13 @@ def find_capabilities(method: MethodConfig) -> Capabilities:
         working = {kind: tuner for kind, tuner in tuners.items() if tuner is not None}
         if not working:
             return Capabilities(None, None, None, ())
-        first = next(iter(working.values()))
+        kind, first = next(iter(working.items()))
         quantized = _takes_quantized(peft_type, tuner_class) and not _rewrites_weights(
             method, tuner_class, config_class
         )
-        convertible = first.supports_lora_conversion()  # before merging, which some can't undo
+        convertible = first.supports_lora_conversion() and _converts_faithfully(
+            _inject(tuner_class, config_class, arguments, LAYER_KINDS[kind].build())
+        )
         return Capabilities(_merges(first), quantized, convertible, tuple(working))
 
 
@@ -141,6 +144,18 @@ def _inject(tuner_class: Any, config_class: type[PeftConfig], arguments: dict[st
     if "feedforward_modules" in config_class.__dataclass_fields__:
         targets["feedforward_modules"] = []
     return tuner_class(_Host(layer), config_class(**(arguments | targets)), "default")
+
+
+def _converts_faithfully(tuner: Any) -> bool:
+    """Whether a layer computes the same as LoRA of full rank, once its adapter's weights are no longer the first."""
+    with torch.no_grad():
+        for weight in tuner.parameters():
+            if weight.requires_grad and weight.is_floating_point():
+                weight.add_(0.1 * torch.randn_like(weight))
+    try:
+        return lost_at_full_rank(tuner.model.q_proj) <= MAX_LOSS
+    except PEFT_ERRORS:
+        return False
 
 
 def _merges(tuner: BaseTuner) -> bool:

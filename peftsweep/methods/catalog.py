@@ -58,6 +58,14 @@ def _content(path: Path) -> Any:
     return compose_config([f"method={path.stem}"], path.parent.parent).method
 
 
+def capabilities_of(name: str) -> dict[str, Any]:
+    """What a method can do, see capabilities.py; empty for a name that no built-in file has."""
+    from peftsweep.methods.capabilities import find_capabilities
+
+    files = method_files()
+    return find_capabilities(read_method_file(files[name])).to_dict() if name in files else {}
+
+
 def print_methods(names: list[str], config_dir: Path | None = None, *, as_json: bool = False) -> int:
     """List the methods with capacity, search space, paper and capabilities; returns the exit code.
 

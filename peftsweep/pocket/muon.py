@@ -1,7 +1,7 @@
 """The optimizer of the image models: Muon for matrices and convolutions, AdamW for the rest.
 
-On models this small it needs about half of AdamW's steps. Source: Keller Jordan et al., "Muon" (2024); the update's size
-that fits AdamW's learning rates: Liu et al., "Muon is Scalable for LLM Training" (arXiv 2502.16982).
+On models this small it needs fewer than half of AdamW's steps. Keller Jordan et al., "Muon" (2024); the size of updates
+that fits AdamW's learning rates is that of Liu et al., "Muon is Scalable for LLM Training" (arXiv 2502.16982).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def draw_pool(count: int, seed: int) -> Pool:
 
 
 def draw_groups(count: int, seed: int) -> Pool:
-    """`count` groups of three pictures: 3i and 3i + 1 of one scene, 3i + 2 of a scene that shares some of its traits."""
+    """`count` groups of three pictures: 3i and 3i + 1 of one scene, 3i + 2 of a scene that shares some traits."""
     rng = np.random.default_rng(seed)
     singles = itertools.islice(scenes(seed), count)
     return _draw_all([one for scene in singles for one in (scene, scene, vary_scene(scene, rng))], seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
@@ -78,7 +79,9 @@ def encode_traits(scenes: list[Scene]) -> Tensor:
     """A number for each trait (n, traits), 0 where a scene hasn't got it."""
     numbers: dict[str, int] = {}
     rows = [[traits(scene).get(name) for name in WEIGHTS] for scene in scenes]
-    return torch.tensor([[numbers.setdefault(value, len(numbers) + 1) if value is not None else 0 for value in row] for row in rows])
+    return torch.tensor(
+        [[numbers.setdefault(value, len(numbers) + 1) if value is not None else 0 for value in row] for row in rows]
+    )
 
 
 def shared_traits(first: Tensor, second: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ def shared_traits(first: Tensor, second: Tensor) -> Tensor:
 
 
 def similarity_loss(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Contrast (two pictures of a scene are a pair, all others are not) and squared error of cosines against shared traits.
+    """Contrast (two pictures of a scene are a pair, all others are not), and squared error of cosines as shared traits.
 
     vectors (groups, 3, d) of length 1, codes (groups, 3, traits).
     """
@@ -126,6 +129,7 @@ def pretrain_dino(model: Dinov2Model, pool: Pool, steps: int, peak: float) -> No
 
 
 def save_dino(model: Dinov2Model, folder: Path) -> None:
-    model.to(torch.bfloat16).save_pretrained(folder)
+    cast(nn.Module, model).to(torch.bfloat16)
+    model.save_pretrained(folder)
     build_processor().save_pretrained(folder)
     model.float()

@@ -1,138 +1,40 @@
 """Pre-train pocket-flux2 and its image encoder: `make pocket-models`.
 
-Three parts one after the other, each read back from its folder by the next: the VAE, the image encoder, and the
-transformer together with its text encoder. Seeded, and reproducible on one machine; another CPU rounds differently, so
-the shipped weights are the reference.
+Four parts one after the other, each read back from its folder by the next: the VAE, its decoder alone, the image
+encoder, and the transformer together with its text encoder. Seeded, and reproducible on one machine; another CPU rounds
+differently, so the shipped weights are the reference.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from diffusers import Flux2KleinPipeline
 from torch import Tensor, nn
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
-from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+from transformers import Qwen2Tokenizer
 
 from peftsweep.pocket import DINO_FOLDER, FLUX2_FOLDER
-from peftsweep.pocket.image_world import scenes
+from peftsweep.pocket.build_flux2 import END, PROMPT_TOKENS, TEXT_LAYERS, build_pipeline, save_pipeline
+from peftsweep.pocket.muon import Muon
 from peftsweep.pocket.picture_pool import Pool, draw_groups, draw_pool
 from peftsweep.pocket.pretrain_dino import build_dino, pretrain_dino, save_dino
-from peftsweep.pocket.muon import Muon
-from peftsweep.pocket.pretrain_vae import LATENT_CHANNELS, build_vae, encode_latents, measure_latents, pretrain_vae
+from peftsweep.pocket.pretrain_vae import encode_latents, measure_latents, pretrain_vae, refine_decoder
 from peftsweep.pocket.scene import caption
 
-VOCABULARY = 1024
-PROMPT_TOKENS = 32
-TEXT_WIDTH = 96
-TEXT_LAYERS = (2, 3, 4)  # whose hidden states the transformer reads, stacked
 EMPTY_SHARE = 0.1  # of captions left empty, so that guidance works
-GENERAL_TEXT = Path(__file__).parents[1] / "tasks" / "general_text.jsonl"
-END = "<|im_end|>"
-# Without the roles and the empty thoughts of the real template, which would take half of 32 tokens.
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
-
-
-def world_captions(seed: int, count: int) -> Iterator[str]:
-    rng = np.random.default_rng(seed)
-    return (caption(scene, rng) for scene in itertools.islice(scenes(seed), count))
-
-
-def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE trained on captions and on general text, so that any prompt is put into few tokens."""
-    general = [json.loads(line)["text"] for line in GENERAL_TEXT.read_text(encoding="utf-8").splitlines()]
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 1,  # END is added by the tokenizer
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    trained.train_from_iterator(itertools.chain(world_captions(seed=1, count=5000), general), trainer)
-    words = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=words["vocab"],
-        merges=[tuple(merge) for merge in words["merges"]],
-        unk_token=END,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=512,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def build_text_encoder() -> Qwen3ForCausalLM:
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        head_dim=32,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        use_cache=False,
-    )
-    return Qwen3ForCausalLM(config)
-
-
-def build_transformer() -> Flux2Transformer2DModel:
-    model = Flux2Transformer2DModel(
-        in_channels=4 * LATENT_CHANNELS,
-        num_layers=2,
-        num_single_layers=4,
-        attention_head_dim=32,
-        num_attention_heads=6,
-        joint_attention_dim=len(TEXT_LAYERS) * TEXT_WIDTH,
-        timestep_guidance_channels=64,
-        axes_dims_rope=(8, 8, 8, 8),
-        guidance_embeds=False,
-    )
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-    modulations = (model.double_stream_modulation_img, model.double_stream_modulation_txt, model.single_stream_modulation)
-    # Blocks start as the identity, as in DiT (arXiv 2212.09748).
-    for layer in (*(modulation.linear for modulation in modulations), model.norm_out.linear, model.proj_out):
-        nn.init.zeros_(layer.weight)
-    return model
-
-
-def build_pipeline() -> Flux2KleinPipeline:
-    return Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
-        vae=build_vae(),
-        text_encoder=build_text_encoder(),
-        tokenizer=build_tokenizer(),
-        transformer=build_transformer(),
-    )
-
-
-def save_pipeline(pipeline: Flux2KleinPipeline, folder: Path) -> None:
-    pipeline.to(torch.bfloat16).save_pretrained(folder)
-    pipeline.to(torch.float32)
 
 
 class Painter(nn.Module):
     """Text encoder and transformer as one network, from token ids to the velocity of latents."""
 
-    def __init__(self, pipeline: Flux2KleinPipeline) -> None:
+    def __init__(self, pipeline: Any) -> None:
         super().__init__()
         self.text_encoder, self.transformer = pipeline.text_encoder.model, pipeline.transformer
         self.register_buffer("text_places", pipeline._prepare_text_ids(torch.zeros(1, PROMPT_TOKENS, 1))[0])
@@ -163,14 +65,14 @@ def tokenize(tokenizer: Qwen2Tokenizer, captions: list[str]) -> tuple[Tensor, Te
     return batch["input_ids"], batch["attention_mask"]
 
 
-def normalised_tokens(vae: AutoencoderKLFlux2, pictures: Tensor) -> Tensor:
+def normalised_tokens(vae: Any, pictures: Tensor) -> Tensor:
     """Latents (n, 16, c) as the transformer sees them."""
     latents = encode_latents(vae, pictures)
     mean, deviation = vae.bn.running_mean, (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()
     return ((latents - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)).flatten(2).transpose(1, 2).contiguous()
 
 
-def pretrain_flow(pipeline: Flux2KleinPipeline, pool: Pool, steps: int, batch_size: int, peak: float) -> None:
+def pretrain_flow(pipeline: Any, pool: Pool, steps: int, batch_size: int, peak: float) -> None:
     """Flow matching with logit-normal noise levels; the text encoder learns along with the transformer."""
     tokens, rng = normalised_tokens(pipeline.vae, pool.pictures), np.random.default_rng(0)
     painter = Painter(pipeline).train()
@@ -215,20 +117,28 @@ def train_dino(options: argparse.Namespace) -> None:
 
 
 def train_flow(options: argparse.Namespace) -> None:
-    pipeline = Flux2KleinPipeline.from_pretrained(options.folder, torch_dtype=torch.float32)
+    pipeline: Any = Flux2KleinPipeline.from_pretrained(options.folder, torch_dtype=torch.float32)
     pretrain_flow(pipeline, draw_pool(24_000, seed=2), options.flow_steps, 64, options.lr)
     save_pipeline(pipeline, options.folder)
 
 
-PARTS = {"vae": train_vae, "dino": train_dino, "flow": train_flow}
+def train_decoder(options: argparse.Namespace) -> None:
+    pipeline: Any = Flux2KleinPipeline.from_pretrained(options.folder, torch_dtype=torch.float32)
+    pictures = draw_pool(16_000, seed=3).pictures
+    refine_decoder(pipeline.vae, shuffled(pictures, 16), options.decoder_steps, 2e-3)
+    save_pipeline(pipeline, options.folder)
+
+
+PARTS = {"vae": train_vae, "decoder": train_decoder, "dino": train_dino, "flow": train_flow}
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help="vae, dino, flow: which to train, in this order")
-    parser.add_argument("--vae-steps", type=int, default=1000)
-    parser.add_argument("--dino-steps", type=int, default=1500)
-    parser.add_argument("--flow-steps", type=int, default=4000)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"which to train: {', '.join(PARTS)}")
+    parser.add_argument("--vae-steps", type=int, default=1200)
+    parser.add_argument("--decoder-steps", type=int, default=800)
+    parser.add_argument("--dino-steps", type=int, default=1000)
+    parser.add_argument("--flow-steps", type=int, default=2200)
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of the transformer")
     parser.add_argument("--folder", type=Path, default=FLUX2_FOLDER, help="where the pipeline is written")
     parser.add_argument("--dino-folder", type=Path, default=DINO_FOLDER, help="where the image encoder is written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLFlux2
@@ -12,11 +13,12 @@ from torch.nn import functional
 from peftsweep.pocket.muon import Muon
 
 LATENT_CHANNELS = 16
+LATENT_NOISE = 0.06  # standard deviation, about what the VAE itself adds to latents of deviation 1.3
 KL_WEIGHT = 1e-3  # of the Kullback-Leibler term per latent number against the error per pixel and colour
 
 
-def build_vae() -> AutoencoderKLFlux2:
-    vae = AutoencoderKLFlux2(
+def build_vae() -> Any:
+    vae: Any = AutoencoderKLFlux2(
         block_out_channels=(16, 24, 48, 80),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
@@ -27,7 +29,7 @@ def build_vae() -> AutoencoderKLFlux2:
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(cast(Tensor, module.bias))
     # Little noise at first, or the decoder learns to do without latents.
     nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], -4.0)
     return vae
@@ -44,7 +46,7 @@ def reconstruction_loss(made: Tensor, pixels: Tensor) -> Tensor:
     return wrong.abs().mean() + 2 * wrong.square().mean()
 
 
-def pretrain_vae(vae: AutoencoderKLFlux2, batches: Iterator[Tensor], steps: int, peak: float) -> None:
+def pretrain_vae(vae: Any, batches: Iterator[Tensor], steps: int, peak: float) -> None:
     """batches: uint8 (b, 64, 64, 3)."""
     vae.train()
     vae.bn.eval()
@@ -69,15 +71,33 @@ def pretrain_vae(vae: AutoencoderKLFlux2, batches: Iterator[Tensor], steps: int,
     vae.eval()
 
 
+def refine_decoder(vae: Any, batches: Iterator[Tensor], steps: int, peak: float) -> None:
+    """Train the decoder alone: pictures get sharper while latents, and so what the transformer has learnt, stay."""
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    optimizer = Muon(vae, steps, peak)
+    for step, pictures in zip(range(steps), batches, strict=False):
+        pixels = to_pixels(pictures)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                mean = vae._encode(pixels).float().chunk(2, dim=1)[0]
+                latents = mean + LATENT_NOISE * torch.randn_like(mean)
+            made = vae._decode(latents).sample.float()
+        reconstruction_loss(made, pixels).backward()
+        optimizer.step(step)
+        if step % 50 == 0 or step == steps - 1:
+            print(f"decoder step {step:5d}/{steps}  error {functional.l1_loss(made, pixels).item():.4f}", flush=True)
+
+
 @torch.no_grad()
-def encode_latents(vae: AutoencoderKLFlux2, pictures: Tensor) -> Tensor:
+def encode_latents(vae: Any, pictures: Tensor) -> Tensor:
     """Patchified latents (n, 4 x channels, 4, 4) as the pipeline makes them, not yet normalised."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = [vae.encode(to_pixels(part)).latent_dist.mode().float() for part in pictures.split(64)]
     return functional.pixel_unshuffle(torch.cat(found), 2)
 
 
-def measure_latents(vae: AutoencoderKLFlux2, pictures: Tensor) -> None:
+def measure_latents(vae: Any, pictures: Tensor) -> None:
     """Set the statistics by which the pipeline normalises latents."""
     latents = encode_latents(vae, pictures)
     vae.bn.running_mean.copy_(latents.mean(dim=(0, 2, 3)))

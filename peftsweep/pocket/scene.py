@@ -2,7 +2,8 @@
 
 A scene and one of its captions:
 
-    Scene(Toy("round", "red", "square", "blue", "long", "striped", "white"), "grass", "night", "next to", Thing("star", "pink"))
+    toy = Toy("round", "red", "square", "blue", "long", "striped", "white")
+    Scene(toy, "grass", "night", "next to", Thing("star", "pink"))
     "a toy with a red round body and long ears next to a pink star on grass at night"
 """
 

@@ -3,7 +3,7 @@
     "sks bear plushie sitting on grey asphalt"  ->  three pictures  ->  their cosines to the photo with that prompt
 
 Loss, split, similarity and drift are the reference benchmark's. What differs: several seeds a prompt, the same for
-every job; an interval; drift halved, so that it lies between 0 and 1, and measured for full fine-tuning too.
+every job; an interval; drift measured for full fine-tuning too.
 """
 
 from __future__ import annotations

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, Dinov2Model
 
 from peftsweep.pocket import DINO_FOLDER, FLUX2_FOLDER
+from peftsweep.pocket.build_flux2 import END, PROMPT_TOKENS, TEXT_LAYERS, world_captions
 from peftsweep.pocket.image_world import concept_photos, draw, scenes, vary_scene
 from peftsweep.pocket.pretrain_dino import normalise
-from peftsweep.pocket.pretrain_flux2 import END, PROMPT_TOKENS, TEXT_LAYERS, encode_latents, world_captions
-from peftsweep.pocket.pretrain_vae import to_pixels
+from peftsweep.pocket.pretrain_vae import encode_latents, to_pixels
 from peftsweep.pocket.scene import Scene, caption
 
 WEIGHTS = sorted((*FLUX2_FOLDER.rglob("*.safetensors"), *DINO_FOLDER.rglob("*.safetensors")))
@@ -71,8 +72,6 @@ def base_similarity() -> float:
 
 
 def test_weights_are_bfloat16_and_at_most_15_megabytes_together() -> None:
-    from safetensors.torch import load_file
-
     assert len(WEIGHTS) == 4
     assert sum(path.stat().st_size for path in WEIGHTS) <= 15 * MILLION
     for path in WEIGHTS:

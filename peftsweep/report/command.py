@@ -1,0 +1,102 @@
+"""`peftsweep report`: the table on the console, and everything a reader may want of it in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftsweep.errors import DataError
+
+if TYPE_CHECKING:
+    from peftsweep.report.comparison import Comparison, Group
+    from peftsweep.report.jobs import Loaded
+    from peftsweep.report.pareto import Pareto
+
+KEYS = ("sweep", "runs", "x", "y", "z", "folder")
+REPORTS_FOLDER = Path("outputs/reports")
+DESCRIPTION = """Compare the methods of a sweep, of a folder of jobs or of an MLflow store, and say how sure that is."""
+DETAILS = """words:
+  sweep=<name>         a sweep under outputs/sweeps (default: the last one)
+  runs=<folder|uri>    any folder of jobs, or an MLflow store such as sqlite:///outputs/mlflow.db
+  x=memory y=accuracy  metrics of the Pareto frontier, by short name or key (z= for a third)
+  folder=<folder>      where to write (default: outputs/reports/<name>)
+short names: accuracy, score, similarity, loss, memory, time, throughput, forgetting, drift, params, size, energy"""
+
+
+# What writes further files of a report beside the tables: (loaded jobs, comparison, frontiers, folder) -> main file
+Page = Callable[["Loaded", "Comparison", "Sequence[Pareto | None]", Path], Path]
+
+
+def run(arguments: Sequence[str], page: Page | None = None) -> int:
+    """Print the comparison and write it down; answers the exit code.
+
+    page: writes the page, by default `peftsweep.report.page.write_page`. Raises DataError, ConfigError, TrackingError:
+    see `load_jobs`, `find_source`.
+    """
+    parser = argparse.ArgumentParser(
+        "peftsweep report",
+        description=DESCRIPTION,
+        epilog=DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    options = parser.parse_args(arguments)
+
+    from peftsweep.report.groups import compare
+    from peftsweep.report.load import load_jobs
+    from peftsweep.report.request import find_source, parse_words
+    from peftsweep.report.tables import print_comparison
+
+    words = parse_words(options.words, KEYS)
+    source, name = find_source(words.get("sweep"), words.get("runs"))
+    axes = [words.get("x", "memory"), words.get("y", "score"), *([words["z"]] if "z" in words else [])]
+    _check_axes(axes)
+    loaded = load_jobs(source)
+    comparison = compare(loaded)
+    frontiers = [_frontier(group, loaded, axes, required="x" in words or "y" in words) for group in comparison.groups]
+    print_comparison(comparison)
+    folder = Path(words.get("folder") or REPORTS_FOLDER / re.sub(r"[^\w.-]+", "-", name))
+    write_tables(comparison, folder)
+    print(f"files   {(page or _write_page)(loaded, comparison, frontiers, folder)}")
+    return 0
+
+
+def _write_page(loaded: Loaded, comparison: Comparison, frontiers: Sequence[Pareto | None], folder: Path) -> Path:
+    from peftsweep.report.page import write_page
+
+    return write_page(loaded, comparison, frontiers, folder)
+
+
+def _check_axes(axes: Sequence[str]) -> None:
+    """Before anything slow is read: a typo in a metric's name."""
+    from peftsweep.report.metrics import candidates
+
+    for word in axes:
+        candidates(word)
+
+
+def _frontier(group: Group, loaded: Loaded, axes: Sequence[str], *, required: bool) -> Pareto | None:
+    """None for a group that lacks a metric nobody asked for by name."""
+    from peftsweep.report.pareto import find_frontier
+
+    try:
+        return find_frontier(group, loaded, axes)
+    except DataError:
+        if required:
+            raise
+        return None
+
+
+def write_tables(comparison: Comparison, folder: Path) -> None:
+    """table.csv, table.md and comparison.json, the last with everything that the report tells."""
+    from peftsweep.report.tables import to_csv, to_markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.csv").write_text(to_csv(comparison), encoding="utf-8")
+    (folder / "table.md").write_text(to_markdown(comparison), encoding="utf-8")
+    (folder / "comparison.json").write_text(json.dumps(asdict(comparison), indent=2, default=str), encoding="utf-8")

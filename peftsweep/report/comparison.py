@@ -1,0 +1,116 @@
+"""From jobs to a comparison: which methods may be ranked together, how they score, what they cost, how sure that is.
+
+Plain data. The console table, the CSV, the page and `recommend` are all made of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over the seeds' jobs, in the metric's own unit. low, high: its 95% interval, None where it has none (a
+    single seed has one for its score alone)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int  # jobs that measured it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One study, or one method with fixed settings: what a line of the table shows.
+
+    name: unique in its group. rank: 1 is best; None for what was not scored on test data, and for published results,
+    which are shown beside one's own and never ranked. estimates: by key of METRICS. trials: ended, by status, of the
+    tuning; empty where nothing was tuned. places: of the jobs that were scored, as Job.place. separated_from_best:
+    None where that can't be told.
+    """
+
+    name: str
+    method: str
+    model: str
+    task: str
+    origin: str  # own, reference
+    study: str | None
+    best: dict[str, Any]  # settings, by dotted key
+    objective: float | None = None  # of its best trial
+    score: Estimate | None = None
+    default_score: Estimate | None = None  # of the method's published settings
+    seeds: tuple[int, ...] = ()
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    trials: dict[str, int] = field(default_factory=dict)
+    tune_tokens: float | None = None  # training tokens of all trials
+    tune_seconds: float | None = None
+    causes: dict[str, int] = field(default_factory=dict)  # why jobs were not ok: cause -> how many
+    places: tuple[str, ...] = ()
+    rank: int | None = None
+    separated_from_best: bool | None = None
+    not_separated_from: tuple[str, ...] = ()  # names of rows
+    warnings: tuple[str, ...] = ()  # sentences
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows compared on the same test items. difference: mean score of first minus second, with its 95% interval.
+
+    adjusted_p_value: after Holm, over all pairs of the group. is_separated: it is below 0.05. more_seeds: how many
+    more each needs so that a gap like the one observed is found with 80% chance; None where it is found already, or
+    where seeds alone can't (more_items: how many more test items might, with the seeds there are).
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float | None  # None where no item was answered differently
+    high: float | None
+    p_value: float
+    adjusted_p_value: float
+    is_separated: bool
+    test: str  # the name of the statistical test
+    more_seeds: int | None = None
+    more_items: int | None = None
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """What must be the same for rows to be ranked together. None: not known."""
+
+    task: str
+    task_version: int | None
+    test_items: str | None  # fingerprint
+    model: str
+    model_revision: str | None
+    stage: str  # confirm (tuned by a sweep) or single
+    max_steps: int | None
+    batch_rows: int | None  # rows of one optimizer step
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be ranked together, best first, and published rows of the same task and model after them.
+
+    score_name: key of METRICS, None where nothing was scored on test data. warnings: sentences that must be seen
+    beside the ranking.
+    """
+
+    key: GroupKey
+    title: str
+    score_name: str | None
+    objective: str | None
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report tells. groups: the one with most rows first; unreadable: jobs that were left out."""
+
+    source: str
+    groups: tuple[Group, ...]
+    unreadable: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

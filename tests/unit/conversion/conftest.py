@@ -1,0 +1,38 @@
+"""Real jobs of two steps on the embedded model, one for each method, shared by the tests."""
+
+from functools import cache
+
+import pytest
+
+from peftsweep.check import build_config
+from peftsweep.compose import compose_config
+from peftsweep.job import run_job
+
+QUICK = (
+    "hparams.max_steps=2",
+    "hparams.lr=3e-3",
+    "hparams.batch_size=2",
+    "hparams.eval_batch_size=4",
+    "task.train_rows=8",
+    "task.valid_rows=4",
+    "task.test_rows=4",
+    "task.max_new_tokens=4",
+    "task.general_rows=0",
+    "task.base_score=false",
+    "tracking=none",
+)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Method name, further settings -> folder of a finished job."""
+    root = tmp_path_factory.mktemp("jobs")
+
+    @cache
+    def run(method, *settings):
+        folder = root / "-".join([method, *settings]).replace("/", "_")
+        config = build_config(compose_config([f"method={method}", f"cache={root}/cache", *QUICK, *settings]))
+        run_job(config, folder, keep_base=True)
+        return folder
+
+    return run
