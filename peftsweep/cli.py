@@ -195,7 +195,7 @@ def _import(arguments: list[str]) -> int:
         return run_import(arguments[1:])
     parser = argparse.ArgumentParser(
         "peftsweep import",
-        description="Log finished jobs to MLflow that it misses. `import hf FOLDER` reads the PEFT library's benchmark.",
+        description="Log finished jobs to MLflow that it misses. `import hf`: read the PEFT library's benchmark.",
     )
     parser.add_argument("paths", nargs="+", type=Path, help="job folders, or folders that hold them")
     parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db)")

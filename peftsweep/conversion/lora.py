@@ -18,13 +18,13 @@ from peft import PeftModel, save_as_lora
 
 from peftsweep.config import MethodConfig
 from peftsweep.conversion.card import model_card
-from peftsweep.methods.lora_conversion import require_faithful
 from peftsweep.conversion.finished import FinishedJob, load_base_of, put_adapter
 from peftsweep.conversion.weights import CARD, prepare_folder, require_adapter
 from peftsweep.environment import describe_environment
 from peftsweep.errors import DataError, MethodError, Problem
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.methods.capabilities import find_capabilities
+from peftsweep.methods.lora_conversion import require_faithful
 from peftsweep.models.spec import BaseModel
 from peftsweep.pictures import FOLDER, write_pictures
 from peftsweep.results import Stage

@@ -136,7 +136,7 @@ class DiffusionParts:
 def _pipeline_around(pipeline: Any, transformer: nn.Module) -> Any:
     """A pipeline of this call alone: the parts outlive a job, its transformer must not."""
     components = pipeline.components | {"transformer": transformer}
-    whole = Flux2KleinPipeline(**components, is_distilled=pipeline.config.is_distilled)
+    whole: Any = Flux2KleinPipeline(**components, is_distilled=pipeline.config.is_distilled)
     whole.set_progress_bar_config(disable=True)
     return whole
 

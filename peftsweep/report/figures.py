@@ -96,12 +96,20 @@ def _point(
     low_x, high_x, low_y, high_y = (end for one in (x, y) for end in (_or_mean(one.low, one), _or_mean(one.high, one)))
     canvas.add(Line((frame.at(x.mean, low_y), frame.at(x.mean, high_y)), color, 1.5, opacity=0.6 * opacity))
     canvas.add(Line((frame.at(low_x, y.mean), frame.at(high_x, y.mean)), color, 1.5, opacity=0.6 * opacity))
-    told = f"{point.name}: " + ", ".join(
-        f"{one.name} {one.text(point.values[one.key].mean)}{_interval(point.values[one.key], one)}" for one in shown
-    )
-    told += f"; dominated by {', '.join(point.dominated_by)}" if point.dominated_by else ""
     hollow = point.origin == REFERENCE
-    canvas.mark(frame.at(x.mean, y.mean), shape, color, 6, hollow=hollow, opacity=opacity, title=told)
+    canvas.mark(frame.at(x.mean, y.mean), shape, color, 6, hollow=hollow, opacity=opacity, title=_told(point, shown))
+
+
+def _told(point: Point, shown: tuple[Quantity, Quantity]) -> str:
+    """Everything that is known of a point, a third metric too."""
+    drawn = {one.key for one in shown}
+    rest = (quantity(key, [estimate.mean]) for key, estimate in point.values.items() if key not in drawn)
+    told = (
+        f"{one.name} {one.text(point.values[one.key].mean)}{_interval(point.values[one.key], one)}"
+        for one in (*shown, *rest)
+    )
+    beaten = f"; dominated by {', '.join(point.dominated_by)}" if point.dominated_by else ""
+    return f"{point.name}: {', '.join(told)}{beaten}"
 
 
 def _or_mean(value: float | None, estimate: Estimate) -> float:

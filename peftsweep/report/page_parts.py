@@ -14,7 +14,7 @@ from peftsweep.report.figures import NARROW, WIDE, Styles, draw_gaps, draw_paret
 from peftsweep.report.jobs import Job, Loaded
 from peftsweep.report.page_table import PageTable, PairLine, build_pairs, build_table, pairs_title
 from peftsweep.report.pareto import DRAWS, Pareto
-from peftsweep.report.quantities import joined
+from peftsweep.report.quantities import joined, quantity
 from peftsweep.report.raster import save_png
 from peftsweep.report.sentences import Answer, answer, protocol
 from peftsweep.report.settings_figures import draw_importance, draw_parallel
@@ -77,6 +77,7 @@ class GroupPart:
     warnings: tuple[str, ...]
     table: PageTable
     pareto: str
+    pareto_metrics: int
     pareto_notes: tuple[str, ...]
     gaps: str
     pairs: tuple[PairLine, ...]
@@ -108,6 +109,7 @@ def build_part(
         warnings=tuple(_warnings(group, tuned)),
         table=build_table(group),
         pareto=_draw_pareto(pareto, f"{name}-pareto", styles, figures) if is_drawn else "",
+        pareto_metrics=len(pareto.metrics) if pareto else 0,
         pareto_notes=tuple(_pareto_notes(pareto)),
         gaps=_draw_gaps(group, f"{name}-differences", figures) if is_drawn else "",
         pairs=build_pairs(group),
@@ -143,8 +145,11 @@ def _draw_gaps(group: Group, name: str, figures: Figures) -> str:
 
 def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
     """What the figure can't show: how sure a place on the frontier is, and who is missing."""
-    if pareto is None:
+    if pareto is None or len(pareto.points) < 2:
         return
+    if len(pareto.metrics) > 2:
+        names = joined(quantity(key).name for key in pareto.metrics)
+        yield f"On the frontier is what nothing beats in {names} together; the figure shows the first two."
     shares = sorted(((point.share or 0.0, point.name) for point in pareto.points), reverse=True)
     sure = [f"{name} {share:.0%}" for share, name in shares if share >= LEAST_SHARE]
     if sure:

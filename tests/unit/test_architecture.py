@@ -30,7 +30,8 @@ LEVELS = (
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # These must open on a laptop in a second.
-WITHOUT_TORCH = dict.fromkeys(("report", "interop"), {"results", "errors", "scores", "pictures", "redact", "display"})
+PLAIN = {"results", "errors", "scores", "pictures", "redact", "display"}
+WITHOUT_TORCH = {"report": PLAIN, "interop": PLAIN}
 STORES = {"mlflow", "optuna"}  # opened where somebody asks for what is in them
 HEAVY = ("torch", "transformers", "peft", "datasets", "mlflow", "optuna", "diffusers", "accelerate")
 

@@ -10,10 +10,10 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from peftsweep.conversion import lora
-from peftsweep.methods.lora_conversion import lost_at_full_rank
 from peftsweep.conversion.finished import load_base_of, open_job, put_adapter
 from peftsweep.conversion.lora import export_lora
 from peftsweep.errors import DataError, MethodError
+from peftsweep.methods.lora_conversion import lost_at_full_rank
 from peftsweep.results import Stage
 
 CPU = torch.device("cpu")

@@ -52,12 +52,12 @@ def test_a_log_scale_puts_the_geometric_mean_in_the_middle() -> None:
 
 
 def test_ticks_of_a_log_scale_over_decades_are_powers_of_ten() -> None:
-    assert Scale(1e-5, 1e-1, 0.0, 300.0, log=True).ticks(BARE) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+    assert Scale(1e-5, 1e-1, 0.0, 320.0, log=True).ticks(BARE) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 
 
 def test_ticks_are_round_in_the_unit_that_is_shown() -> None:
     shown = quantity(MEMORY, [12e9, 20e9])
-    ticks = Scale(11.3e9, 20.6e9, 0.0, 300.0).ticks(shown)
+    ticks = Scale(11.3e9, 20.6e9, 0.0, 320.0).ticks(shown)
     assert [tick / 1e9 for tick in ticks] == pytest.approx([12, 14, 16, 18, 20])
 
 
@@ -226,3 +226,11 @@ def test_importance_is_drawn_in_percent() -> None:
     canvas = draw_importance({"hparams.lr": 0.8, "method.capacity": 0.2}, "lora")
     assert canvas is not None
     assert {"80", "20", "learning rate"} <= {*words(canvas)}
+
+
+def test_a_third_metric_draws_no_line_of_the_frontier_but_is_told_of_each_point() -> None:
+    points = [point("best", 0.8, 20e9), point("small", 0.5, 4e9)]
+    points = [Point(p.name, p.origin, p.values | {"drift": Estimate(0.125, None, None, 1)}, True, 0.5) for p in points]
+    canvas = draw_pareto(Pareto((MEMORY, SCORE, "drift"), tuple(points)), styles_of(["best", "small"]))
+    assert "drift 0.125" in inline_svg(canvas)
+    assert not any(isinstance(item, Line) and item.dash for item in canvas.items)
