@@ -47,7 +47,7 @@ format: install-dev  ## Rewrite the code in its format
 bench: install-dev  ## Measure decoding, loss memory and start-up, each against a baseline in the same run
 	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
 
-pocket-models: install  ## Pre-train the embedded models anew (an hour and a half on 2 cores)
+pocket-models: install  ## Pre-train the embedded models anew (an hour and a half on 2 cores, or more)
 	$(BIN)/python -m peftsweep.pocket.pretrain_llama
 	$(BIN)/python -m peftsweep.pocket.pretrain_flux2
 

@@ -84,7 +84,7 @@ def require_convertible(job: FinishedJob) -> None:
     method = job.config.method
     if find_capabilities(method).convertible_to_lora is False:
         rule = (
-            f"peft can't convert {method.name} to LoRA: what it learns is no matrix that is added to a layer's weights"
+            f"peft can't convert {method.name} to LoRA: what it learns is not just a matrix added to a layer's weights"
         )
         fix = "Use export merged, or train a method that converts: `python -m peftsweep methods` lists them."
         raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix))

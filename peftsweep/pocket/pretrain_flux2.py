@@ -28,6 +28,7 @@ from peftsweep.pocket.pretrain_dino import build_dino, pretrain_dino, save_dino
 from peftsweep.pocket.pretrain_vae import encode_latents, measure_latents, pretrain_vae, refine_decoder
 from peftsweep.pocket.scene import caption
 
+BATCH_SIZE = 64  # of the transformer
 EMPTY_SHARE = 0.1  # of captions left empty, so that guidance works
 
 
@@ -72,16 +73,16 @@ def normalised_tokens(vae: Any, pictures: Tensor) -> Tensor:
     return ((latents - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)).flatten(2).transpose(1, 2).contiguous()
 
 
-def pretrain_flow(pipeline: Any, pool: Pool, steps: int, batch_size: int, peak: float) -> None:
+def pretrain_flow(pipeline: Any, pool: Pool, steps: int, peak: float) -> None:
     """Flow matching with logit-normal noise levels; the text encoder learns along with the transformer."""
     tokens, rng = normalised_tokens(pipeline.vae, pool.pictures), np.random.default_rng(0)
     painter = Painter(pipeline).train()
     optimizer = Muon(painter, steps, peak, weight_decay=0.01)
     compiled, started, recent = torch.compile(painter), time.perf_counter(), []
     for step in range(steps):
-        chosen = rng.integers(len(tokens), size=batch_size)
+        chosen = rng.integers(len(tokens), size=BATCH_SIZE)
         captions = ["" if rng.random() < EMPTY_SHARE else caption(pool.scenes[i], rng) for i in chosen]
-        clean, sigmas = tokens[chosen], torch.randn(batch_size).sigmoid()
+        clean, sigmas = tokens[chosen], torch.randn(BATCH_SIZE).sigmoid()
         noise = torch.randn_like(clean)
         noisy = clean + sigmas.view(-1, 1, 1) * (noise - clean)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -118,7 +119,7 @@ def train_dino(options: argparse.Namespace) -> None:
 
 def train_flow(options: argparse.Namespace) -> None:
     pipeline: Any = Flux2KleinPipeline.from_pretrained(options.folder, torch_dtype=torch.float32)
-    pretrain_flow(pipeline, draw_pool(24_000, seed=2), options.flow_steps, 64, options.lr)
+    pretrain_flow(pipeline, draw_pool(24_000, seed=2), options.flow_steps, options.lr)
     save_pipeline(pipeline, options.folder)
 
 
