@@ -183,6 +183,8 @@ def _train(
     observe: Observer,
 ) -> None:
     hparams = config.hparams
+    if state.step == 0:
+        record.log_samples(0, task.samples())
     model = torch.compile(attached.model) if hparams.compile else attached.model
     seen = state.step * hparams.gradient_accumulation
     batches = task.train_batches(hparams.batch_size, config.seed, skip=seen)

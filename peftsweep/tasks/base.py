@@ -95,7 +95,8 @@ class Task(Protocol):
         ...
 
     def samples(self) -> dict[str, np.ndarray]:
-        """Pictures that the last validation made, by caption; uint8 (h, w, 3). None for text."""
+        """Pictures that the last validation made, or `prepare` before the first, by caption; uint8 (h, w, 3). None for
+        text."""
         ...
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:

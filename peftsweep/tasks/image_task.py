@@ -120,8 +120,11 @@ class ImageTask:
         self._encodings.learn_prompts(prompts)
 
     def prepare(self, model: nn.Module) -> None:
-        """Photos and prompts are encoded here, before training is timed and its memory measured."""
+        """Photos and prompts are encoded here, before training is timed and its memory measured; the first samples are
+        drawn, to be seen beside later ones."""
         _ = self._training_set, self._split("valid").latents
+        if self._settings.valid_seeds:
+            self._draw_valid(model)
 
     @cached_property
     def _training_set(self) -> TrainingSet:
@@ -197,11 +200,17 @@ class ImageTask:
         metrics = {"valid/loss": self._held_out_loss(model, "valid")}
         each, split = self._settings.valid_seeds, self._split("valid")
         if each:
-            drawn = self._draw(model, repeated(split.prompts, each), seeds_of("valid", len(split.prompts), each))
-            self._samples = dict(zip(split.prompts, drawn[::each], strict=True))
+            drawn = self._draw_valid(model)
             photos = split.embeddings.repeat_interleave(each, dim=0)
             metrics[f"valid/{SCORE}"] = float(paired_cosines(self._encoder.embed(list(drawn)), photos).mean())
         return metrics
+
+    def _draw_valid(self, model: nn.Module) -> np.ndarray:
+        """Pictures of the validation prompts, those of a prompt together; the first of each is a sample."""
+        each, prompts = self._settings.valid_seeds, self._split("valid").prompts
+        drawn = self._draw(model, repeated(prompts, each), seeds_of("valid", len(prompts), each))
+        self._samples = dict(zip(prompts, drawn[::each], strict=True))
+        return drawn
 
     def samples(self) -> dict[str, np.ndarray]:
         """See tasks.base.Task: a picture of each validation prompt."""

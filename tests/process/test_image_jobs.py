@@ -59,9 +59,9 @@ def test_every_judged_picture_is_kept_beside_the_bases(jobs):
             assert Image.open(folder / kind / f"{item['image']}.png").size == (64, 64)
 
 
-def test_samples_are_kept_for_each_validation(jobs):
+def test_samples_are_kept_from_before_the_first_step_on(jobs):
     names = sorted(path.name for path in (jobs.folder / "whole/images/samples").iterdir())
-    assert [name[:6] for name in names] == ["000002", "000002", "000004", "000004"]
+    assert [name[:6] for name in names] == ["000000"] * 2 + ["000002"] * 2 + ["000004"] * 2
 
 
 def test_the_contact_sheet_has_a_row_a_prompt_and_three_columns(jobs):
