@@ -111,7 +111,7 @@ class DiffusionParts:
         how many pictures were finished. The noise is drawn on the host, so a seed means the same on every device.
         """
         transformer = model.get_base_model() if isinstance(model, PeftModel) else model
-        with _evaluating(transformer), _visiting(self._pipeline.vae, self._device):
+        with evaluating(transformer), _visiting(self._pipeline.vae, self._device):
             pictures = []
             for start in range(0, len(seeds), batch_size):
                 chosen = slice(start, start + batch_size)
@@ -151,7 +151,8 @@ def _visiting(module: nn.Module, device: torch.device) -> Iterator[Any]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode for as long as it lasts, then as it was."""
     was_training = model.training
     model.eval()
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from peftsweep.errors import ConfigError, Problem
+from peftsweep.models.diffusion import evaluating
 from peftsweep.models.spec import BaseModel
 from peftsweep.models.vision import ImageEncoder, TextImageScorer
 from peftsweep.tasks.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
@@ -186,7 +186,7 @@ class ImageTask:
             self._parts.sigmas,
             self._settings.eval_batch_size,
         )
-        with _evaluating(model):
+        with evaluating(model):
             losses = [self._losses(model, {key: part.to(device) for key, part in one.items()}) for one in batches]
         return float(torch.cat(losses).mean())
 
@@ -282,16 +282,6 @@ def _require_whole_tokens(resolution: int, pixels_per_token: int) -> None:
         rule = f"task.resolution must be a multiple of {pixels_per_token}, the pixels of a latent token"
         nearest = max(pixels_per_token, round(resolution / pixels_per_token) * pixels_per_token)
         raise ConfigError(Problem(rule, resolution, "task.resolution", f"Take task.resolution={nearest}."))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _sample_stem(number: int) -> str:
