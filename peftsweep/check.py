@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -20,17 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 from peftsweep.compose import CommandLine, compose_config, group_choices, group_names
 from peftsweep.config import NEEDED, TASKS, ImageGenConfig, JobConfig, SearchSpaceConfig, TextTaskConfig
 from peftsweep.errors import ConfigError, Problem
+from peftsweep.suggest import did_you_mean
 from peftsweep.trust import untrusted_settings
 
 NEED_MORE = {"method": ("from_file",), "model": ("hf",)}  # choices that are incomplete without a further setting
 # ValueError: what Hydra raises for a group that is given a number, say.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The nearest known words, or all of them where none is near."""
-    close = difflib.get_close_matches(word, known, n=2)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Choose from: {', '.join(sorted(known))}."
 
 
 def check_command_line(line: CommandLine) -> None:

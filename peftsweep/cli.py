@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ def _print_problems(error: PeftsweepError) -> None:
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
-    from peftsweep.check import did_you_mean
+    from peftsweep.suggest import did_you_mean
 
     command = COMMANDS.get(name)
     if command is None:
@@ -217,7 +217,13 @@ def _import(arguments: list[str]) -> int:
 def _report(arguments: list[str]) -> int:
     from peftsweep.report.command import run
 
-    return run(arguments)
+    return run(arguments, log=_log_report)
+
+
+def _log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str | None) -> str | None:
+    from peftsweep.tracking import log_report
+
+    return log_report(folder, studies, uri)
 
 
 def _recommend(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,22 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_FREEDOM = 1e6  # as good as a normal distribution
+DRAWS, HALVINGS = 1000, 30  # of an interval's search
 Floats = npt.NDArray[np.float64]
 
 SCORES = ("test/accuracy", "test/score", "test/exact_match", "test/dino_similarity")  # the first measured is compared
-SHARES = ("test/accuracy", "test/exact_match")  # lie between 0 and 1
+# Between which ends a metric lies, by the last part of its key. All others are sizes, times, counts and losses.
+ENDS = {
+    "accuracy": (0.0, 1.0),
+    "exact_match": (0.0, 1.0),
+    "memorised": (0.0, 1.0),
+    "drift": (0.0, 1.0),
+    "dino_similarity": (-1.0, 1.0),
+    "text_similarity": (-1.0, 1.0),
+    "score": (-math.inf, math.inf),
+    "forgetting_nats": (-math.inf, math.inf),  # training may well improve the loss on general text
+}
+NOT_NEGATIVE = (0.0, math.inf)
 ITEM_SCORES = ("correct", "score", "similarity")  # what a line of predictions.jsonl calls its score
 
 
@@ -56,28 +69,32 @@ def score_interval(
         return of_job
     if len({len(scores) for scores in items}) != 1 or len(items[0]) < 2:
         return None
-    low, high = two_way_interval(items)
-    return (max(0.0, low), min(1.0, high)) if key in SHARES else (low, high)
+    return within_ends(*two_way_interval(items), key)
+
+
+def within_ends(low: float, high: float, key: str) -> tuple[float, float]:
+    """An interval without what the metric can't be. As the truth does not lie there either, it holds as often."""
+    least, most = ENDS.get(key.rpartition("/")[2], NOT_NEGATIVE)
+    return max(least, low), min(most, high)
 
 
 def two_way_interval(items: Sequence[Sequence[float]] | Floats) -> tuple[float, float]:
-    """95% interval of the mean of (seeds, test items), both drawn at random: Student's, with the degrees of freedom of
-    Satterthwaite. With few seeds that disagree it is wide, as it should be."""
-    from scipy.special import stdtrit
+    """95% interval of the mean of (seeds, test items), both drawn at random: the generalised confidence interval of
+    Weerahandi (1993). With few seeds that disagree it is wide, as it should be.
 
+    Simulated with right and wrong answers, and with normal ones, of 60 to 1,319 items, it holds the truth in 94 to 99%
+    of cases with 2 seeds, in 94 to 98% with 3, in 93 to 98% with 5; the most where seeds hardly differ. Student's with
+    Satterthwaite's degrees of freedom holds it in as few as 88% and 92% with 2 and 3 seeds that do differ.
+    """
     scores = np.asarray(items, dtype=float)
-    parts = variance_parts(scores)
-    mean, variance = float(scores.mean()), float(parts.of_mean)
-    if variance == 0:
-        return mean, mean
-    half = float(stdtrit(parts.freedom, 0.975)) * math.sqrt(variance)
+    mean, half = float(scores.mean()), float(variance_parts(scores).half_width)
     return mean - half, mean + half
 
 
-def degrees_of_freedom(variance: Floats, lost: Floats, least: float = 1.0) -> Floats:
+def degrees_of_freedom(variance: Floats, lost: Floats) -> Floats:
     """Satterthwaite's: the squared variance over `lost`, the sum of its parts' squares over their own."""
     freedom = np.divide(variance**2, lost, out=np.full_like(lost, MOST_FREEDOM), where=lost > 0)
-    return np.clip(freedom, least, MOST_FREEDOM)
+    return np.clip(freedom, 1.0, MOST_FREEDOM)
 
 
 @dataclass(frozen=True)
@@ -94,15 +111,18 @@ class VarianceParts:
     items: int
 
     @property
-    def of_mean(self) -> Floats:
-        """Noise is counted once. Of seeds that differ less than noise alone would make them, nothing is left."""
-        return self.of_items + np.maximum(self.of_seeds - self.of_noise, 0.0)
+    def half_width(self) -> Floats:
+        """Half of the 95% interval of the mean.
 
-    @property
-    def freedom(self) -> Floats:
-        """Degrees of freedom after Satterthwaite (1946); no fewer than the smaller part's, as noise is subtracted."""
-        lost = self.of_items**2 / (self.items - 1) + self.lost_freedom
-        return degrees_of_freedom(self.of_mean, lost, least=min(max(1, self.seeds - 1), self.items - 1))
+        What the parts might be in truth is drawn, each as its estimate times freedom over chi-square. Noise is counted
+        once: of seeds that differ less than noise alone would make them, nothing is left.
+        """
+        freedoms = (max(1, self.seeds - 1), self.items - 1, max(1, self.seeds - 1) * (self.items - 1))
+        of_seeds, of_items, of_noise = (
+            np.multiply.outer(part, ratio)
+            for part, ratio in zip((self.of_seeds, self.of_items, self.of_noise), _ratios(freedoms), strict=True)
+        )
+        return _holding(np.sqrt(np.maximum(of_items + of_seeds - of_noise, 0.0)))
 
     @property
     def lost_freedom(self) -> Floats:
@@ -110,6 +130,30 @@ class VarianceParts:
         if self.seeds < 2:
             return np.zeros_like(self.of_items)
         return self.of_seeds**2 / (self.seeds - 1) + self.of_noise**2 / ((self.seeds - 1) * (self.items - 1))
+
+
+@lru_cache
+def _ratios(freedoms: tuple[int, ...]) -> list[Floats]:
+    """Draws of freedom over chi-square: each spread evenly over its distribution, in an order of its own, the same
+    every time (a Latin hypercube)."""
+    from scipy.special import chdtri
+
+    random = np.random.default_rng(0)
+    places = (np.arange(DRAWS) + 0.5) / DRAWS
+    return [freedom / chdtri(freedom, random.permutation(places)) for freedom in freedoms]
+
+
+def _holding(deviations: Floats) -> Floats:
+    """How far to go to either side, so that normal draws with these deviations (..., draws) stay within, 95 of 100."""
+    from scipy.special import ndtr
+
+    low, high = np.zeros(deviations.shape[:-1]), 2 * deviations.max(axis=-1)
+    known = np.maximum(deviations, np.finfo(float).tiny)  # nothing to divide by where nothing varies
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        holds = (2 * ndtr(middle[..., None] / known) - 1).mean(axis=-1) >= 0.95
+        low, high = np.where(holds, low, middle), np.where(holds, middle, high)
+    return high
 
 
 def variance_parts(scores: Floats) -> VarianceParts:

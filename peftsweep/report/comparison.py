@@ -26,8 +26,8 @@ class Row:
 
     name: unique in its group. rank: 1 is best; None for what was not scored on test data, and for published results,
     which are shown beside one's own and never ranked. estimates: by key of METRICS. trials: ended, by status, of the
-    tuning; empty where nothing was tuned. places: of the jobs that were scored, as Job.place. separated_from_best:
-    None where that can't be told.
+    tuning, each by its last attempt; empty where nothing was tuned. retried: attempts that another one replaced.
+    places: of the jobs that were scored, as Job.place. separated_from_best: None where that can't be told.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Row:
     seeds: tuple[int, ...] = ()
     estimates: dict[str, Estimate] = field(default_factory=dict)
     trials: dict[str, int] = field(default_factory=dict)
+    retried: int = 0
     tune_tokens: float | None = None  # training tokens of all trials
     tune_seconds: float | None = None
     causes: dict[str, int] = field(default_factory=dict)  # why jobs were not ok: cause -> how many
@@ -57,9 +58,9 @@ class Row:
 class Pair:
     """Two rows compared on the same test items. difference: mean score of first minus second, with its 95% interval.
 
-    adjusted_p_value: after Holm, over all pairs of the group. is_separated: it is below 0.05. more_seeds: how many
-    more each needs so that a gap like the one observed is found with 80% chance; None where it is found already, or
-    where seeds alone can't (more_items: how many more test items might, with the seeds there are).
+    adjusted_p_value: after Holm, over the pairs of the group that were tested. is_separated: it is below 0.05.
+    more_seeds: how many more each needs so that a gap like the one observed is found with 80% chance; None where it is
+    found already, or where seeds alone can't (more_items: how many more test items might, with the seeds there are).
     """
 
     first: str
@@ -94,7 +95,7 @@ class Group:
     """Rows that may be ranked together, best first, and published rows of the same task and model after them.
 
     score_name: key of METRICS, None where nothing was scored on test data. warnings: sentences that must be seen
-    beside the ranking.
+    beside the ranking. untested: how many of the ranked rows, the last of them, were compared with no other.
     """
 
     key: GroupKey
@@ -104,6 +105,7 @@ class Group:
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...] = ()
     warnings: tuple[str, ...] = ()
+    untested: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from peftsweep.report.comparison import Estimate
 from peftsweep.report.jobs import Job
 from peftsweep.results import METRICS, Status
-from peftsweep.scores import SCORES, score_interval
+from peftsweep.scores import SCORES, score_interval, within_ends
 
 
 def score_of(job: Job) -> str | None:
@@ -25,7 +25,8 @@ def score_name(jobs: Sequence[Job]) -> str | None:
 def score_estimate(jobs: Sequence[Job], key: str) -> Estimate:
     """Mean over the seeds, with the interval over fresh seeds and items that the sweep's own table has."""
     values = [job.result.metrics[key] for job in jobs if key in job.result.metrics]
-    interval = score_interval([job.item_scores for job in jobs], key, jobs[0].result.intervals.get(key))
+    of_job = jobs[0].result.intervals.get(key)
+    interval = of_job if len(jobs) == 1 else score_interval([job.item_scores for job in jobs], key, of_job)
     low, high = interval or (None, None)
     return Estimate(statistics.fmean(values), low, high, len(values))
 
@@ -36,16 +37,16 @@ def all_estimates(jobs: Sequence[Job], score: str | None) -> dict[str, Estimate]
     for key in METRICS:
         values = [job.result.metrics[key] for job in jobs if key in job.result.metrics]
         if values:
-            found[key] = score_estimate(jobs, key) if key == score else mean_estimate(values)
+            found[key] = score_estimate(jobs, key) if key == score else mean_estimate(values, key)
     return found
 
 
-def mean_estimate(values: Sequence[float]) -> Estimate:
-    """Mean with Student's 95% interval over the seeds; of a single one, no interval."""
+def mean_estimate(values: Sequence[float], key: str) -> Estimate:
+    """Mean with Student's 95% interval over the seeds, as far as the metric can go; of a single one, no interval."""
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return Estimate(mean, None, None, count)
     from scipy.special import stdtrit
 
     half = float(stdtrit(count - 1, 0.975)) * statistics.stdev(values) / math.sqrt(count)
-    return Estimate(mean, mean - half, mean + half, count)
+    return Estimate(mean, *within_ends(mean - half, mean + half, key), count)

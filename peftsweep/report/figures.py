@@ -16,6 +16,7 @@ WIDE, NARROW = 760.0, 350.0  # pixels; the narrow one is for phones
 PALE = 0.55
 MOST_LABELS = 12  # beside points; more would hide the points
 MOST_DOMINATED = 40  # points that are drawn, of those that others beat
+MOST_NAMED = 40  # points of the frontier
 ROOM_FOR_INTERVALS, LEAST_ROOM = 0.6, 0.1  # of the range of means, and of the largest, on either side
 MOST_GAPS = 24  # rows of one figure
 Styles = Mapping[str, tuple[str, str]]  # row -> colour, shape
@@ -24,21 +25,21 @@ Styles = Mapping[str, tuple[str, str]]  # row -> colour, shape
 def draw_pareto(pareto: Pareto, styles: Styles, width: float = WIDE) -> Canvas:
     """The second metric against the first: points with intervals, the frontier, what it dominates paler."""
     x_key, y_key = pareto.metrics[:2]
-    x, y = (quantity(key, _extremes(pareto.points, key)) for key in (x_key, y_key))
     points = _shown_points(pareto.points)
+    x, y = (quantity(key, _extremes(points, key)) for key in (x_key, y_key))
     canvas = Canvas(width, 430 if width > NARROW else 350, f"{y.name} against {x.name}, with the Pareto frontier")
     frame = framed(
         canvas,
-        (x, _drawn_range(pareto.points, x_key)),
-        (y, _extremes(pareto.points, y_key)),
-        log_x=_spans(pareto.points, x_key),
+        (x, _drawn_range(points, x_key)),
+        (y, _extremes(points, y_key)),
+        log_x=_spans(points, x_key),
         y_ends=(-0.02, 1.02) if y_key.rpartition("/")[2] in SHARES else None,
     )
     _frontier(canvas, frame, pareto, x_key, y_key)
     for point in reversed(points):
         _point(canvas, frame, point, styles[point.name], (x, y))
     is_crowded = len(points) > MOST_LABELS
-    named = [point for point in points if point.on_frontier]
+    named = [point for point in points if point.on_frontier][:MOST_NAMED]
     rest = [point for point in points if not point.on_frontier]
     anchors = [
         (frame.at(point.values[x_key].mean, point.values[y_key].mean), point.name, "ink" if point in named else "muted")
@@ -53,8 +54,8 @@ def draw_pareto(pareto: Pareto, styles: Styles, width: float = WIDE) -> Canvas:
 
 def _shown_points(points: Sequence[Point]) -> list[Point]:
     """The frontier, and of the rest the best in the first metric."""
-    rest = [point for point in points if not point.on_frontier][:MOST_DOMINATED]
-    return [point for point in points if point.on_frontier or point in rest]
+    rest = {point.name for point in [point for point in points if not point.on_frontier][:MOST_DOMINATED]}
+    return [point for point in points if point.on_frontier or point.name in rest]
 
 
 def _line_boxes(canvas: Canvas) -> list[Box]:
@@ -77,8 +78,9 @@ def _drawn_range(points: Sequence[Point], key: str) -> list[float]:
     means = [point.values[key].mean for point in points]
     if _spans(points, key):
         return means
-    room = max(ROOM_FOR_INTERVALS * (max(means) - min(means)), LEAST_ROOM * max(map(abs, means)))
-    return [min(max(value, min(means) - room), max(means) + room) for value in _extremes(points, key)]
+    low, high = min(means), max(means)
+    room = max(ROOM_FOR_INTERVALS * (high - low), LEAST_ROOM * max(abs(low), abs(high)))
+    return [min(max(value, low - room), high + room) for value in _extremes(points, key)]
 
 
 def _spans(points: Sequence[Point], key: str) -> bool:

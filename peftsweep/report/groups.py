@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 
 from peftsweep.report.comparison import Comparison, Group, GroupKey, Pair, Row
 from peftsweep.report.jobs import REFERENCE, Job, Loaded
 from peftsweep.report.pairs import Floats, as_matrix, compare_pairs
+from peftsweep.report.quantities import some
 from peftsweep.report.rows import Entry, build_entries
 from peftsweep.results import METRICS, Direction, Stage
 
+# Rows of a group, from the best down, that are compared pair by pair. The best is not compared with all of thousands:
+# it was chosen as the best of them, and Holm's correction over as many pairs as rows would not make up for that.
+MOST_COMPARED = 50
 # What two jobs must share of their environment for their scores to be ranked without a warning. The processor counts
 # where there is no accelerator.
 ENVIRONMENT = ("peftsweep", "commit", "dirty", "torch", "transformers", "peft", "gpu", "cuda", "driver")
@@ -53,7 +57,7 @@ def _parts(entries: Sequence[Entry]) -> dict[GroupKey, list[Entry]]:
 
 
 def _agree(one: GroupKey, other: GroupKey) -> bool:
-    pairs = zip(asdict(one).values(), asdict(other).values(), strict=True)
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
     return all(a is None or b is None or a == b for a, b in pairs)
 
 
@@ -68,13 +72,19 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
     objective = next(
         (s.objective for e in own if e.row.study and (s := loaded.studies.get(e.row.study)) and s.objective), None
     )
-    ranked = sorted((entry for entry in own if entry.score_name == score and score), key=_best_first(score))
-    rest = sorted((entry for entry in own if entry not in ranked), key=_by_objective(objective))
-    pairs = compare_pairs(score_matrices(ranked))
-    rows = [_ranked(entry.row, place, ranked[0].row.name, pairs) for place, entry in enumerate(ranked, 1)]
+    ranked = sorted((entry for entry in own if score and entry.score_name == score), key=_best_first(score))
+    rest = sorted((e for e in own if not score or e.score_name != score), key=_by_objective(objective))
+    compared = ranked[:MOST_COMPARED]
+    items = score_matrices(compared)
+    pairs = compare_pairs(items)
+    verdicts = _verdicts(pairs)
+    rows = [_ranked(entry.row, place, ranked[0].row.name, verdicts) for place, entry in enumerate(ranked, 1)]
     shown = sorted((entry.row for entry in _named(published)), key=lambda row: -(row.score.mean if row.score else 0.0))
-    warnings = [*_differences(ranked), *_budgets(ranked), *_few_seeds(ranked), *_published(shown)]
-    return Group(key, _title(key), score, objective, (*rows, *(e.row for e in rest), *shown), pairs, tuple(warnings))
+    doubts = (_untested(ranked) if pairs else (), _differences(ranked), _budgets(ranked), _few_seeds(ranked))
+    warnings = [told for each in (*doubts, _without_items(compared, items), _published(shown)) for told in each]
+    rows += [*(entry.row for entry in rest), *shown]
+    untested = len(ranked) - len(compared)
+    return Group(key, _title(key), score, objective, tuple(rows), pairs, tuple(warnings), untested)
 
 
 def score_matrices(entries: Iterable[Entry]) -> dict[str, Floats]:
@@ -85,25 +95,37 @@ def score_matrices(entries: Iterable[Entry]) -> dict[str, Floats]:
 
 def _named(entries: Sequence[Entry]) -> list[Entry]:
     """Names that tell rows apart: by their sweep, by the settings that differ, at last by a number."""
-    shared = Counter(entry.row.name for entry in entries)
+    alike: dict[str, list[Entry]] = {}
+    for entry in entries:
+        alike.setdefault(entry.row.name, []).append(entry)
+    differing = {name: _differing(found) for name, found in alike.items() if len(found) > 1}
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()  # the last one that was put behind a name
     named: list[Entry] = []
     for entry in entries:
         name = entry.row.name
-        if shared[name] > 1:
-            alike = [other for other in entries if other.row.name == name]
-            name = entry.row.study or _with_settings(entry, alike)
-        taken = {other.row.name for other in named}
-        unique = next(n for i in range(1, len(entries) + 2) if (n := name if i == 1 else f"{name} ({i})") not in taken)
+        if name in differing:
+            name = entry.row.study or _with_settings(entry, differing[name])
+        unique = name
+        while unique in taken:
+            numbers[name] += 1
+            unique = f"{name} ({numbers[name] + 1})"
+        taken.add(unique)
         named.append(replace(entry, row=replace(entry.row, name=unique)))
     return named
 
 
-def _with_settings(entry: Entry, alike: Sequence[Entry]) -> str:
-    settings = [other.jobs[0].settings for other in alike]
+def _differing(alike: Sequence[Entry]) -> list[str]:
+    """The settings that are not the same for all, in the order in which jobs have them."""
+    first, *others = [entry.jobs[0].settings for entry in alike]
+    keys = dict.fromkeys(key for settings in (first, *others) for key in settings)
+    return [key for key in keys if any(settings.get(key) != first.get(key) for settings in others)]
+
+
+def _with_settings(entry: Entry, differing: Sequence[str]) -> str:
     mine = entry.jobs[0].settings
-    differing = [key for key in mine if any(other.get(key) != mine[key] for other in settings)]
-    shown = " ".join(f"{key.rpartition('.')[2]}={mine[key]}" for key in differing[:3])
-    return f"{entry.row.name} {shown}".strip()
+    told = [f"{key.rpartition('.')[2]}={mine[key]}" for key in differing if key in mine]
+    return " ".join([entry.row.name, *told[:3]])
 
 
 def _best_first(score: str | None) -> Callable[[Entry], tuple[float, str]]:
@@ -121,18 +143,22 @@ def _by_objective(objective: str | None) -> Callable[[Entry], tuple[bool, float]
     return key
 
 
-def _ranked(row: Row, place: int, best: str, pairs: Sequence[Pair]) -> Row:
-    found = {
-        (pair.second if pair.first == row.name else pair.first): pair.is_separated
-        for pair in pairs
-        if row.name in (pair.first, pair.second)
-    }
-    alike = tuple(name for name, is_separated in found.items() if not is_separated)
+def _verdicts(pairs: Sequence[Pair]) -> dict[str, dict[str, bool]]:
+    """By row: which rows it was compared with, and whether they were told apart."""
+    found: dict[str, dict[str, bool]] = {}
+    for pair in pairs:
+        found.setdefault(pair.first, {})[pair.second] = pair.is_separated
+        found.setdefault(pair.second, {})[pair.first] = pair.is_separated
+    return found
+
+
+def _ranked(row: Row, place: int, best: str, verdicts: Mapping[str, Mapping[str, bool]]) -> Row:
+    found = verdicts.get(row.name, {})
     return replace(
         row,
         rank=place,
         separated_from_best=False if row.name == best else found.get(best),
-        not_separated_from=alike,
+        not_separated_from=tuple(name for name, is_separated in found.items() if not is_separated),
     )
 
 
@@ -141,6 +167,14 @@ def _title(key: GroupKey) -> str:
     budget = f", {key.max_steps} steps" if key.max_steps is not None else ""
     budget += f" of {key.batch_rows} rows" if key.batch_rows is not None else ""
     return f"{key.task} on {key.model}: {kind}{budget}"
+
+
+def _untested(ranked: Sequence[Entry]) -> Iterator[str]:
+    if len(ranked) > MOST_COMPARED:
+        yield (
+            f"Only the {MOST_COMPARED} best of {len(ranked):,} rows were compared with one another: nothing tells how "
+            "sure the order of the others is."
+        )
 
 
 def _differences(entries: Sequence[Entry]) -> Iterator[str]:
@@ -152,7 +186,7 @@ def _differences(entries: Sequence[Entry]) -> Iterator[str]:
             found.setdefault(what, {}).setdefault(value, []).append(entry.row.name)
     for what, rows in found.items():
         if len(rows) > 1:
-            told = "; ".join(f"{value} ({', '.join(names)})" for value, names in rows.items())
+            told = some([f"{value} ({some(names)})" for value, names in rows.items()], "; ")
             yield f"Not the same for all rows: {what}. {told}."
 
 
@@ -174,23 +208,26 @@ def _budgets(entries: Sequence[Entry]) -> Iterator[str]:
     trials = {row.name: sum(row.trials.values()) for row in tuned}
     tokens = [row.tune_tokens or 0.0 for row in tuned]
     if len(set(trials.values())) > 1 and max(tokens) > 1.25 * min(tokens):
-        told = ", ".join(f"{name} {count}" for name, count in trials.items())
+        told = some([f"{name} {count}" for name, count in trials.items()])
         yield f"Not all rows were tuned alike. Trials: {told}."
     methods = Counter(entry.row.method for entry in entries if not entry.row.trials)
     if len(methods) > 1:
         yield "Nothing here was tuned: a method may stand low because its settings are not its best."
-    for method, count in methods.items():
-        if count > 1:
-            yield f"{method} has {count} settings that were judged on test data: the best of them looks too good."
+    several = [f"{method} has {count}" for method, count in methods.items() if count > 1]
+    if several:
+        yield f"{some(several)} settings that were judged on test data: the best of them looks too good."
 
 
 def _few_seeds(entries: Sequence[Entry]) -> Iterator[str]:
     names = [entry.row.name for entry in entries if len(entry.row.seeds) == 1]
     if names:
-        yield f"One seed only: {', '.join(names)}. What is compared is that adapter, not yet the method."
-    lacking = [entry.row.name for entry in entries if as_matrix([job.item_scores for job in entry.scored]) is None]
+        yield f"One seed only: {some(names)}. What is compared is that adapter, not yet the method."
+
+
+def _without_items(compared: Sequence[Entry], items: Mapping[str, Floats]) -> Iterator[str]:
+    lacking = [entry.row.name for entry in compared if entry.row.name not in items]
     if lacking:
-        yield f"No test items were kept by all jobs of {', '.join(lacking)}: nothing tells how sure their rank is."
+        yield f"No test items were kept by all jobs of {some(lacking)}: nothing tells how sure their rank is."
 
 
 def _published(rows: Sequence[Row]) -> Iterator[str]:

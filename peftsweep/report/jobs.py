@@ -159,7 +159,7 @@ def read_job(folder: Path) -> Job:
     try:
         result = load_result(path)
         result.metrics = finite(result.metrics)
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, TypeError) as error:
         raise DataError(Problem(f"result.json must describe a job ({error})", source=str(path))) from None
     return Job(result, folder.name, str(folder), FolderFiles(folder))
 

@@ -19,10 +19,14 @@ def load_jobs(source: str | Path) -> Loaded:
         TrackingError: the MLflow store can't be read.
     """
     text = str(source)
-    is_store = "://" in text or text.endswith(".db")
-    loaded = load_runs(text) if is_store else load_folder(Path(text))
+    loaded = load_runs(text) if is_store(text) else load_folder(Path(text))
     if not loaded.jobs:
         rule = "a report needs at least one finished job that can be read"
         fix = " ".join(loaded.unreadable[:3]) or "Run a job first, or name another folder or store."
         raise DataError(Problem(rule, text, "runs", fix))
     return loaded
+
+
+def is_store(source: str) -> bool:
+    """Whether a source is an MLflow store, by its address or as the file of a SQLite database."""
+    return "://" in source or source.endswith(".db")

@@ -10,11 +10,11 @@ from typing import Any
 from peftsweep.report.canvas import Canvas, file_svg, inline_svg
 from peftsweep.report.comparison import Group, Row
 from peftsweep.report.contact_sheets import Sheet, read_sheets
-from peftsweep.report.figures import NARROW, WIDE, Styles, draw_gaps, draw_pareto, styles_of
+from peftsweep.report.figures import MOST_DOMINATED, NARROW, WIDE, Styles, draw_gaps, draw_pareto, styles_of
 from peftsweep.report.jobs import Job, Loaded
 from peftsweep.report.page_table import PageTable, PairLine, build_pairs, build_table, pairs_title
 from peftsweep.report.pareto import DRAWS, Pareto
-from peftsweep.report.quantities import joined, quantity
+from peftsweep.report.quantities import joined, quantity, some
 from peftsweep.report.raster import save_png
 from peftsweep.report.sentences import Answer, answer, protocol
 from peftsweep.report.settings_figures import draw_importance, draw_parallel
@@ -25,6 +25,7 @@ from peftsweep.report.tuning_words import edge_warnings, parameter_importance, t
 MOST_ROWS_DRAWN = 12  # of one group: the best
 MOST_NAMES = 3  # of those that dominate one method
 MOST_BEATEN = 6  # told in words; every point of the figure tells its own
+MOST_FAILURES = 200  # lines; all are in comparison.json
 LEAST_SHARE = 0.01  # of draws, for a place on the frontier to be told
 
 
@@ -87,6 +88,7 @@ class GroupPart:
     searches: tuple[str, ...]
     curves: tuple[str, ...]
     failures: tuple[tuple[str, str, int], ...]  # row, cause, how many
+    more_failures: int  # lines that are left out
     sheets: tuple[Sheet, ...]
     protocol: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -102,6 +104,7 @@ def build_part(
     tunings = [found for row in drawn if (found := read_tuning(row, jobs, loaded.studies))]
     styles = styles_of([row.name for row in group.rows])
     tuned = tuple(_tuned(tuning, f"{name}-{place + 1}", figures) for place, tuning in enumerate(tunings))
+    failures = [(row.name, cause, count) for row in group.rows for cause, count in row.causes.items()]
     return GroupPart(
         id=name,
         group=group,
@@ -118,7 +121,8 @@ def build_part(
         untold=sum(bool(row.trials) for row in group.rows) - len(tuned),
         searches=tuple(_searches(tunings, styles, name, figures)),
         curves=tuple(_curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures)),
-        failures=tuple((row.name, cause, count) for row in group.rows for cause, count in row.causes.items()),
+        failures=tuple(failures[:MOST_FAILURES]),
+        more_failures=max(0, len(failures) - MOST_FAILURES),
         sheets=tuple(read_sheets(drawn, jobs)),
         protocol=tuple(protocol(group)),
         environment=tuple(_environment(jobs)),
@@ -145,7 +149,12 @@ def _draw_gaps(group: Group, name: str, figures: Figures) -> str:
 
 def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
     """What the figure can't show: how sure a place on the frontier is, and who is missing."""
-    if pareto is None or len(pareto.points) < 2:
+    if pareto is None:
+        return
+    if len(pareto.points) < 2:
+        if pareto.missing:
+            names = joined(quantity(key).name for key in pareto.metrics)
+            yield f"Not drawn, as only {pareto.points[0].name} has {names}; {some(pareto.missing)} lacks one of them."
         return
     if len(pareto.metrics) > 2:
         names = joined(quantity(key).name for key in pareto.metrics)
@@ -159,8 +168,10 @@ def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
     if beaten:
         more = f" and {len(beaten) - MOST_BEATEN} more" if len(beaten) > MOST_BEATEN else ""
         yield f"Dominated: {', '.join(beaten[:MOST_BEATEN])}{more}."
+    if len(beaten) > MOST_DOMINATED:
+        yield f"Drawn are the frontier and, of what is dominated, the {MOST_DOMINATED} best in the first metric."
     if pareto.missing:
-        yield f"Not drawn, as one of the metrics was not measured: {joined(pareto.missing)}."
+        yield f"Not drawn, as one of the metrics was not measured: {some(pareto.missing)}."
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from peftsweep.limits import WORDS
 from peftsweep.report.comparison import Estimate, Group, Pair, Row
 from peftsweep.report.figures import points_of
 from peftsweep.report.jobs import REFERENCE
-from peftsweep.report.metrics import WORDS
 from peftsweep.report.quantities import Quantity, counted, plain, quantity
 from peftsweep.report.sentences import interval_text, needed
 from peftsweep.results import METRICS, Direction, Status
@@ -73,8 +73,9 @@ class PageTable:
 
 
 def build_table(group: Group) -> PageTable:
-    """The table of a group: what nobody measured has no column."""
-    pairs = [*_fixed(group), *_costs(group), *_counts(group)]
+    """The table of a group, with its first rows: what none of them measured has no column."""
+    told = replace(group, rows=group.rows[:MOST_ROWS])
+    pairs = [*_fixed(told), *_costs(told), *_counts(told)]
     lines = tuple(
         Line(
             row.name,
@@ -83,7 +84,7 @@ def build_table(group: Group) -> PageTable:
             tuple(_states(row)),
             tuple(_marks(row)),
         )
-        for number, row in enumerate(group.rows[:MOST_ROWS])
+        for number, row in enumerate(told.rows)
     )
     states = tuple(dict.fromkeys(state for line in lines for state in line.states))
     return PageTable(tuple(column for column, _ in pairs), lines, states, len(group.rows) - len(lines))
@@ -162,6 +163,7 @@ def _trials(row: Row) -> Cell:
     known = [f"{row.trials[status]} {status}" for status in row.trials]
     order = {str(status): place for place, status in enumerate(TRIALS)}
     known.sort(key=lambda text: order.get(text.partition(" ")[2], len(order)))
+    known += [f"{row.retried} retried"] if row.retried else []
     return Cell(str(sum(row.trials.values())), sum(row.trials.values()), "\n".join(known))
 
 

@@ -15,12 +15,15 @@ from peftsweep.report.pairs import Floats, as_matrix
 
 DRAWS = 1000
 MOST_METRICS = 3
+MOST_DRAWN = 50  # rows: every draw compares each with each, and what many rows beat is on the frontier in none
+MOST_DOMINATORS = 50  # named, of one row
 
 
 @dataclass(frozen=True)
 class Point:
     """One row in the plane of the metrics. share: of the bootstrap draws, in which it is on the frontier; None for
-    published results, which stand beside it. dominated_by: rows that are at least as good in all and better in one."""
+    published results, which stand beside it, and for what lies too far behind. dominated_by: rows that are at least as
+    good in all and better in one, the best of them."""
 
     name: str
     origin: str
@@ -52,22 +55,17 @@ def find_frontier(group: Group, loaded: Loaded, words: Sequence[str] = ("score",
     complete = [row for row in rows if all(key in row.estimates for key in metrics)]
     own = [row for row in complete if row.origin == OWN]
     means = np.array([[_signed(row.estimates[key].mean, key) for key in metrics] for row in own])
-    beats = _beats(means.reshape(1, len(own), len(metrics)))[0]
-    shares = _shares(own, metrics, group.score_name, {job.place: job for job in loaded.jobs}, seed)
+    counts, beaten_by = _beaten(means)
+    near = sorted(sorted(range(len(own)), key=counts.__getitem__)[:MOST_DRAWN])
+    jobs = {job.place: job for job in loaded.jobs}
+    shares = dict(zip(near, _shares([own[i] for i in near], metrics, group.score_name, jobs, seed), strict=True))
     points = [
-        Point(
-            row.name,
-            row.origin,
-            {key: row.estimates[key] for key in metrics},
-            on_frontier=not beats[:, i].any(),
-            share=float(shares[i]),
-            dominated_by=tuple(own[j].name for j in np.flatnonzero(beats[:, i])),
-        )
+        _point(row, metrics, float(shares[i]) if i in shares else None, [own[j].name for j in beaten_by[i]])
         for i, row in enumerate(own)
     ]
-    points += [_beside(row, metrics) for row in complete if row.origin != OWN]
+    points += [_point(row, metrics) for row in complete if row.origin != OWN]
     points.sort(key=lambda point: -_signed(point.values[metrics[0]].mean, metrics[0]))
-    missing = tuple(row.name for row in group.rows if row not in complete)
+    missing = tuple(row.name for row in group.rows if not all(key in row.estimates for key in metrics))
     return Pareto(metrics, tuple(points), missing)
 
 
@@ -85,8 +83,23 @@ def _signed(value: float, key: str) -> float:
     return sign(key) * value
 
 
-def _beside(row: Row, metrics: Sequence[str]) -> Point:
-    return Point(row.name, row.origin, {key: row.estimates[key] for key in metrics}, False, None)
+def _point(row: Row, metrics: Sequence[str], share: float | None = None, dominated_by: Sequence[str] = ()) -> Point:
+    values = {key: row.estimates[key] for key in metrics}
+    return Point(row.name, row.origin, values, row.origin == OWN and not dominated_by, share, tuple(dominated_by))
+
+
+def _beaten(means: Floats) -> tuple[list[int], list[list[int]]]:
+    """How many rows beat each row, and the first of those. means: (rows, metrics), higher is better. A row at a time:
+    a table of all pairs of 10,000 rows would not fit into memory."""
+    counts, first = [], []
+    columns = list(np.ascontiguousarray(means.T))
+    for row in means:
+        as_good = [column >= value for column, value in zip(columns, row, strict=True)]
+        others = np.flatnonzero(np.logical_and.reduce(as_good))
+        others = others[(means[others] > row).any(axis=-1)]
+        counts.append(len(others))
+        first.append(others[:MOST_DOMINATORS].tolist())
+    return counts, first
 
 
 def _beats(values: Floats) -> np.ndarray:

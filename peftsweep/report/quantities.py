@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from peftsweep.results import METRICS
@@ -44,6 +44,7 @@ LADDERS = {
     "J": ((1e6, "MJ"), (1e3, "kJ"), (0.0, "J")),
 }
 DIVISORS = {"h": 3600.0, "min": 60.0, "s": 1.0, "J": 1.0}  # where they differ from the ladder's step
+MOST_LISTED, FEW = 20, 5  # names in one sentence; of more, the first few
 MINUS = "\N{MINUS SIGN}"
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
@@ -122,6 +123,13 @@ def joined(names: Iterable[str]) -> str:
     """a, b and c."""
     *first, last = [*names] or [""]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def some(names: Sequence[str], separator: str = ", ") -> str:
+    """All of them; of more than a reader would read, the first few and how many more there are."""
+    if len(names) > MOST_LISTED:
+        names = [*names[:FEW], f"{len(names) - FEW:,} more"]
+    return separator.join(names)
 
 
 def counted(number: int, word: str) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 
 from peftsweep.display import format_metric
 from peftsweep.errors import ConfigError, DataError, Problem
+from peftsweep.limits import Limit, candidates
 from peftsweep.report.comparison import Comparison, Group, Row
 from peftsweep.report.jobs import OWN
-from peftsweep.report.metrics import Limit, candidates, did_you_mean, resolve, sign
+from peftsweep.report.metrics import resolve, sign
 from peftsweep.results import METRICS
+from peftsweep.suggest import did_you_mean
 
 # What a user may ask of a method -> its key among the capabilities, and how its lack is told.
 NEEDS = {

@@ -35,9 +35,9 @@ def run(arguments: Sequence[str], capabilities: Capabilities | None = None) -> i
     parser.add_argument("words", nargs="*", metavar="limit|key=value")
     options = parser.parse_args(arguments)
 
+    from peftsweep.limits import parse_limits
     from peftsweep.report.groups import compare
     from peftsweep.report.load import load_jobs
-    from peftsweep.report.metrics import parse_limits
     from peftsweep.report.recommend import build_wish, recommend
     from peftsweep.report.request import find_source, parse_words
 

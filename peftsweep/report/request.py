@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peftsweep.errors import ConfigError, DataError, Problem
 from peftsweep.report.jobs import SWEEP_FILE
-from peftsweep.report.metrics import did_you_mean
+from peftsweep.suggest import did_you_mean
 
 SWEEPS_FOLDER = Path("outputs/sweeps")
 OUTPUTS = Path("outputs")
@@ -27,6 +27,14 @@ def parse_words(words: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
             raise ConfigError(Problem("a key must be given once", word, "the command line"))
         found[key] = value
     return found
+
+
+def parse_switch(words: Mapping[str, str], key: str) -> bool:
+    """True where the key was not given. Raises ConfigError for another value than true or false."""
+    value = words.get(key, "true")
+    if value not in ("true", "false"):
+        raise ConfigError(Problem(f"{key} must be true or false", value, "the command line"))
+    return value == "true"
 
 
 def _known(keys: Sequence[str]) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peftsweep.limits import Limit, parse_limits
+from peftsweep.report.attempts import last_attempts
 from peftsweep.report.comparison import Estimate, GroupKey, Row
 from peftsweep.report.estimates import all_estimates, score_estimate, score_name, score_of
 from peftsweep.report.jobs import REFERENCE, Job, Loaded, Study
-from peftsweep.report.metrics import Limit, parse_limits
 from peftsweep.results import METRICS, Direction, JobResult, Stage, Status
 
 OBJECTIVE = "valid/loss"  # where no sweep says by what its trials were judged
@@ -64,21 +65,24 @@ def _of_singles(jobs: Sequence[Job]) -> list[Entry]:
 
 
 def _entry(shown: Job, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
-    name = _published_name(shown) if shown.origin == REFERENCE else shown.result.method
+    result = shown.result
+    name, method = _published_names(shown) if shown.origin == REFERENCE else (result.method, result.method)
     best = {key: shown.settings[key] for key in SETTINGS_SHOWN if key in shown.settings}
-    row = Row(name, shown.result.method, shown.result.model, shown.result.task, shown.origin, shown.result.study, best)
+    row = Row(name, method, result.model, result.task, shown.origin, result.study, best)
     return _measured(row, group_key(shown), scored, jobs)
 
 
-def _published_name(job: Job) -> str:
-    """Many published experiments are of one method: that of the experiment, its folder's, tells them apart."""
-    method = job.result.method
-    return job.name if method in job.name else f"{method} {job.name}"
+def _published_names(job: Job) -> tuple[str, str]:
+    """Of the row, and of its method. Many published experiments are of one method, `lora--llama-3.2-3B-rank32`: what
+    follows the method, else their folder, tells them apart. No comma: names stand in lists."""
+    method, _, experiment = job.result.method.partition("--")
+    return f"{method} {experiment or job.name}", method
 
 
 def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
     jobs = sorted(jobs, key=lambda job: job.name)
-    tuned = [job for job in jobs if job.result.stage is Stage.TUNE]
+    attempts = [job for job in jobs if job.result.stage is Stage.TUNE]
+    tuned = last_attempts(attempts)
     confirm = [job for job in jobs if job.result.stage is Stage.CONFIRM]
     objective = study.objective or OBJECTIVE
     trial = best_trial(tuned, objective, study.constraint)
@@ -97,6 +101,7 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
         objective=trial.result.metrics[objective] if trial else None,
         default_score=_default_score(study, confirm, scored),
         trials=dict(Counter(str(job.result.status) for job in tuned)),
+        retried=len(attempts) - len(tuned),
         tune_tokens=_sum(tuned, "train/tokens"),
         tune_seconds=_sum(tuned, "time/job_seconds"),
     )
@@ -178,6 +183,9 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
     warnings = []
     if len(unique) < len(scored):
         warnings.append(f"{row.name} has several jobs of one seed: the last of each counts.")
+    if unscored := [job for job in jobs if _lacks_score(job)]:
+        ended = "a job that" if len(unscored) == 1 else f"{len(unscored)} jobs that"
+        warnings.append(f"{row.name} has {ended} ended well without a finite score on test data: not measured, or NaN.")
     row = replace(
         row,
         score=score_estimate(unique, name) if name else None,
@@ -188,6 +196,12 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         warnings=tuple(warnings),
     )
     return Entry(row, key, name, unique, tuple(jobs))
+
+
+def _lacks_score(job: Job) -> bool:
+    """Trials have none on purpose; published results lack what they lack."""
+    ended_well = job.result.status is Status.OK and job.result.stage is not Stage.TUNE
+    return ended_well and job.origin != REFERENCE and score_of(job) is None
 
 
 def _causes(jobs: Sequence[Job]) -> dict[str, int]:

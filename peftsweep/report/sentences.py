@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from peftsweep.limits import WORDS
 from peftsweep.report.comparison import Estimate, Group, Pair, Row
 from peftsweep.report.jobs import REFERENCE
-from peftsweep.report.metrics import WORDS
 from peftsweep.report.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
 from peftsweep.results import METRICS, Direction, Stage
 
 COSTS = (("memory", "needs the least memory"), ("time", "trains fastest"))
-MOST_NAMES = 3  # in a headline; more are counted
+MOST_NAMES, MOST_SAME = 3, 12  # in a headline; more are counted
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ def answer(group: Group) -> Answer:
     score = f"{best.name}: {shown.name} {_spread(best.score, shown)}, {counted(len(best.seeds), 'seed')}."
     if len(ranked) == 1:
         return Answer(f"Only {best.name} was scored, so there is nothing to compare it with.", (score,))
-    tied = [row for row in ranked[1:] if row.separated_from_best is False]
-    unknown = [row for row in ranked[1:] if row.separated_from_best is None]
-    behind = [row for row in ranked[1:] if row.separated_from_best]
+    compared = ranked[1 : len(ranked) - group.untested]
+    tied = [row for row in compared if row.separated_from_best is False]
+    unknown = [row for row in compared if row.separated_from_best is None]
+    behind = [row for row in compared if row.separated_from_best]
     details = [
         score,
         *_all_tied(best, tied),
@@ -43,7 +44,10 @@ def answer(group: Group) -> Answer:
         *_needed(group, best, tied),
         *_cheapest([best, *tied]),
     ]
-    return Answer(_headline(shown, best, tied, unknown, behind), tuple(details))
+    headline = _headline(shown, best, tied, unknown, behind)
+    if group.untested and not unknown:
+        headline += f" Only the {len(compared) + 1} best of {len(ranked):,} rows were compared."
+    return Answer(headline, tuple(details))
 
 
 def _headline(shown: Quantity, best: Row, tied: Sequence[Row], unknown: Sequence[Row], behind: Sequence[Row]) -> str:
@@ -52,7 +56,8 @@ def _headline(shown: Quantity, best: Row, tied: Sequence[Row], unknown: Sequence
         return f"{best.name} has the {side} {shown.name}, but nothing tells how sure that is."
     same = [row for row in tied if row.score and best.score and row.score.mean == best.score.mean]
     if same and not behind and len(same) == len(tied):
-        return f"No winner: {joined(row.name for row in (best, *tied))} all have the same {shown.name}."
+        names = joined(row.name for row in (best, *tied)) if len(tied) <= MOST_SAME else f"the first {len(tied) + 1}"
+        return f"No winner: {names} all have the same {shown.name}."
     if not tied:
         return f"{best.name} is best: its {shown.name} is ahead of {_others(behind)} beyond chance."
     told = f"No clear winner: {best.name} has the {side} {shown.name}, but {_names(tied)} can't be told apart from it"

@@ -3,12 +3,14 @@ so that its numbers are those of the jobs' folders."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gc
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +106,8 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # drivers and servers bring exceptions of their own
-        reason = redact_forms(" ".join(str(error).split()))[:300] or type(error).__name__
+        told = " ".join(str(error).split()).partition(" [SQL:")[0]  # which statement it was helps nobody here
+        reason = redact_forms(told)[:300] or type(error).__name__
         raise TrackingError(Problem(f"the MLflow store must be readable ({reason})", redact_forms(uri))) from error
 
 
@@ -136,12 +139,13 @@ def _experiments(client: MlflowClient) -> list[str]:
 
 
 def _study(run: Run) -> dict[str, Study]:
-    """What a study's run says its best settings are."""
+    """What a study's run says its trials were judged by, and its best settings."""
     tags = run.data.tags
     best = {key.removeprefix(BEST): _parsed(value) for key, value in tags.items() if key.startswith(BEST)}
     name = tags.get(f"{TAG}study")
     has_default = any(key.startswith(DEFAULT_METRIC) for key in run.data.metrics)
-    return {name: Study(name, best=best or None, has_default_score=has_default)} if name else {}
+    objective, constraint = tags.get(f"{TAG}objective"), tags.get(f"{TAG}constraint") or None
+    return {name: Study(name, objective, constraint, best=best or None, has_default_score=has_default)} if name else {}
 
 
 def _job(uri: str, run: Run) -> Job:
@@ -171,13 +175,21 @@ def _result(run: Run) -> JobResult:
             cause=tags.get(f"{TAG}cause"),
             metrics=_metrics(run.data.metrics),
             intervals=_intervals(tags),
+            task_version=int(tags.get(f"{TAG}task_version", "1")),
+            test_items=tags.get(f"{TAG}test_items"),
+            model_revision=tags.get(f"{TAG}model_revision"),
             datasets=_datasets(run),
             config=_nested({key: _parsed(value) for key, value in run.data.params.items()}),
+            started_at=_in_iso(run.info.start_time),
             environment={k.removeprefix(ENVIRONMENT): v for k, v in tags.items() if k.startswith(ENVIRONMENT)},
             mlflow_run_id=run.info.run_id,
         )
     except ValueError as error:
         raise DataError(Problem(f"a run of a job must describe it ({error})", run.info.run_id)) from None
+
+
+def _in_iso(milliseconds: int | None) -> str:
+    return "" if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
 
 
 def _metrics(values: Mapping[str, float]) -> dict[str, float]:
@@ -203,12 +215,15 @@ def _datasets(run: Run) -> list[dict[str, Any]]:
     ]
 
 
+@lru_cache(maxsize=65536)
 def _parsed(value: str) -> Any:
-    """MLflow keeps settings as text."""
-    try:
+    """MLflow keeps settings as text, as Python writes them."""
+    with contextlib.suppress(ValueError):
         return json.loads(value)
-    except ValueError:
-        return {"None": None, "True": True, "False": False}.get(value, value)
+    if value.startswith(("[", "{")):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value)
+    return {"None": None, "True": True, "False": False}.get(value, value)
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from peftsweep.display import format_metric
+from peftsweep.limits import WORDS
 from peftsweep.report.comparison import Comparison, Estimate, Group, Pair, Row
 from peftsweep.report.jobs import REFERENCE
-from peftsweep.report.metrics import WORDS
+from peftsweep.report.quantities import counted
 from peftsweep.results import METRICS
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
+MOST_PRINTED, MOST_WRITTEN = 100, 1000  # rows of one group, on the console and in table.md; all are in table.csv
+MOST_NOTES = 100  # of one kind
 # Title -> the metrics that it can mean, the first that a row of the group has.
 COSTS = {
     "forgetting": ("forgetting_nats",),
@@ -41,28 +44,44 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console if console.is_terminal else Console(width=FILE_WIDTH, file=console.file)
     for group in comparison.groups:
         console.print(_console_table(group))
-    for line in [*comparison.warnings, *(f"left out: {reason}" for reason in comparison.unreadable)]:
+    for line in _left_out(comparison):
         console.print(Text(line), soft_wrap=True)
 
 
+def _left_out(comparison: Comparison) -> Iterator[str]:
+    yield from comparison.warnings
+    yield from _first([f"left out: {reason}" for reason in comparison.unreadable], MOST_NOTES, "comparison.json")
+
+
+def _first(lines: Sequence[str], most: int, rest_is_in: str) -> Iterator[str]:
+    yield from lines[:most]
+    if len(lines) > most:
+        yield f"... and {len(lines) - most:,} more, in {rest_is_in}."
+
+
 def _console_table(group: Group) -> RenderableType:
-    titles, rows = readable(group)
+    titles, rows = readable(group, MOST_PRINTED)
     table = Table(title=group.title, title_justify="left", box=box.SIMPLE_HEAD)
     for title in titles:
         table.add_column(title, justify="left" if title in LEFT_ALIGNED else "right", overflow="fold")
     for cells in rows:
         table.add_row(*map(Text, cells))
-    return Lines(table, *(Text(line) for line in notes(group)), Text(""))
+    return Lines(table, *(Text(line) for line in (*_cut(group, MOST_PRINTED), *notes(group))), Text(""))
 
 
-def readable(group: Group) -> tuple[list[str], list[list[str]]]:
-    """Titles, and a line of text for each row; costs that nobody measured have no column."""
+def _cut(group: Group, most: int) -> Iterator[str]:
+    if len(group.rows) > most:
+        yield f"... and {len(group.rows) - most:,} more rows, in table.csv."
+
+
+def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[list[str]]]:
+    """Titles, and a line of text for each of the first rows; costs that nobody measured have no column."""
     costs = {title: key for title, keys in COSTS.items() if (key := _measured(group, keys))}
     has_trials = any(row.trials for row in group.rows)
     titles = ["rank", "method", _score_title(group), "95% interval", "seeds", *costs]
     titles += ["trials"] if has_trials else []
     titles += ["best settings"]
-    return titles, [_cells(row, costs, has_trials) for row in group.rows]
+    return titles, [_cells(row, costs, has_trials) for row in group.rows[:most]]
 
 
 def _measured(group: Group, keys: Sequence[str]) -> str | None:
@@ -110,7 +129,8 @@ def _interval(estimate: Estimate | None, key: str) -> str:
 
 
 def _trials(row: Row) -> str:
-    return ", ".join(f"{count} {status}" for status, count in sorted(row.trials.items()))
+    counts = {**dict(sorted(row.trials.items())), **({"retried": row.retried} if row.retried else {})}
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
 def notes(group: Group) -> Iterator[str]:
@@ -118,12 +138,13 @@ def notes(group: Group) -> Iterator[str]:
     best = next((row for row in group.rows if row.rank == 1), None)
     tied = [row.name for row in group.rows if row.rank not in (None, 1) and row.separated_from_best is False]
     if best and tied:
-        yield f"= can't be told from {best.name} (5%, Holm over {len(group.pairs)} pairs): {', '.join(tied)}."
+        pairs = counted(len(group.pairs), "pair")
+        yield f"= can't be told from {best.name} (5%, Holm over {pairs}): {', '.join(tied)}."
         yield from (needs(pair, group.score_name) for pair in group.pairs if _is_of(pair, best.name, tied))
     yield from group.warnings
-    yield from (warning for row in group.rows for warning in row.warnings)
-    for row in group.rows:
-        yield from (f"{row.name}: {count} x {cause}" for cause, count in row.causes.items())
+    yield from _first([warning for row in group.rows for warning in row.warnings], MOST_NOTES, "table.csv")
+    causes = [f"{row.name}: {count} x {cause}" for row in group.rows for cause, count in row.causes.items()]
+    yield from _first(causes, MOST_NOTES, "comparison.json")
 
 
 def _is_of(pair: Pair, best: str, tied: Sequence[str]) -> bool:
@@ -133,6 +154,8 @@ def _is_of(pair: Pair, best: str, tied: Sequence[str]) -> bool:
 def needs(pair: Pair, score: str | None) -> str:
     """What it would take to tell two rows apart."""
     names = f"{pair.first} and {pair.second}"
+    if pair.difference == 0:
+        return f"{names}: the same score."
     gap = format_metric(METRICS[score], abs(pair.difference)) if score else f"{abs(pair.difference):.4f}"
     if pair.more_seeds:
         seeds = "1 more seed" if pair.more_seeds == 1 else f"{pair.more_seeds} more seeds"
@@ -161,7 +184,7 @@ def _record(group: Group, row: Row) -> dict[str, Any]:
     record |= {"seeds": len(row.seeds), "separated_from_best": row.separated_from_best, "objective": row.objective}
     record |= _spread("default_score", row.default_score)
     record |= {f"trials_{status}": row.trials.get(status, 0) for status in ("ok", "pruned", "oom", "failed")}
-    record |= {"tune_tokens": row.tune_tokens, "tune_seconds": row.tune_seconds}
+    record |= {"trials_retried": row.retried, "tune_tokens": row.tune_tokens, "tune_seconds": row.tune_seconds}
     record |= row.best
     for key, estimate in row.estimates.items():
         record |= _spread(key, estimate)
@@ -180,9 +203,9 @@ def to_markdown(comparison: Comparison) -> str:
         titles, rows = readable(group)
         rule = [":--" if title in LEFT_ALIGNED else "--:" for title in titles]
         lines = [_markdown_line(cells) for cells in (titles, rule, *rows)]
-        parts.append("\n".join([f"## {group.title}", "", *lines, "", *(f"- {note}" for note in notes(group))]).rstrip())
-    told = [*comparison.warnings, *(f"left out: {reason}" for reason in comparison.unreadable)]
-    return "\n\n".join([*parts, *told]) + "\n"
+        told = [f"- {note}" for note in (*_cut(group, MOST_WRITTEN), *notes(group))]
+        parts.append("\n".join([f"## {group.title}", "", *lines, "", *told]).rstrip())
+    return "\n\n".join([*parts, *_left_out(comparison)]) + "\n"
 
 
 def _markdown_line(cells: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from peftsweep.report.attempts import last_attempts
 from peftsweep.report.comparison import Row
 from peftsweep.report.jobs import Job, SearchRange, Study
 from peftsweep.results import METRICS, Direction, Stage, Status
@@ -94,7 +95,7 @@ class Tuning:
 
 def read_tuning(row: Row, jobs: Iterable[Job], studies: Mapping[str, Study]) -> Tuning | None:
     """The trials of a row among all jobs; None where nothing was tuned."""
-    tuned = [job for job in jobs if job.result.study == row.study and job.result.stage is Stage.TUNE]
+    tuned = last_attempts(job for job in jobs if job.result.study == row.study and job.result.stage is Stage.TUNE)
     if row.study is None or not tuned:
         return None
     study = studies.get(row.study, Study(row.study))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 
-from peftsweep.check import axis_values, did_you_mean
+from peftsweep.check import axis_values
 from peftsweep.compose import group_names
 from peftsweep.config import JobConfig, SweepConfig
 from peftsweep.errors import ConfigError, Problem
+from peftsweep.suggest import did_you_mean
 from peftsweep.sweeps.space import CAPACITY, LR, Dimension, Space
 
 FAIR_SWEEPER = "hydra/sweeper=fair"
@@ -58,7 +60,7 @@ def _first_word(text: str) -> str:
 
 def _full_sweep_key(text: str) -> str:
     key, _, value = text.partition("=")
-    if "<" in value and value[:1] not in ("'", '"'):  # Hydra's grammar wants quotes around it
+    if re.search("[<>]", value) and value[:1] not in ("'", '"'):  # Hydra's grammar wants quotes around it
         value = f"'{value}'"
     adds = "++" if ".kwargs" in key else ""  # arguments of Optuna's classes, which our YAML does not list
     return f"{adds}hydra.sweeper.{key}={value}"

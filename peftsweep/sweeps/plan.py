@@ -24,11 +24,12 @@ from peftsweep.config import (
 )
 from peftsweep.environment import describe_environment
 from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
+from peftsweep.limits import Limit
 from peftsweep.redact import redact_params
 from peftsweep.resolve import resolve_job
 from peftsweep.results import METRICS, Direction
 from peftsweep.sweeps.axes import Request, build_space
-from peftsweep.sweeps.limits import Limit, parse_limits
+from peftsweep.sweeps.limits import trial_limits
 from peftsweep.sweeps.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.space import Dimension, Space
 from peftsweep.tracking.tracker import flatten
@@ -92,7 +93,7 @@ class SweepPlan:
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        return parse_limits(self.settings.constraint)
+        return trial_limits(self.settings.constraint)
 
     @property
     def n_trials(self) -> int | None:

@@ -85,6 +85,7 @@ def _summary(plan: SweepPlan, row: SweepRow) -> StudySummary:
     remarks += [f"Stopped: {row.stopped}."] if row.stopped else []
     return StudySummary(
         objective=plan.objective,
+        constraint=plan.settings.constraint,
         best_settings=row.best,
         best_objective=row.objective,
         trials=_counts(row),

@@ -26,7 +26,7 @@ from peftsweep.results import Stage
 from peftsweep.sweeps.axes import FAIR_SWEEPER, read_request, with_full_sweep_keys
 from peftsweep.sweeps.controller import Controller, only_controller
 from peftsweep.sweeps.launch import HydraPool, Launch, LocalPool, find_gpus
-from peftsweep.sweeps.limits import parse_limits
+from peftsweep.sweeps.limits import trial_limits
 from peftsweep.sweeps.plan import SweepPlan, load_plan, plan_sweep, save_plan, with_parents
 from peftsweep.sweeps.propose import build_sampler
 from peftsweep.sweeps.pruning import build_pruner
@@ -123,7 +123,7 @@ def _refuse_unusable(settings: SweepConfig) -> None:
         lambda: _require_folder_name(settings.name),
         lambda: build_sampler(sampler.name, sampler.kwargs, settings.sampler_seed),
         lambda: build_pruner(pruner.name, pruner.kwargs, max_steps=100),
-        lambda: parse_limits(settings.constraint),
+        lambda: trial_limits(settings.constraint),
     ]
     problems: list[Problem] = []
     for check in checks:
@@ -271,6 +271,7 @@ def _print_end(plan: SweepPlan, table: SweepTable, stop: Stop) -> None:
         print_plain(console, note)
     if stop is not Stop.NO:
         print_plain(console, f"go on   {redact_forms(resume_command(plan.path))}")
+    print_plain(console, f"report  python -m peftsweep report sweep={plan.name}")
     print_plain(console, f"files   {plan.folder}")
 
 

@@ -29,6 +29,7 @@ from peftsweep.results import Stage
 from peftsweep.sweeps import stopping
 from peftsweep.sweeps.child import outcome_left_behind
 from peftsweep.sweeps.lease import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
+from peftsweep.sweeps.limits import violations
 from peftsweep.sweeps.messages import Begun, Proposed, Reported, Request, Stepped
 from peftsweep.sweeps.plan import PLAN_FILE, StudyPlan, SweepPlan, load_plan
 from peftsweep.sweeps.pruning import should_prune
@@ -320,11 +321,10 @@ def conclude(plan: SweepPlan, tickets: Tickets, trial: Trial, outcome: Outcome) 
     value = outcome.metrics.get(plan.objective)
     if outcome.ending is Ending.FINISHED and (value is None or not math.isfinite(value)):
         outcome = replace(outcome, ending=Ending.DIVERGED, cause=f"{plan.objective} was not finite")
-    found = {limit.name: limit.violation(outcome.metrics) for limit in plan.limits}
-    violations = {name: violation for name, violation in found.items() if violation is not None}
+    broken = violations(plan.limits, outcome.metrics)
     if outcome.ending is Ending.OOM:
-        violations["memory"] = max(1.0, violations.get("memory", 0.0))
-    tickets.finish(trial, outcome, value, violations)
+        broken["memory"] = max(1.0, broken.get("memory", 0.0))
+    tickets.finish(trial, outcome, value, broken)
 
 
 def stable_seed(*parts: object) -> int:

@@ -1,5 +1,6 @@
 """MLflow: one run a job. A job never fails or waits for long because of tracking; what is missed is imported later."""
 
+from peftsweep.tracking.reports import log_report
 from peftsweep.tracking.restore import ImportReport, import_jobs
 from peftsweep.tracking.store import DEFAULT_URI, resolve_uri
 from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
@@ -19,6 +20,7 @@ __all__ = [
     "close_lost_runs",
     "default_run_name",
     "import_jobs",
+    "log_report",
     "open_studies",
     "open_tracker",
     "resolve_uri",

@@ -83,6 +83,15 @@ def open_store(uri: str | None, experiment: str) -> Store:
         return Store(client, uri, _experiment_id(client, uri, experiment))
 
 
+def connect(uri: str) -> MlflowClient:
+    """A client for a store that exists, which is left as it is. Raises UnreachableError: a database does not answer."""
+    import_mlflow()
+    _check_database_answers(uri)
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
 def find_run(store: Store, run_id: str) -> Run | None:
     """A run of this store, or None if it never held it or it was deleted. Raises MlflowException if nobody answers."""
     from mlflow.exceptions import MlflowException

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import Problem
 from peftsweep.redact import redact_forms, redact_params
@@ -27,7 +27,9 @@ from peftsweep.tracking.tracker import CAUSE_TAG, PARENT_TAG, STATUS_TAG, flatte
 
 if TYPE_CHECKING:
     import optuna
+    from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
+    from mlflow.store.entities import PagedList
 
 STAGE_TAG = "peftsweep.stage"
 STUDY_TAG = "peftsweep.study"
@@ -153,18 +155,32 @@ def close_lost_runs(
 
 def study_runs(store: Store) -> list[Run]:
     """The runs of all studies of the experiment."""
+    return _study_runs(store.client, [store.experiment_id])
+
+
+def all_study_runs(client: MlflowClient) -> list[Run]:
+    """The runs of all studies of all experiments."""
+    experiments = _all_pages(partial(client.search_experiments, max_results=_PAGE_RUNS))
+    return _study_runs(client, [experiment.experiment_id for experiment in experiments])
+
+
+def _study_runs(client: MlflowClient, experiment_ids: list[str]) -> list[Run]:
     wanted = f"tags.`{STAGE_TAG}` = '{STUDY_STAGE}'"
-    page = store.client.search_runs([store.experiment_id], wanted, max_results=_PAGE_RUNS)
-    runs = list(page)
+    return _all_pages(partial(client.search_runs, experiment_ids, wanted, max_results=_PAGE_RUNS))
+
+
+def _all_pages(search: Callable[..., PagedList[Any]]) -> list[Any]:
+    page = search()
+    found = list(page)
     while page.token:
-        page = store.client.search_runs([store.experiment_id], wanted, max_results=_PAGE_RUNS, page_token=page.token)
-        runs += page
-    return runs
+        page = search(page_token=page.token)
+        found += page
+    return found
 
 
 def find_study_run(runs: Iterable[Run], study_name: str, tags: Mapping[str, str]) -> str | None:
     """Id of the run that has this name and all these tags."""
-    wanted = _study_tags(study_name, tags).items()
+    wanted = study_tags(study_name, tags).items()
     return next((run.info.run_id for run in runs if wanted <= run.data.tags.items()), None)
 
 
@@ -172,11 +188,12 @@ def create_study_run(store: Store, study_name: str, tags: Mapping[str, str], sta
     """start_time: milliseconds since 1970, None is now. The method comes first, as MLflow cuts names short."""
     sweep, _, label = study_name.rpartition("/")
     run_name = f"{label} ({sweep})" if sweep else label
-    run = store.client.create_run(store.experiment_id, start_time, _study_tags(study_name, tags), run_name)
+    run = store.client.create_run(store.experiment_id, start_time, study_tags(study_name, tags), run_name)
     return str(run.info.run_id)
 
 
-def _study_tags(study_name: str, tags: Mapping[str, str]) -> dict[str, str]:
+def study_tags(study_name: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """What tells the run of a study from all others. tags: its method, model and task."""
     return full_tags({**tags, STAGE_TAG: STUDY_STAGE, STUDY_TAG: study_name})
 
 
@@ -253,7 +270,8 @@ def _single_values(optuna_study: optuna.Study, summary: StudySummary) -> Iterato
 
 
 def _found_tags(summary: StudySummary, settings: Mapping[str, str], is_stale: bool) -> dict[str, str]:
-    tags = {f"best.{key}": value for key, value in settings.items()}
+    tags = {"objective": summary.objective, "constraint": summary.constraint or ""}
+    tags |= {f"best.{key}": value for key, value in settings.items()}
     tags |= {f"interval95.{key}": f"{score.low:.4g} to {score.high:.4g}" for key, score in summary.confirmed.items()}
     note = study_note(summary)
     if is_stale:

@@ -32,6 +32,7 @@ class StudySummary:
     """What a study has found so far."""
 
     objective: str  # the metric that trials are judged by, such as valid/loss
+    constraint: str | None = None  # limits that a winner must keep to, as typed
     best_settings: Mapping[str, object] = field(default_factory=dict)  # by dotted key; empty: no trial ended well
     best_objective: float | None = None
     trials: Mapping[Status, int] = field(default_factory=dict)  # how many ended so

@@ -332,11 +332,14 @@ def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False)
 
 def result_tags(result: JobResult) -> dict[str, str]:
     """What tells jobs apart in MLflow's table, with the 95% intervals, which have no place among metrics."""
-    tags = {word: str(getattr(result, word)) for word in ("stage", "method", "model", "task", "status", "seed")}
+    words = ("stage", "method", "model", "task", "task_version", "status", "seed")
+    tags = {word: str(getattr(result, word)) for word in words}
     tags |= {f"environment.{key}": value for key, value in result.environment.items()}
     tags |= {f"interval95.{key}": f"{low:.4g} to {high:.4g}" for key, (low, high) in result.intervals.items()}
     optional = {
         "study": result.study,
+        "test_items": result.test_items,
+        "model_revision": result.model_revision,
         "cause": result.cause and redact(result.cause),
         "mlflow.source.git.commit": result.environment.get("commit"),
     }

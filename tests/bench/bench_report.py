@@ -2,6 +2,7 @@
 
 python tests/bench/bench_report.py                10,000 jobs: 20 methods, 3 confirm jobs each, 1,319 test items
 python tests/bench/bench_report.py --jobs 100
+python tests/bench/bench_report.py --singles      10,000 single jobs whose settings all differ, 100 test items
 
 The rows go into MLflow's tables directly: logging 10,000 runs by its client would take most of an hour.
 """
@@ -25,7 +26,7 @@ from typing import Any
 from peftsweep.results import JobResult, Stage, Status, save_result
 
 SEEDS = 3
-ITEMS = 1319
+ITEMS, ITEMS_OF_SINGLES = 1319, 100
 STEP_METRICS = 20  # steps logged by each job
 METRICS = {
     "forgetting_nats": 0.1,
@@ -83,16 +84,42 @@ def generate(count: int, methods: int) -> Iterator[tuple[str, JobResult]]:
         )
 
 
-def write_jobs(folder: Path, count: int, methods: int) -> list[tuple[Path, JobResult]]:
-    """The folders of all jobs, with the test items of those that were confirmed."""
+def generate_singles(count: int, methods: int) -> Iterator[tuple[str, JobResult]]:
+    """(place, job): settings that all differ, so that each is a row of its own in one group."""
+    draw = random.Random(0)
+    for number in range(count):
+        memory = 1e10 * 10 ** draw.uniform(0, 0.5)
+        hparams = HPARAMS | {"lr": 10 ** draw.uniform(-5, -2), "gradient_accumulation": 1}
+        yield (
+            f"{number:05}",
+            JobResult(
+                status=Status.OK,
+                method=f"method{number % methods}",
+                model="llama-3.2-3b",
+                task="metamath",
+                seed=0,
+                metrics=METRICS | {"memory/train_peak_reserved_bytes": memory, "test/loss": 0.6, "valid/loss": 0.5},
+                intervals={"test/accuracy": (0.4, 0.6)},
+                test_items="0123456789abcdef",
+                model_revision="a" * 40,
+                config={"hparams": hparams, "method": {"capacity": draw.choice((8, 16, 32, 64))}},
+                environment=ENVIRONMENT,
+                started_at="2026-01-01T00:00:00+00:00",
+            ),
+        )
+
+
+def write_jobs(folder: Path, jobs: Iterator[tuple[str, JobResult]]) -> list[tuple[Path, JobResult]]:
+    """The folders of all jobs, with the test items of those that were scored."""
     draw, written = random.Random(1), []
-    for place, result in generate(count, methods):
+    for place, result in jobs:
         job = folder / place
         job.mkdir(parents=True)
-        if result.stage is Stage.CONFIRM:
+        if result.stage is not Stage.TUNE:
             chance = 0.4 + 0.02 * int(result.method.removeprefix("method")) + draw.uniform(-0.01, 0.01)
-            right = [draw.random() < chance for _ in range(ITEMS)]
-            result.metrics["test/accuracy"] = sum(right) / ITEMS
+            items = ITEMS if result.stage is Stage.CONFIRM else ITEMS_OF_SINGLES
+            right = [draw.random() < chance for _ in range(items)]
+            result.metrics["test/accuracy"] = sum(right) / items
             lines = (json.dumps({"prompt": "x" * 200, "generated": "y" * 400, "correct": item}) for item in right)
             (job / "predictions.jsonl").write_text("\n".join(lines))
         save_result(result, job)
@@ -137,42 +164,62 @@ def _insert(database: sqlite3.Connection, table: str, **values: Any) -> None:
 
 
 MEASURE = """
-import resource, sys, time
+import io, resource, sys, time
+from pathlib import Path
 started = time.perf_counter()
+from rich.console import Console
+from peftsweep.report.command import write_tables
 from peftsweep.report.groups import compare
 from peftsweep.report.load import load_jobs
-loaded = load_jobs(sys.argv[1])
-read = time.perf_counter() - started
+from peftsweep.report.page import write_page
+from peftsweep.report.pareto import find_frontier
+from peftsweep.report.tables import print_comparison
+source, folder = sys.argv[1], Path(sys.argv[2])
+loaded = load_jobs(source)
+times = [time.perf_counter()]
 comparison = compare(loaded)
-whole = time.perf_counter() - started
+times.append(time.perf_counter())
+frontiers = [find_frontier(group, loaded) for group in comparison.groups]
+times.append(time.perf_counter())
+print_comparison(comparison, Console(file=io.StringIO()))
+write_tables(comparison, folder)
+times.append(time.perf_counter())
+page = write_page(loaded, comparison, frontiers, folder)
+times.append(time.perf_counter())
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+words = ("load", "compare", "frontier", "tables", "page")
+spent = [f"{word} {end - begin:.1f}" for word, begin, end in zip(words, [started, *times], times)]
+sizes = [f"{path.name} {path.stat().st_size / 1e6:.1f}" for path in sorted(folder.iterdir()) if path.is_file()]
 group = comparison.groups[0]
-print(f"{len(loaded.jobs)} jobs, {len(group.rows)} rows, {len(group.pairs)} pairs: {read:.1f} s to load, "
-      f"{whole:.1f} s with the comparison ({time.process_time():.1f} s of CPU), {memory:.2f} GB")
+print(f"{len(loaded.jobs)} jobs, {len(group.rows)} rows, {len(group.pairs)} pairs: {time.process_time():.1f} s of CPU, "
+      f"{memory:.2f} GB; seconds: {', '.join(spent)}; MB: {', '.join(sizes)}")
 """
 
 
-def measure(label: str, source: str) -> None:
-    """In a process of its own, from its first import on."""
-    done = subprocess.run([sys.executable, "-c", MEASURE, source], capture_output=True, text=True, check=False)
-    print(f"{label:<42} {done.stdout.strip() or done.stderr[-2000:]}", flush=True)
+def measure(label: str, source: str, folder: Path) -> None:
+    """A whole report, in a process of its own, from its first import on."""
+    command = [sys.executable, "-c", MEASURE, source, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(f"{label:<34} {done.stdout.strip() or done.stderr[-2000:]}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--methods", type=int, default=20)
+    parser.add_argument("--singles", action="store_true", help="single jobs instead of a sweep")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, started = Path(name), time.perf_counter()
-        jobs = write_jobs(folder / "sweep", options.jobs, options.methods)
+        generated = generate_singles if options.singles else generate
+        jobs = write_jobs(folder / "sweep", generated(options.jobs, options.methods))
         local = write_store(folder / "local.db", jobs, artifacts=True)
         remote = write_store(folder / "remote.db", jobs, artifacts=False)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"generated in {time.perf_counter() - started:.0f} s, {memory:.2f} GB")
-        measure("folders", str(folder / "sweep"))
-        measure("MLflow, artifacts on this machine", local)
-        measure("MLflow, tables alone", remote)
+        measure("folders", str(folder / "sweep"), folder / "report-folders")
+        measure("MLflow, artifacts on this machine", local, folder / "report-local")
+        measure("MLflow, tables alone", remote, folder / "report-remote")
 
 
 if __name__ == "__main__":

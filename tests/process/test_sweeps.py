@@ -150,6 +150,7 @@ def test_how_to_go_on_join_and_look_is_printed(continued):
     assert "go on     python -m peftsweep -m hydra/sweeper=fair" in printed
     assert f"join      python -m peftsweep worker {line.sweep}" in printed
     assert f"optuna-dashboard {line.sweep}/study.journal" in printed
+    assert f"report  python -m peftsweep report sweep={line.sweep.name}" in printed
 
 
 def test_a_finished_sweep_has_nothing_to_do(continued):

@@ -16,9 +16,9 @@ CONF = PACKAGE.parent / "conf"
 # A room is a module or folder directly under peftsweep/. It may import itself and rooms of lower levels, never its own
 # level's other rooms. A new file must be given a room, so that its place is a decision.
 LEVELS = (
-    {"errors"},
+    {"errors", "suggest"},
     {"config", "results", "compose", "redact", "environment", "seeding", "pictures", "scores", "pocket"},
-    {"models", "memory", "display", "trust"},
+    {"models", "memory", "display", "trust", "limits"},
     {"tasks", "methods", "check"},
     {"training", "evaluate", "tracking"},
     {"checkpoint", "record", "resolve"},
@@ -30,7 +30,7 @@ LEVELS = (
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # These must open on a laptop in a second.
-PLAIN = {"results", "errors", "scores", "pictures", "redact", "display"}
+PLAIN = {"results", "errors", "suggest", "limits", "scores", "pictures", "redact", "display"}
 WITHOUT_TORCH = {"report": PLAIN, "interop": PLAIN}
 STORES = {"mlflow", "optuna"}  # opened where somebody asks for what is in them
 HEAVY = ("torch", "transformers", "peft", "datasets", "mlflow", "optuna", "diffusers", "accelerate")

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from peftsweep.check import build_config, check_config, did_you_mean, problems_of
+from peftsweep.check import build_config, check_config, problems_of
 from peftsweep.compose import compose_config, parse_command_line
 from peftsweep.config import JobConfig, SftConfig
 
@@ -81,14 +81,6 @@ def test_checking_changes_nothing():
     before = OmegaConf.to_yaml(config)
     check_config(config)
     assert OmegaConf.to_yaml(config) == before
-
-
-def test_did_you_mean_offers_the_nearest_words():
-    assert did_you_mean("lroa", ["oft", "lora"]) == "Did you mean lora?"
-
-
-def test_did_you_mean_lists_all_words_where_none_is_near():
-    assert did_you_mean("zzz", ["oft", "lora"]) == "Choose from: lora, oft."
 
 
 @pytest.mark.parametrize(

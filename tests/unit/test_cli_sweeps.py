@@ -126,6 +126,7 @@ SETTING_MISTAKES = {
     "a constraint on nothing known": (["constraint=memry<=12GB"], ["no metric has this name", "'memry'", "memory"]),
     "a constraint in an unknown unit": (["constraint=memory<=12XB"], ["a unit of its metric", "12XB", "GB"]),
     "a constraint in words": (["constraint=memory<=twelve"], ["constraint", "twelve"]),
+    "a constraint on test data": (["constraint=accuracy>=0.5"], ["reads no test data", "peftsweep recommend"]),
     "an unknown method": (["method=lora,lorra"], ["no method of this name", "'lorra'", "Did you mean lora"]),
     "a pattern that fits nothing": (["method=glob(nothing*)"], ["needs at least one value", "glob(nothing*)"]),
     "an unknown task": (["task=metamath,imaginary"], ["no task of this name", "'imaginary'"]),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from peftsweep.scores import Floats, read_item_scores, score_interval, two_way_interval, variance_parts
+from peftsweep.scores import Floats, read_item_scores, score_interval, two_way_interval, variance_parts, within_ends
 
 ACCURACY = "test/accuracy"
 ITEMS = ([1, 0, 1, 1, 0, 1], [1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 0, 1])
@@ -30,44 +30,53 @@ def simulate(count: int, seeds: int, items: int, *, of_items: float, of_seeds: f
     return (draw.random((count, seeds, items)) < chance).astype(float)
 
 
-def test_the_variance_is_that_of_seeds_and_items_with_noise_counted_once() -> None:
+def held(scores: Floats) -> float:
+    """How often the interval holds the truth, which is half."""
+    return float(np.mean(np.abs(scores.mean(axis=(1, 2)) - 0.5) <= variance_parts(scores).half_width))
+
+
+def test_the_parts_of_the_variance_are_those_of_an_analysis_of_variance() -> None:
     scores = np.array(ITEMS, dtype=float)
-    of_seeds = scores.mean(axis=1).var(ddof=1) / 3
-    of_items = scores.mean(axis=0).var(ddof=1) / 6
     rest = scores - scores.mean(axis=0) - scores.mean(axis=1)[:, None] + scores.mean()
-    of_noise = (rest**2).sum() / (2 * 5) / 18
-    variance = of_items + max(0.0, of_seeds - of_noise)
-    freedom = max(2.0, variance**2 / (of_seeds**2 / 2 + of_items**2 / 5 + of_noise**2 / 10))
-    half = t.ppf(0.975, freedom) * math.sqrt(variance)
-    expected = (max(0.0, scores.mean() - half), min(1.0, scores.mean() + half))
-    assert score_interval(ITEMS, ACCURACY, None) == pytest.approx(expected)
+    parts = variance_parts(scores)
+    assert parts.of_seeds == pytest.approx(scores.mean(axis=1).var(ddof=1) / 3)
+    assert parts.of_items == pytest.approx(scores.mean(axis=0).var(ddof=1) / 6)
+    assert parts.of_noise == pytest.approx((rest**2).sum() / (2 * 5) / 18)
+
+
+def test_where_only_items_vary_the_interval_is_students() -> None:
+    scores = np.repeat(np.random.default_rng(0).normal(size=(1, 20)), 3, axis=0)
+    half = t.ppf(0.975, 19) * scores[0].std(ddof=1) / math.sqrt(20)
+    assert variance_parts(scores).half_width == pytest.approx(half, rel=2e-3)
+
+
+def test_where_only_seeds_vary_the_interval_is_students() -> None:
+    scores = np.repeat([[0.1], [0.5], [0.7]], 20, axis=1)
+    half = t.ppf(0.975, 2) * np.std([0.1, 0.5, 0.7], ddof=1) / math.sqrt(3)
+    assert variance_parts(scores).half_width == pytest.approx(half, rel=1e-2)
 
 
 @pytest.mark.parametrize(
     ("seeds", "items", "of_items", "of_seeds"),
-    [(3, 300, 0.35, 0.02), (3, 100, 0.35, 0.04), (5, 300, 0.35, 0.02), (10, 200, 0.35, 0.02), (3, 300, 0.35, 0.05)],
+    [
+        (2, 300, 0.4, 0.05),
+        (2, 300, 0.4, 0.1),
+        (3, 60, 0.4, 0.1),
+        (3, 300, 0.35, 0.02),
+        (3, 300, 0.35, 0.05),
+        (5, 300, 0.35, 0.02),
+        (3, 300, 0.0, 0.0),
+    ],
 )
 def test_the_interval_holds_the_truth_as_often_as_it_says(
     seeds: int, items: int, of_items: float, of_seeds: float
 ) -> None:
-    scores = simulate(6000, seeds, items, of_items=of_items, of_seeds=of_seeds)
-    parts = variance_parts(scores)
-    half = t.ppf(0.975, parts.freedom) * np.sqrt(parts.of_mean)
-    held = np.mean(np.abs(scores.mean(axis=(1, 2)) - 0.5) <= half)
-    assert 0.93 <= held <= 0.97
-
-
-def test_where_next_to_nothing_varies_the_interval_is_too_wide_rather_than_too_narrow() -> None:
-    scores = simulate(3000, 3, 300, of_items=0.0, of_seeds=0.0)
-    parts = variance_parts(scores)
-    half = t.ppf(0.975, parts.freedom) * np.sqrt(parts.of_mean)
-    assert np.mean(np.abs(scores.mean(axis=(1, 2)) - 0.5) <= half) >= 0.95
+    assert 0.93 <= held(simulate(1000, seeds, items, of_items=of_items, of_seeds=of_seeds)) <= 0.97
 
 
 def test_one_interval_is_that_of_the_stacked_ones() -> None:
     scores = simulate(3, 4, 50, of_items=0.3, of_seeds=0.05)
-    parts = variance_parts(scores)
-    half = t.ppf(0.975, parts.freedom) * np.sqrt(parts.of_mean)
+    half = variance_parts(scores).half_width
     assert two_way_interval(scores[1]) == pytest.approx((scores[1].mean() - half[1], scores[1].mean() + half[1]))
 
 
@@ -103,6 +112,23 @@ def test_a_users_own_score_has_no_such_bounds() -> None:
     interval = score_interval([[7, 9, 8], [9, 6, 8]], "test/score", None)
     assert interval is not None
     assert 1 < interval[0] < 47 / 6 < interval[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("memory/train_peak_reserved_bytes", (0.0, 5.0)),
+        ("time/train_seconds", (0.0, 5.0)),
+        ("valid/loss", (0.0, 5.0)),
+        ("drift", (0.0, 1.0)),
+        ("test/accuracy", (0.0, 1.0)),
+        ("test/dino_similarity", (-1.0, 1.0)),
+        ("forgetting_nats", (-5.0, 5.0)),
+        ("test/score", (-5.0, 5.0)),
+    ],
+)
+def test_an_interval_ends_where_the_metric_does(key: str, expected: tuple[float, float]) -> None:
+    assert within_ends(-5.0, 5.0, key) == expected
 
 
 @pytest.mark.parametrize("key", ["correct", "score", "similarity"])

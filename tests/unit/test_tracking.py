@@ -145,11 +145,18 @@ def test_a_run_holds_what_the_job_logged(uri: str, folder: Path) -> None:
 
 
 def test_tags_tell_jobs_apart(uri: str, folder: Path) -> None:
-    run_job(begin(uri, folder), folder)
+    run_job(begin(uri, folder), folder, task_version=2, test_items="feed", model_revision="beef")
     tags = content(uri)["tags"]
     words = ("method", "model", "task", "seed", "stage", "status", "environment.gpu", "interval95.test/accuracy")
     expected = ["lora", "pocket-llama", "metamath", "3", "single", "ok", "none", "0.4 to 0.6"]
     assert [tags[f"peftsweep.{word}"] for word in words] == expected
+    compared = [tags[f"peftsweep.{word}"] for word in ("task_version", "test_items", "model_revision")]
+    assert compared == ["2", "feed", "beef"]
+
+
+def test_what_a_job_does_not_know_has_no_tag(uri: str, folder: Path) -> None:
+    run_job(begin(uri, folder), folder)
+    assert content(uri)["tags"].keys().isdisjoint({"peftsweep.test_items", "peftsweep.model_revision"})
 
 
 @pytest.mark.parametrize(

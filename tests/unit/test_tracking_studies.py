@@ -28,6 +28,7 @@ SPACE: dict[str, BaseDistribution] = {
 }
 SUMMARY = StudySummary(
     objective="valid/loss",
+    constraint="memory<=12GB",
     best_settings={"hparams.lr": 0.003, "method.capacity": 16},
     best_objective=0.81,
     trials={Status.OK: 12, Status.PRUNED: 3, Status.OOM: 1},
@@ -132,6 +133,8 @@ def test_the_run_holds_what_the_study_found(store: Store, runs: StudyRuns, tmp_p
     assert {key: data.metrics[f"study/{key}"] for key in expected} == expected
     assert (data.metrics["test/accuracy"], data.metrics["study/default/test/accuracy"]) == (0.41, 0.35)
     assert data.tags["peftsweep.interval95.test/accuracy"] == "0.38 to 0.44"
+    judged = {"peftsweep.objective": "valid/loss", "peftsweep.constraint": "memory<=12GB"}
+    assert judged.items() <= data.tags.items()
     assert {"study/importance/hparams.lr", "study/importance/method.capacity"} <= data.metrics.keys()
     note = data.tags["mlflow.note.content"]
     assert all(text in note for text in ("`hparams.lr=0.003`", "0.41 (95%: 0.38 to 0.44, 3 seeds)", *SUMMARY.remarks))

@@ -36,3 +36,38 @@ def finished(tmp_path_factory):
         return folder
 
     return run
+
+
+SMALL_PICTURES = (
+    "task=image-gen",
+    "hparams.max_steps=2",
+    "hparams.lr=3e-3",
+    "hparams.batch_size=2",
+    "task.resolution=32",
+    "task.max_prompt_tokens=8",
+    "task.text_encoder_layers=[1,2,3]",
+    "task.inference_steps=1",
+    "task.guidance=1.0",
+    "task.valid_photos=2",
+    "task.test_photos=2",
+    "task.test_seeds=1",
+    "task.drift_prompts=[]",
+    "task.sample_prompts=[]",
+    "task.base_score=false",
+    "tracking=none",
+    "device=cpu",
+)
+
+
+@pytest.fixture(scope="session")
+def finished_image_job(tmp_path_factory):
+    """Method name -> folder of a finished job on the embedded pipeline, at four tokens a picture."""
+    root = tmp_path_factory.mktemp("image-jobs")
+
+    @cache
+    def run(method):
+        config = build_config(compose_config([f"method={method}", f"cache={root}/cache", *SMALL_PICTURES]))
+        run_job(config, root / method, keep_base=True)
+        return root / method
+
+    return run

@@ -15,7 +15,7 @@ from peftsweep.errors import ConfigError, DataError
 from peftsweep.report import command
 from peftsweep.report.groups import compare
 from peftsweep.report.load import load_jobs
-from peftsweep.report.tables import needs, to_csv, to_markdown
+from peftsweep.report.tables import MOST_PRINTED, needs, to_csv, to_markdown
 from peftsweep.results import Status
 from tests.unit.report.conftest import write_job, write_sweep
 
@@ -112,12 +112,30 @@ def test_warnings_stand_under_the_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert "left out: result.json must be valid JSON" in printed
 
 
+def test_rows_with_the_same_score_are_not_told_to_need_more_seeds(tmp_path: Path) -> None:
+    write_job(tmp_path / "a", "lora")
+    write_job(tmp_path / "b", "oft")
+    told = to_markdown(compare(load_jobs(tmp_path)))
+    assert "lora and oft: the same score." in told
+    assert "Holm over 1 pair)" in told
+
+
 def test_only_failed_runs_are_reported_with_their_causes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_job(tmp_path / "a", items=None, status=Status.FAILED, cause="no such [layer]")
     assert run([f"runs={tmp_path}", f"folder={tmp_path / 'report'}"]) == 0
     printed = capsys.readouterr().out
     assert "1 x failed: no such [layer]" in printed
     assert "No job was scored on test data: 1 failed." in printed
+
+
+def test_a_long_table_is_cut_and_says_where_the_rest_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(MOST_PRINTED + 5):
+        write_job(tmp_path / str(number), f"m{number:03}", None, status=Status.FAILED, cause="why")
+    assert run([f"runs={tmp_path}", f"folder={tmp_path / 'report'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "... and 5 more rows, in table.csv." in printed
+    assert "... and 5 more, in comparison.json." in printed
+    assert len((tmp_path / "report" / "table.csv").read_text().splitlines()) == MOST_PRINTED + 6
 
 
 @pytest.mark.parametrize(

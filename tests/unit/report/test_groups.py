@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peftsweep.report.comparison import Comparison, Group
-from peftsweep.report.groups import compare
+from peftsweep.report.groups import MOST_COMPARED, compare
 from peftsweep.report.load import load_jobs
 from peftsweep.results import Stage, Status
 from peftsweep.scores import score_interval
@@ -58,6 +58,20 @@ def test_a_winner_keeps_to_the_limits_of_its_sweep(tmp_path: Path) -> None:
     assert only_group(folder).rows[0].best == {"hparams.lr": 1e-4}
 
 
+def test_a_trial_counts_by_its_last_attempt(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "monday", {"lora": {1: GOOD}})
+    known: dict[str, Any] = {"stage": Stage.TUNE, "study": "monday/lora"}
+    write_job(folder / "lora" / "0001", "lora", None, lr=1e-3, status=Status.FAILED, cause="died", **known)
+    again = {"valid/loss": 0.3}
+    write_job(folder / "lora" / "0001-attempt-2", "lora", None, lr=1e-3, metrics=again, **known)
+    write_job(folder / "lora" / "0003", "lora", None, lr=0.02, status=Status.FAILED, cause="died", **known)
+    write_job(folder / "lora" / "0004", "lora", None, lr=0.02, **known)  # by `peftsweep retry`
+    write_job(folder / "lora" / "0005", "lora", None, lr=0.03, status=Status.FAILED, cause="died", **known)
+    row = only_group(folder).rows[0]
+    assert (row.trials, row.retried, row.objective) == ({"ok": 4, "failed": 1}, 2, 0.3)
+    assert row.causes == {"failed: died": 3}
+
+
 def test_the_best_score_stands_first_and_ties_are_told(tmp_path: Path) -> None:
     group = only_group(write_sweep(tmp_path / "monday", {"a": {1: BAD}, "b": {1: GOOD}, "c": {1: [1] * 17 + [0] * 3}}))
     assert [(row.name, row.rank, row.separated_from_best) for row in group.rows] == [
@@ -66,6 +80,33 @@ def test_the_best_score_stands_first_and_ties_are_told(tmp_path: Path) -> None:
         ("a", 3, True),
     ]
     assert group.rows[0].not_separated_from == ("c",)
+
+
+def test_of_many_rows_the_best_are_compared_and_the_others_are_told_not_to_be(tmp_path: Path) -> None:
+    count = MOST_COMPARED + 3
+    for right in range(count):
+        write_job(tmp_path / str(right), "lora", [1] * right + [0] * (count - right), lr=1e-5 * (right + 1))
+    (tmp_path / "0" / "predictions.jsonl").write_text("not read, as nothing is asked of it")
+    group = only_group(tmp_path)
+    assert len(group.pairs) == MOST_COMPARED * (MOST_COMPARED - 1) / 2
+    assert group.untested == 3
+    assert [row.separated_from_best for row in group.rows[-4:]] == [True, None, None, None]
+    assert "Only the 50 best of 53 rows were compared with one another" in group.warnings[0]
+
+
+def test_names_of_many_rows_are_all_different(tmp_path: Path) -> None:
+    for number in range(4):
+        write_job(tmp_path / str(number), config={"origin": "own", "note": {"a": 1, "b": 2, "c": 3, "d": number}})
+    write_job(tmp_path / "more", lr=0.5)
+    names = [row.name for row in only_group(tmp_path).rows]
+    assert len(set(names)) == 5
+    assert "lora lr=0.5 a=None" not in names
+
+
+def test_a_warning_names_no_more_rows_than_one_would_read(tmp_path: Path) -> None:
+    for number in range(60):
+        write_job(tmp_path / str(number), f"m{number:02}", [1, 0])
+    assert any("One seed only: m00, m01, m02, m03, m04, 55 more." in told for told in only_group(tmp_path).warnings)
 
 
 def test_a_study_that_was_not_confirmed_is_shown_and_not_ranked(tmp_path: Path) -> None:
@@ -81,6 +122,24 @@ def test_single_jobs_with_the_same_settings_are_seeds_of_one_row(tmp_path: Path)
     group = only_group(tmp_path)
     assert sorted((row.name, row.seeds) for row in group.rows) == [("lora lr=0.0001", (0, 1, 2)), ("lora lr=0.5", (0,))]
     assert any("2 settings" in warning for warning in group.warnings)
+
+
+def test_a_cost_that_swings_between_seeds_is_never_told_to_be_negative(tmp_path: Path) -> None:
+    for seed, seconds in ((0, 10.0), (1, 500.0)):
+        metrics = {"time/train_seconds": seconds, "forgetting_nats": seconds / 1000}
+        write_job(tmp_path / str(seed), seed=seed, metrics=metrics)
+    (row,) = only_group(tmp_path).rows
+    assert row.estimates["time/train_seconds"].low == 0.0
+    assert (row.estimates["forgetting_nats"].low or 0.0) < 0
+
+
+def test_a_job_that_ended_well_without_a_score_is_told(tmp_path: Path) -> None:
+    write_job(tmp_path / "a", "lora")
+    path = write_job(tmp_path / "b", "oft") / "result.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"metrics": content["metrics"] | {"test/accuracy": float("nan")}}))
+    told = [warning for row in only_group(tmp_path).rows for warning in row.warnings]
+    assert told == ["oft has a job that ended well without a finite score on test data: not measured, or NaN."]
 
 
 def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
@@ -179,6 +238,13 @@ def test_published_results_stand_beside_ones_own_and_are_not_ranked(tmp_path: Pa
         ("oft rank32", "reference", None),
     ]
     assert any("reference" in warning for warning in group.warnings)
+
+
+def test_a_published_experiment_is_named_by_its_method_and_what_follows(tmp_path: Path) -> None:
+    write_job(tmp_path / "ref", "lora--llama-3.2-3B-rank32", None, metrics={"test/accuracy": 0.9},
+              config={"origin": "reference"})  # fmt: skip
+    (row,) = only_group(tmp_path).rows
+    assert (row.name, row.method) == ("lora llama-3.2-3B-rank32", "lora")
 
 
 def test_published_results_alone_are_shown_too(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
         ('{"schema_version": 99, "status": "ok"}', "Upgrade peftsweep"),
         ('{"schema_version": 1, "status": "ok"}', "must describe a job"),
         ("[]", "schema_version"),
+        ('{"schema_version": null, "status": "ok"}', "must describe a job"),
+        ('{"schema_version": "1", "status": "ok"}', "must describe a job"),
     ],
 )
 def test_a_result_that_cant_be_read_is_named_and_left_out(tmp_path: Path, content: str, reason: str) -> None:

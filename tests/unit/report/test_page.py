@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 
 from peftsweep.errors import DataError
+from peftsweep.report.canvas import Text
 from peftsweep.report.comparison import Comparison, Estimate, Group, GroupKey, Pair, Row
+from peftsweep.report.figures import draw_pareto, styles_of
 from peftsweep.report.groups import compare
 from peftsweep.report.jobs import Loaded
 from peftsweep.report.load import load_jobs
 from peftsweep.report.page import MOST_GROUPS, write_page
 from peftsweep.report.page_table import MOST_ROWS, build_table
-from peftsweep.report.pareto import Pareto, find_frontier
+from peftsweep.report.pareto import Pareto, Point, find_frontier
 from peftsweep.report.quantities import joined, plain, quantity
 from peftsweep.report.sentences import answer, protocol
 from peftsweep.results import Stage, Status
@@ -79,6 +81,14 @@ def test_equal_scores_have_no_highest() -> None:
 def test_what_can_not_be_compared_is_not_called_best() -> None:
     found = answer(group(row("lora", 0.8, 1), row("oft", 0.5, 2, None)))
     assert found.headline.endswith("but nothing tells how sure that is.")
+
+
+def test_rows_that_were_not_compared_are_neither_tied_nor_behind() -> None:
+    rows = (row("lora", 0.8, 1), row("oft", 0.7, 2, True), row("ia3", 0.6, 3, None))
+    found = answer(replace(group(*rows), untested=1))
+    assert found.headline == (
+        "lora is best: its accuracy is ahead of oft beyond chance. Only the 2 best of 3 rows were compared."
+    )
 
 
 def test_one_method_alone_is_no_comparison() -> None:
@@ -242,6 +252,16 @@ def test_a_broken_contact_sheet_costs_the_picture_and_not_the_page(tmp_path: Pat
     assert "data:image/webp" not in pages(tmp_path / "jobs", tmp_path / "out")
 
 
+def test_a_figure_that_one_row_alone_could_be_in_is_told_to_be_missing(tmp_path: Path) -> None:
+    write_job(tmp_path / "jobs" / "a", "lora", metrics={"drift": 0.1})
+    write_job(tmp_path / "jobs" / "b", "oft")
+    loaded = load_jobs(tmp_path / "jobs")
+    comparison = compare(loaded)
+    pareto = find_frontier(comparison.groups[0], loaded, ("drift", "score"))
+    page = write_page(loaded, comparison, [pareto], tmp_path / "out").read_text()
+    assert "Not drawn, as only lora has drift and accuracy; oft lacks one of them." in page
+
+
 def test_published_rows_are_marked_and_not_ranked(tmp_path: Path) -> None:
     write_job(tmp_path / "jobs" / "a", "lora")
     write_job(tmp_path / "jobs" / "b", "bone", None, metrics={SCORE: 0.9}, config={"origin": "reference"})
@@ -259,6 +279,27 @@ def test_thousands_of_rows_and_groups_do_not_make_the_page_huge(tmp_path: Path) 
     assert page.count("<article") == MOST_GROUPS
     assert f"The first {MOST_ROWS} of 3000 rows" in page
     assert path.stat().st_size < 3e6
+
+
+def test_a_frontier_of_thousands_is_drawn_with_its_nearest(tmp_path: Path) -> None:
+    metrics = ("memory/train_peak_reserved_bytes", SCORE)
+
+    def point(number: int, *, is_best: bool) -> Point:
+        estimates = {metrics[0]: Estimate(1e9 + number * 1e6, None, None, 1), metrics[1]: Estimate(0.5, None, None, 1)}
+        return Point(f"m{number}", "own", estimates, is_best, None, () if is_best else ("m0",))
+
+    points = tuple(point(number, is_best=number < 200) for number in range(3000))
+    drawn = draw_pareto(Pareto(metrics, points), styles_of([each.name for each in points]))
+    texts = [item.text for item in drawn.items if isinstance(item, Text)]
+    assert "m39" in texts
+    assert "m40" not in texts
+    assert len(drawn.items) < 1500
+
+
+def test_failures_of_thousands_of_rows_are_cut(tmp_path: Path) -> None:
+    rows = tuple(row(f"m{i}", None, causes={"failed: why": 1}) for i in range(1000))
+    path = write_page(Loaded("somewhere", ()), Comparison("somewhere", (group(*rows),)), [None], tmp_path)
+    assert "800 more lines like these are in comparison.json" in path.read_text()
 
 
 def test_a_long_history_is_thinned_in_the_page(tmp_path: Path) -> None:

@@ -79,6 +79,30 @@ def test_a_group_of_equal_methods_has_a_false_claim_in_at_most_one_case_of_twent
     assert np.mean(np.min(p_values, axis=0) * 6 < 0.05) <= 0.05
 
 
+def claims_among_equals(compared: int, *, is_best_alone: bool) -> float:
+    """Of 300 simulated groups of 400 equal adapters, the share in which a false claim is made of the best ones."""
+    draw = np.random.default_rng(0)
+    claims = 0
+    for _ in range(300):
+        scores = (draw.random((400, 1, 60)) < draw.uniform(0.3, 0.7, 60)).astype(float)
+        best = scores[np.argsort(-scores.mean(axis=(1, 2)))][:compared]
+        first, second = (
+            (np.zeros(compared - 1, int), np.arange(1, compared)) if is_best_alone else np.triu_indices(compared, 1)
+        )
+        claims += find_gap(best[first], best[second]).p_value().min() * len(first) < 0.05
+    return claims / 300
+
+
+def test_the_best_of_many_equals_are_told_apart_in_at_most_one_case_of_twenty() -> None:
+    """Rows that were chosen for their score lie closer together than as many that were not."""
+    assert claims_among_equals(50, is_best_alone=False) <= 0.05
+
+
+def test_the_best_of_many_against_each_of_them_would_claim_too_much() -> None:
+    """Why thousands of rows are not each compared with the best."""
+    assert claims_among_equals(400, is_best_alone=True) > 0.5
+
+
 def test_a_real_gap_is_found() -> None:
     first, second = simulate((3, 3), 300, of_seeds=(0.02, 0.02), gap=0.25, count=300)
     assert np.mean(find_gap(first, second).p_value() < 0.05) > 0.9

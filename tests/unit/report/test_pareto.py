@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import random
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from peftsweep.errors import ConfigError, DataError
 from peftsweep.report.groups import compare
 from peftsweep.report.load import load_jobs
-from peftsweep.report.pareto import Pareto, find_frontier
+from peftsweep.report.pareto import MOST_DRAWN, Pareto, find_frontier
 from tests.unit.report.conftest import write_job
 
 MEMORY = "memory/train_peak_reserved_bytes"
@@ -86,6 +88,24 @@ def test_rows_that_lack_a_metric_are_named(methods: Path) -> None:
     found = frontier(methods, "score", "energy")
     assert [point.name for point in found.points] == ["lacking"]
     assert set(found.missing) == {"big", "small", "poor"}
+
+
+def test_of_many_rows_the_shares_of_the_nearest_are_drawn_and_nothing_of_the_frontier_is_lost(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for number in range(MOST_DRAWN + 10):
+        row(tmp_path, f"m{number:02}", draw.randrange(40), draw.uniform(1e9, 5e9), seeds=1)
+    points = frontier(tmp_path).points
+    means = {point.name: (-point.values["test/accuracy"].mean, point.values[MEMORY].mean) for point in points}
+    for point in points:
+        mine = means[point.name]
+        beaten_by = {
+            name for name, other in means.items() if other != mine and all(map(operator.le, other, mine))
+        }  # by definition
+        assert set(point.dominated_by) == beaten_by
+        assert point.on_frontier == (not beaten_by)
+    drawn = [point for point in points if point.share is not None]
+    assert len(drawn) == MOST_DRAWN
+    assert all(point in drawn for point in points if point.on_frontier)
 
 
 def test_an_unknown_metric(methods: Path) -> None:

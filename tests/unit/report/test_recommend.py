@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from peftsweep.errors import ConfigError, DataError
+from peftsweep.limits import parse_limits
 from peftsweep.report.groups import compare
 from peftsweep.report.load import load_jobs
-from peftsweep.report.metrics import parse_limits
 from peftsweep.report.recommend import Recommendation, build_wish, recommend
 from peftsweep.report.recommend_command import run
 from peftsweep.results import Status

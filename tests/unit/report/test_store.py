@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -12,22 +14,34 @@ from peftsweep.errors import DataError, TrackingError
 from peftsweep.report import store as store_module
 from peftsweep.report.comparison import Comparison, Row
 from peftsweep.report.groups import compare
+from peftsweep.report.jobs import Loaded
 from peftsweep.report.load import load_jobs
+from peftsweep.report.rows import group_key
 from peftsweep.results import Status, load_result, save_result
 from peftsweep.tracking import import_jobs
 from tests.unit.report.conftest import write_job, write_sweep
 
-CONFIG = {"tracking": {"params": ["hparams.lr", "hparams.max_steps"]}}
+# What MLflow keeps as text, of every kind.
+CONFIG = {
+    "model": {"dtype": "float32", "revision": None, "path": "a b/[c]"},
+    "task": {"files": ["a.jsonl", "b.jsonl"], "digits": "1,200", "shuffle": True, "options": {}},
+    "tracking": {"params": None},
+}
+KNOWN: dict[str, Any] = {"config": CONFIG, "hparams": {"betas": [0.9, 0.999], "max_grad_norm": "inf"}}
+CONSTRAINT = "memory<=13GB"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep, a single job, and a job that failed."""
+    """A sweep, single jobs of two versions of the task, and a job that failed."""
     folder = tmp_path_factory.mktemp("jobs")
     studies = {"lora": {1: [1, 0, 1, 1], 2: [1, 0, 0, 1]}, "oft": {1: [0, 0, 1, 1], 2: [0, 0, 0, 1]}}
-    write_sweep(folder / "monday", studies, default=[0, 0, 0, 1], config=CONFIG)
-    write_job(folder / "single", seed=3, config=CONFIG)
-    write_job(folder / "failed", items=None, status=Status.OOM, cause="too big", lr=0.7, config=CONFIG)
+    sweep = write_sweep(folder / "monday", studies, default=[0, 0, 0, 1], **KNOWN)
+    plan = json.loads((sweep / "sweep.json").read_text())
+    (sweep / "sweep.json").write_text(json.dumps(plan | {"settings": {"constraint": CONSTRAINT}}))
+    write_job(folder / "single", seed=3, **KNOWN)
+    write_job(folder / "newer", seed=3, task_version=2, test_items="others", model_revision="r2", **KNOWN)
+    write_job(folder / "failed", items=None, status=Status.OOM, cause="too big", lr=0.7, **KNOWN)
     for number, path in enumerate(sorted(folder.rglob("result.json"))):  # each began at a time of its own
         save_result(replace(load_result(path), started_at=f"2026-01-01T00:00:{number:02}+00:00"), path.parent)
     return folder
@@ -39,8 +53,17 @@ def uri(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     import_jobs([folder], uri=uri, experiment="peftsweep")
     client = MlflowClient(uri)
     for run in client.search_runs(["1"], "tags.`peftsweep.stage` = 'study'"):
-        client.set_tag(run.info.run_id, "peftsweep.best.hparams.lr", "0.001")  # as a sweep that ends does
+        found = {"best.hparams.lr": "0.001", "objective": "valid/loss", "constraint": CONSTRAINT}
+        for key, value in found.items():  # as a sweep that ends does
+            client.set_tag(run.info.run_id, f"peftsweep.{key}", value)
     return uri
+
+
+@pytest.fixture
+def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose files can't be reached."""
+    monkeypatch.setattr(store_module, "_local_folder", lambda artifact_uri: None)
+    monkeypatch.setattr(store_module, "_fetch", lambda uri, run_id, name: None)
 
 
 def numbers(comparison: Comparison) -> list[Row]:
@@ -56,7 +79,7 @@ def test_a_store_tells_the_same_numbers_as_the_folders(folder: Path, uri: str) -
 
 
 def test_the_file_of_a_store_is_enough(uri: str) -> None:
-    assert len(load_jobs(uri.removeprefix("sqlite:///")).jobs) == len(load_jobs(uri).jobs) == 14
+    assert len(load_jobs(uri.removeprefix("sqlite:///")).jobs) == len(load_jobs(uri).jobs) == 15
 
 
 def test_runs_are_read_in_pages(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,10 +88,34 @@ def test_runs_are_read_in_pages(uri: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert {job.place for job in load_jobs(uri).jobs} == {job.place for job in whole.jobs}
 
 
-def test_tables_alone_tell_the_means(folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a server whose files can't be reached: scores, costs and settings are there, test items are not."""
-    monkeypatch.setattr(store_module, "_local_folder", lambda artifact_uri: None)
-    monkeypatch.setattr(store_module, "_fetch", lambda uri, run_id, name: None)
+def told(loaded: Loaded) -> dict[str, dict[str, Any]]:
+    """By job: all that decides where it stands, and beside what."""
+    words = ("status", "method", "model", "task", "seed", "stage", "study", "cause", "metrics", "environment")
+    words += ("task_version", "test_items", "model_revision", "started_at")
+    return {
+        job.result.started_at: {word: getattr(job.result, word) for word in words}
+        | {"settings": job.settings, "key": group_key(job)}
+        for job in loaded.jobs
+    }
+
+
+@pytest.mark.usefixtures("without_files")
+def test_tables_alone_group_and_rank_as_the_folders_do(folder: Path, uri: str) -> None:
+    from_folders, from_store = load_jobs(folder), load_jobs(uri)
+    assert told(from_store) == told(from_folders)
+    for name, study in from_folders.studies.items():
+        found = from_store.studies[name]
+        assert (found.objective, found.constraint) == (study.objective, study.constraint) == ("valid/loss", CONSTRAINT)
+    one, other = compare(from_folders), compare(from_store)
+    assert [group.key for group in other.groups] == [group.key for group in one.groups]
+    assert len({group.key.task_version for group in one.groups}) == 2
+    ranks = [[(row.name, row.rank, row.objective, row.best) for row in group.rows] for group in other.groups]
+    assert ranks == [[(row.name, row.rank, row.objective, row.best) for row in group.rows] for group in one.groups]
+
+
+@pytest.mark.usefixtures("without_files")
+def test_tables_alone_tell_the_means(folder: Path, uri: str) -> None:
+    """Scores, costs and settings are there, test items are not."""
     rows = {row.study: row for group in compare(load_jobs(uri)).groups for row in group.rows if row.study}
     for group in compare(load_jobs(folder)).groups:
         for row in filter(lambda row: row.study, group.rows):
@@ -105,11 +152,23 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 def test_runs_of_others_are_left_alone(uri: str) -> None:
     client = MlflowClient(uri)
     client.create_run(client.create_experiment("others"), run_name="not ours")
-    assert len(load_jobs(uri).jobs) == 14
+    assert len(load_jobs(uri).jobs) == 15
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("0.001", 0.001), ("32", 32), ("None", None), ("True", True), ("a b", "a b")]
+    ("text", "value"),
+    [
+        ("0.001", 0.001),
+        ("32", 32),
+        ("None", None),
+        ("True", True),
+        ("a b", "a b"),
+        ("['a', None]", ["a", None]),
+        ("[0.9, 0.999]", [0.9, 0.999]),
+        ("[half", "[half"),
+        ("inf", "inf"),
+        ("1,200", "1,200"),
+    ],
 )
 def test_settings_that_mlflow_keeps_as_text_are_values_again(text: str, value: object) -> None:
     assert store_module._parsed(text) == value

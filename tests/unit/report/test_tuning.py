@@ -11,9 +11,11 @@ import pytest
 from peftsweep.report.groups import compare
 from peftsweep.report.jobs import FolderFiles, Job, SearchRange, read_job
 from peftsweep.report.load import load_jobs
+from peftsweep.report.quantities import plain
 from peftsweep.report.tuning import Trial, Tuning, read_curve, read_tuning, thinned
 from peftsweep.report.tuning_words import edge_warnings, parameter_importance, tuning_sentences
 from peftsweep.results import Status
+from peftsweep.sweeps.space import Dimension, edges_of, widened
 from tests.unit.report.conftest import write_job, write_sweep
 
 LR = SearchRange("hparams.lr", 1e-5, 1e-2, log=True, default=1e-4)
@@ -144,3 +146,40 @@ def test_the_setting_that_decides_is_the_most_important() -> None:
 
 def test_importance_is_not_told_of_a_handful_of_trials() -> None:
     assert parameter_importance(tuning(*(trial(1e-3, 0.5) for _ in range(9)))) == {}
+
+
+RANGES: list[dict[str, Any]] = [
+    {"low": 1e-5, "high": 1e-2, "log": True},
+    {"low": 0.0, "high": 0.5},
+    {"low": 0.1, "high": 0.9},
+    {"low": -1.0, "high": 1.0},
+    {"low": 4, "high": 64, "log": True, "integer": True},
+    {"low": 1, "high": 64, "log": True, "integer": True},
+    {"low": 0, "high": 8, "integer": True},
+    {"low": 3, "high": 3},
+    {"choices": (8, 16, 32)},
+    {"choices": (1, 2)},
+    {"choices": (0, 1, 2)},
+    {"choices": (0.1, 0.2)},
+    {"choices": (32, 16, 8)},
+    {"choices": (8,)},
+    {"choices": ("a", "b")},
+    {"choices": (False, True)},
+]
+
+
+@pytest.mark.parametrize("found", RANGES, ids=str)
+def test_the_report_warns_of_the_same_ends_as_the_sweep_and_names_the_same_values(found: dict[str, Any]) -> None:
+    dimension, searched = Dimension("hparams.x", **found), SearchRange("hparams.x", **found)
+    ends = (searched.low or 0.0, searched.high or 0.0)
+    values = searched.choices or tuple(ends[0] + share * (ends[1] - ends[0]) for share in (0, 0.001, 0.5, 0.93, 1))
+    for value in values:
+        best = Trial("0", Status.OK, {"hparams.x": value}, 0.5, 1.0)
+        told = edge_warnings(tuning(best, ranges=(searched,)))
+        edge = edges_of((dimension,), {"hparams.x": value}).get("hparams.x")
+        assert bool(told) == bool(edge), value
+        if edge:
+            wider = widened(dimension, edge)
+            ends = (wider.choices[0], wider.choices[-1]) if wider.choices else (wider.low, wider.high)
+            beyond = ends[1] if edge == "high" else ends[0]
+            assert told[0].endswith(f"; try {'up' if edge == 'high' else 'down'} to {plain(beyond)}."), value

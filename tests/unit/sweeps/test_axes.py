@@ -202,10 +202,10 @@ def test_the_sweeps_own_keys_may_be_typed_short() -> None:
     assert with_full_sweep_keys(typed) == wanted
 
 
-@pytest.mark.parametrize("value", ["memory<=12GB", "'memory<=12GB'"])
+@pytest.mark.parametrize("value", ["memory<=12GB", "'memory<=12GB'", "valid/dino_similarity>=40%"])
 def test_a_constraint_is_quoted_for_hydra(value: str) -> None:
     found = with_full_sweep_keys([FAIR_SWEEPER, f"constraint={value}"])[1]
-    assert parse_command_line([found]).overrides[0].value() == "memory<=12GB"
+    assert parse_command_line([found]).overrides[0].value() == value.strip("'")
 
 
 def test_another_sweeper_keeps_its_keys() -> None:

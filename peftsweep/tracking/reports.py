@@ -1,0 +1,149 @@
+"""The report of a sweep in MLflow: artifacts of its studies' runs, so that who opens a study finds the comparison.
+
+A local store is served without MLflow, whose import takes two seconds: the table of runs says where a run's artifacts
+lie, and they are plain files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from peftsweep.errors import Problem, TrackingError
+from peftsweep.redact import REDACTED, redact_forms
+from peftsweep.tracking.store import brief, connect, resolve_uri, sqlite_path
+from peftsweep.tracking.studies import STAGE_TAG, STUDY_STAGE, STUDY_TAG, all_study_runs, study_tags
+
+REPORT_FOLDER = "report"  # among a run's artifacts
+REPORT_TAG = "peftsweep.report"  # fingerprint of the report that a run on a server has
+_TEXTS = ("index.html", "table.csv", "table.md", "figures/*.svg")
+_PICTURES = ("figures/*.png",)
+_KEYS = (STAGE_TAG, STUDY_TAG, *(f"peftsweep.{word}" for word in ("method", "model", "task")), REPORT_TAG)
+# Tags by their keys, which the table is indexed by: a store may hold half a million.
+_QUERY = f"""
+    SELECT runs.run_uuid, runs.artifact_uri, tags.key, tags.value FROM runs JOIN tags USING (run_uuid)
+    WHERE runs.lifecycle_stage = 'active' AND tags.key IN ({", ".join("?" * len(_KEYS))})
+    AND runs.run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)
+"""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _StudyRun:
+    run_id: str
+    artifact_uri: str
+    tags: Mapping[str, str]
+
+    @property
+    def local_folder(self) -> Path | None:
+        """Where its artifacts lie, if that is on this machine."""
+        parts = urlsplit(self.artifact_uri)
+        return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
+
+
+def log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str | None) -> str | None:
+    """Log the page, tables and figures of a report under `report/` of each study's run; what is there is replaced.
+
+    studies: by name, the tags that tell a study from others, as of `open_studies`. uri: None takes
+    MLFLOW_TRACKING_URI, else a SQLite file under outputs/. Nothing is made in a store: no database, no run.
+
+    Answers what was done, for people; None where no study has a run. Never raises: a store that does not answer is
+    warned about, and the report lies in its folder.
+    """
+    began = time.perf_counter()
+    uri = resolve_uri(uri)
+    try:
+        runs = [run for run in _runs(uri) if _is_wanted(run, studies)]
+        if not runs:
+            return None
+        with tempfile.TemporaryDirectory() as place:
+            staged = Path(place) / REPORT_FOLDER
+            _stage(folder, staged)
+            logged = _log_files(uri, runs, staged)
+    except Exception as error:  # a driver, an artifact store or a proxy may raise anything
+        reason = error if isinstance(error, TrackingError) else f"MLflow must take a report ({brief(error)})."
+        _log.warning("%s The report is in %s.", reason, folder)
+        return None
+    return _told(len(runs), logged, time.perf_counter() - began)
+
+
+def _told(runs: int, logged: int, seconds: float) -> str:
+    where = f"{REPORT_FOLDER}/ in the {'run of 1 study' if runs == 1 else f'runs of {runs} studies'}"
+    took = f", in {seconds:.0f} s" if seconds >= 1 else ""
+    return f"{where}{took}" if logged else f"{where}, unchanged{took}"
+
+
+def _runs(uri: str) -> Sequence[_StudyRun]:
+    """The studies' runs of a store, without making one."""
+    path = sqlite_path(uri)
+    if path is not None:
+        return list(_runs_of_file(path)) if path.exists() else []
+    if REDACTED in uri:
+        fix = "Name the store, runs=<uri>, or leave it out: log=false."
+        raise TrackingError(Problem("the address of the MLflow store must be whole", redact_forms(uri), fix=fix))
+    found = all_study_runs(connect(uri))
+    return [_StudyRun(run.info.run_id, run.info.artifact_uri or "", run.data.tags) for run in found]
+
+
+def _runs_of_file(path: Path) -> Iterator[_StudyRun]:
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
+        rows = database.execute(_QUERY, (*_KEYS, STAGE_TAG, STUDY_STAGE)).fetchall()
+    tags: dict[tuple[str, str], dict[str, str]] = {}  # by run id and artifact URI
+    for run_id, artifact_uri, key, value in rows:
+        tags.setdefault((run_id, artifact_uri or ""), {})[key] = value
+    yield from (_StudyRun(*run, tags_of_run) for run, tags_of_run in tags.items())
+
+
+def _is_wanted(run: _StudyRun, studies: Mapping[str, Mapping[str, str]]) -> bool:
+    return any(study_tags(name, tags).items() <= run.tags.items() for name, tags in studies.items())
+
+
+def _stage(folder: Path, staged: Path) -> None:
+    """Copy what is logged, without secrets that a job's cause may tell."""
+    for path in (found for pattern in (*_TEXTS, *_PICTURES) for found in folder.glob(pattern)):
+        target = staged / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.match(_PICTURES[0]):
+            shutil.copyfile(path, target)
+        else:
+            target.write_text(redact_forms(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _log_files(uri: str, runs: Sequence[_StudyRun], staged: Path) -> int:
+    """Answers how many runs did not have them."""
+    far = []
+    for run in runs:
+        if run.local_folder is None:
+            far.append(run)
+        else:
+            shutil.copytree(staged, run.local_folder / REPORT_FOLDER, dirs_exist_ok=True)
+    return len(runs) - len(far) + (_send(uri, far, staged) if far else 0)
+
+
+def _send(uri: str, runs: Sequence[_StudyRun], staged: Path) -> int:
+    """To runs whose artifacts are elsewhere; those that have this very report are left alone."""
+    digest = _digest(staged)
+    lacking = [run for run in runs if run.tags.get(REPORT_TAG) != digest]
+    if lacking:
+        client = connect(uri)
+        for run in lacking:
+            client.log_artifacts(run.run_id, str(staged), REPORT_FOLDER)
+            client.set_tag(run.run_id, REPORT_TAG, digest)
+    return len(lacking)
+
+
+def _digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:32]

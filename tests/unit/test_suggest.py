@@ -1,0 +1,20 @@
+"""What is said to a word that is not known."""
+
+from __future__ import annotations
+
+from peftsweep.suggest import did_you_mean
+
+
+def test_the_nearest_words_are_offered() -> None:
+    assert did_you_mean("lroa", ["oft", "lora"]) == "Did you mean lora?"
+    assert did_you_mean("lora", ["lorb", "oft", "lorc"]) == "Did you mean lorc or lorb?"
+
+
+def test_all_words_are_listed_where_none_is_near() -> None:
+    assert did_you_mean("zzz", ["oft", "lora"]) == "Choose from: lora, oft."
+
+
+def test_of_many_words_some_are_listed_and_all_are_known() -> None:
+    known = ["time", "memory", "time/train_seconds"]
+    assert did_you_mean("zzz", known, listed=["time", "memory"]) == "Choose from: memory, time."
+    assert did_you_mean("time/train_second", known, listed=["time"]) == "Did you mean time/train_seconds?"
