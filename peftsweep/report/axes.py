@@ -76,8 +76,19 @@ def _log_ticks(low: float, high: float, wanted: int) -> list[float]:
     return found[:: math.ceil(len(found) / wanted)]
 
 
-def tick_label(value: float, shown: Quantity) -> str:
-    return short_number(round(value / shown.divisor, 10))
+def tick_labels(ticks: Sequence[float], shown: Quantity, *, log: bool = False) -> list[str]:
+    """On an even scale all with as many digits after the point as any needs: 1.30, 1.35."""
+    labels = [short_number(round(tick / shown.divisor, 10)) for tick in ticks]
+    if log or any("e" in label for label in labels):
+        return labels
+    digits = max((len(label.partition(".")[2]) for label in labels), default=0)
+    return [_padded(label, digits) for label in labels]
+
+
+def _padded(label: str, digits: int) -> str:
+    """0 stays 0: it is the same in any digits."""
+    whole, _, after = label.partition(".")
+    return f"{whole}.{after.ljust(digits, '0')}" if digits and label != "0" else label
 
 
 def left_margin(labels: Iterable[str]) -> float:
@@ -114,16 +125,18 @@ def framed(
     if y_ends:
         y_scale = Scale(max(y_scale.low, y_ends[0]), min(y_scale.high, y_ends[1]), bottom, MARGIN_TOP)
     y_ticks = y_scale.ticks(y[0], PIXELS_PER_Y_TICK)
-    left = left_margin(tick_label(tick, y[0]) for tick in y_ticks)
+    y_labels = tick_labels(y_ticks, y[0], log=log_y)
+    left = left_margin(y_labels)
     right = canvas.width - MARGIN_RIGHT
     frame = Frame(fitted(x[1], left, right, log=log_x, from_zero=x_from_zero), y_scale)
-    for tick in y_ticks:
+    for tick, label in zip(y_ticks, y_labels, strict=True):
         canvas.add(Line(((left, y_scale(tick)), (right, y_scale(tick))), "grid"))
-        canvas.add(Text(left - 7, y_scale(tick) + 4, tick_label(tick, y[0]), "muted", "end", TICK_SIZE))
+        canvas.add(Text(left - 7, y_scale(tick) + 4, label, "muted", "end", TICK_SIZE))
     canvas.add(Line(((left, bottom), (right, bottom)), "muted"))
-    for tick in frame.x.ticks(x[0]):
+    x_ticks = frame.x.ticks(x[0])
+    for tick, label in zip(x_ticks, tick_labels(x_ticks, x[0], log=log_x), strict=True):
         canvas.add(Line(((frame.x(tick), bottom), (frame.x(tick), bottom + 4)), "muted"))
-        canvas.add(Text(frame.x(tick), bottom + 17, tick_label(tick, x[0]), "muted", "middle", TICK_SIZE))
+        canvas.add(Text(frame.x(tick), bottom + 17, label, "muted", "middle", TICK_SIZE))
     canvas.add(Text(0, 16, y[0].title + (", log scale" if log_y else ""), "ink", "start", 12, bold=True))
     canvas.add(Text(right, canvas.height - 6, x[0].title + (", log scale" if log_x else ""), "ink", "end", 12))
     return frame
@@ -171,15 +184,16 @@ def place_labels(
                 (0, 20 + far, "middle"),
             )
         ]
-        best = min(options, key=lambda option: _covered(option.box, taken, canvas))
+        best = min(options, key=lambda option: covered(option.box, taken, canvas))
         if abs(best.y - y) > 24:
             canvas.add(Line(((x, y), (best.x, best.y - 4 if best.y > y else best.y + 2)), "muted", 0.7))
         canvas.add(best)
         taken.append(best.box)
 
 
-def _covered(box: Box, taken: Iterable[Box], canvas: Canvas) -> float:
-    """Pixels that are covered already, and ten times those beyond the edge."""
+def covered(box: Box, taken: Iterable[Box], canvas: Canvas) -> float:
+    """How much a label would hide: square pixels that are taken already, and a hundred for each pixel beyond the
+    edge."""
     left, top, right, bottom = box
     beyond = max(0.0, -left) + max(0.0, right - canvas.width) + max(0.0, MARGIN_TOP / 2 - top)
     beyond += max(0.0, bottom - (canvas.height - MARGIN_BOTTOM))

@@ -52,6 +52,7 @@ class Row:
     separated_from_best: bool | None = None
     not_separated_from: tuple[str, ...] = ()  # names of rows
     warnings: tuple[str, ...] = ()  # sentences
+    edges: tuple[str, ...] = ()  # sentences: best settings at an end of what was searched, and what to try
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peftsweep.report.axes import Box, Frame, Scale, add_legend, fitted, framed, place_labels, tick_label
+from peftsweep.report.axes import Box, Frame, Scale, add_legend, fitted, framed, place_labels, tick_labels
 from peftsweep.report.canvas import Canvas, Line, Text, series_style, text_width
 from peftsweep.report.comparison import Estimate, Group, Pair
 from peftsweep.report.jobs import REFERENCE
@@ -192,9 +192,10 @@ def _gap_to(best: str, pair: Pair) -> tuple[str, float, float, float, bool] | No
 
 def _gap_axis(canvas: Canvas, scale: Scale, shown: Quantity, best: str) -> None:
     bottom = canvas.height - 40
-    for tick in scale.ticks(shown):
+    ticks = scale.ticks(shown)
+    for tick, label in zip(ticks, tick_labels(ticks, shown), strict=True):
         canvas.add(Line(((scale(tick), 26), (scale(tick), bottom)), "grid"))
-        canvas.add(Text(scale(tick), bottom + 15, tick_label(tick, shown), "muted", "middle", 11))
+        canvas.add(Text(scale(tick), bottom + 15, label, "muted", "middle", 11))
     canvas.add(Line(((scale(0), 22), (scale(0), bottom)), "ink", 1.2))
     half = text_width(best, 12) / 2
     canvas.add(Text(min(max(scale(0), half), canvas.width - half), 14, best, "ink", "middle", 12, bold=True))

@@ -11,6 +11,7 @@ from peftsweep.report.comparison import Comparison
 from peftsweep.report.jobs import Loaded
 from peftsweep.report.page_parts import Figures, build_part
 from peftsweep.report.pareto import Pareto
+from peftsweep.report.quantities import NO_BREAK_SPACE
 
 PAGE_FILE, FIGURES_FOLDER = "index.html", "figures"
 ASSETS = Path(__file__).with_name("assets")
@@ -53,7 +54,8 @@ def write_page(loaded: Loaded, comparison: Comparison, frontiers: Sequence[Paret
 
 
 def _prose(text: str) -> str:
-    """Apostrophes as they are set."""
+    """Apostrophes as they are set, and no line that ends within a comparison."""
+    text = re.sub(r" (?=[<>=] )|(?<= [<>=]) ", NO_BREAK_SPACE, text)
     return re.sub(r"(?<=\w)'(?=\w|\s)", "\N{RIGHT SINGLE QUOTATION MARK}", text)
 
 

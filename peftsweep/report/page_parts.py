@@ -9,7 +9,7 @@ from typing import Any
 
 from peftsweep.report.canvas import Canvas, file_svg, inline_svg
 from peftsweep.report.comparison import Group, Row
-from peftsweep.report.contact_sheets import Sheet, read_sheets
+from peftsweep.report.contact_sheets import Gallery, read_gallery
 from peftsweep.report.figures import MOST_DOMINATED, NARROW, WIDE, Styles, draw_gaps, draw_pareto, styles_of
 from peftsweep.report.jobs import Job, Loaded
 from peftsweep.report.page_table import PageTable, PairLine, build_pairs, build_table, pairs_title
@@ -26,6 +26,7 @@ MOST_ROWS_DRAWN = 12  # of one group: the best
 MOST_NAMES = 3  # of those that dominate one method
 MOST_BEATEN = 6  # told in words; every point of the figure tells its own
 MOST_FAILURES = 200  # lines; all are in comparison.json
+SPLITS = "train valid test"  # in the order in which they are used
 LEAST_SHARE = 0.01  # of draws, for a place on the frontier to be told
 
 
@@ -86,10 +87,11 @@ class GroupPart:
     tuned: tuple[TunedRow, ...]
     untold: int  # rows that were tuned and are not drawn
     searches: tuple[str, ...]
+    improves: str  # what a line of best objectives does
     curves: tuple[str, ...]
     failures: tuple[tuple[str, str, int], ...]  # row, cause, how many
     more_failures: int  # lines that are left out
-    sheets: tuple[Sheet, ...]
+    gallery: Gallery
     protocol: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     datasets: tuple[dict[str, Any], ...]
@@ -120,13 +122,14 @@ def build_part(
         tuned=tuned,
         untold=sum(bool(row.trials) for row in group.rows) - len(tuned),
         searches=tuple(_searches(tunings, styles, name, figures)),
+        improves="falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
         curves=tuple(_curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures)),
         failures=tuple(failures[:MOST_FAILURES]),
         more_failures=max(0, len(failures) - MOST_FAILURES),
-        sheets=tuple(read_sheets(drawn, jobs)),
+        gallery=read_gallery(drawn, jobs),
         protocol=tuple(protocol(group)),
         environment=tuple(_environment(jobs)),
-        datasets=tuple(_datasets(jobs)),
+        datasets=tuple(sorted(_datasets(jobs), key=lambda info: SPLITS.find(info["split"]))),
     )
 
 

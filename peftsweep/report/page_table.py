@@ -10,7 +10,7 @@ from peftsweep.limits import WORDS
 from peftsweep.report.comparison import Estimate, Group, Pair, Row
 from peftsweep.report.figures import points_of
 from peftsweep.report.jobs import REFERENCE
-from peftsweep.report.quantities import Quantity, counted, plain, quantity
+from peftsweep.report.quantities import NO_BREAK_SPACE, Quantity, counted, plain, quantity
 from peftsweep.report.sentences import interval_text, needed
 from peftsweep.results import METRICS, Direction, Status
 
@@ -91,7 +91,9 @@ def build_table(group: Group) -> PageTable:
 
 
 def _settings(row: Row) -> str:
-    return ", ".join(f"{SHORT.get(key) or quantity(key).name} {plain(value)}" for key, value in row.best.items())
+    """Lines break between settings, not within one."""
+    told = (f"{SHORT.get(key) or quantity(key).name} {plain(value)}" for key, value in row.best.items())
+    return ", ".join(text.replace(" ", NO_BREAK_SPACE) for text in told)
 
 
 Filled = tuple[Column, list[Cell]]

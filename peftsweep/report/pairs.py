@@ -157,9 +157,16 @@ def seeds_needed(gap: Gap, level: float = LEVEL) -> int | None:
     seeds = np.arange(have + 1, MOST_SEEDS + 1)
     of_items = max(0.0, float(gap.of_items - gap.of_noise))
     of_seeds = float(gap.of_seeds + gap.of_noise) * have / seeds
-    lost = of_items**2 / (gap.items - 1) + of_seeds**2 / (2 * (seeds - 1))
+    lost = of_items**2 / (gap.items - 1) + of_seeds**2 / (_spreading(gap, have) * (seeds - 1))
     enough = _is_enough(float(gap.difference), of_items + of_seeds, lost, level)
     return int(seeds[enough][0]) - have if enough.any() else None
+
+
+def _spreading(gap: Gap, have: int) -> float:
+    """How many of the two spread over seeds: 2 where both do alike, 1 where one does and the other hardly. The fewer,
+    the fewer degrees of freedom a seed more of each brings."""
+    lost = float(gap.lost_freedom) * (have - 1)
+    return min(2.0, max(1.0, float(gap.of_seeds + gap.of_noise) ** 2 / lost)) if lost > 0 else 2.0
 
 
 def items_needed(gap: Gap, level: float = LEVEL) -> int | None:

@@ -46,7 +46,7 @@ LADDERS = {
 DIVISORS = {"h": 3600.0, "min": 60.0, "s": 1.0, "J": 1.0}  # where they differ from the ladder's step
 MOST_LISTED, FEW = 20, 5  # names in one sentence; of more, the first few
 MINUS = "\N{MINUS SIGN}"
-NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
+NARROW_SPACE, NO_BREAK_SPACE = "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from peftsweep.limits import Limit, candidates
 from peftsweep.report.comparison import Comparison, Group, Row
 from peftsweep.report.jobs import OWN
 from peftsweep.report.metrics import resolve, sign
+from peftsweep.report.quantities import quantity
 from peftsweep.results import METRICS
 from peftsweep.suggest import did_you_mean
 
@@ -154,7 +155,7 @@ def _told(
     score = f"{_word(metric)} {_shown(metric, _mean(best, metric))}"
     if best.estimates[metric].low is not None and best.estimates[metric].high is not None:
         low, high = best.estimates[metric].low or 0.0, best.estimates[metric].high or 0.0
-        score += f" (95%: {_shown(metric, low)} to {_shown(metric, high)})"
+        score += f" (95% interval {_shown(metric, low)} to {_shown(metric, high)})"
     lines = [f"Use {best.name}: {score}, {_settings(best)}."]
     if tied:
         lines.append(f"Not told apart from it by the jobs there are: {', '.join(tied)}.")
@@ -191,7 +192,7 @@ def _nothing_fits(nearest: Exclusion, metric: str) -> str:
 
 
 def _word(key: str) -> str:
-    return key.rpartition("/")[2].replace("_", " ")
+    return quantity(key).name
 
 
 def _joined(reasons: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ from peftsweep.report.attempts import last_attempts
 from peftsweep.report.comparison import Estimate, GroupKey, Row
 from peftsweep.report.estimates import all_estimates, score_estimate, score_name, score_of
 from peftsweep.report.jobs import REFERENCE, Job, Loaded, Study
+from peftsweep.report.tuning import read_tuning
+from peftsweep.report.tuning_words import edge_warnings
 from peftsweep.results import METRICS, Direction, JobResult, Stage, Status
 
 OBJECTIVE = "valid/loss"  # where no sweep says by what its trials were judged
@@ -105,6 +107,8 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
         tune_tokens=_sum(tuned, "train/tokens"),
         tune_seconds=_sum(tuned, "time/job_seconds"),
     )
+    tuning = read_tuning(row, tuned, {study.name: study})
+    row = replace(row, edges=tuple(edge_warnings(tuning)) if tuning else ())
     return _measured(row, group_key(shown), scored, jobs)
 
 

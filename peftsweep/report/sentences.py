@@ -11,7 +11,7 @@ from peftsweep.report.jobs import REFERENCE
 from peftsweep.report.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
 from peftsweep.results import METRICS, Direction, Stage
 
-COSTS = (("memory", "needs the least memory"), ("time", "trains fastest"))
+COSTS = (("memory", "Memory", "needs the least memory"), ("time", "Training time", "trains fastest"))
 MOST_NAMES, MOST_SAME = 3, 12  # in a headline; more are counted
 
 
@@ -99,8 +99,11 @@ def _needed(group: Group, best: Row, tied: Sequence[Row]) -> Iterator[str]:
     if tied:
         wanted = {best.name, tied[0].name}
         pair = next((pair for pair in group.pairs if {pair.first, pair.second} == wanted), None)
+        names = f"To tell {best.name} from {tied[0].name}"
         if pair and (more := needed(pair)):
-            yield f"To tell {best.name} from {tied[0].name} it takes {more}, if the gap is as large as it looks."
+            yield f"{names} it takes {more}, if the gap is as large as it looks."
+        elif pair and pair.difference:
+            yield f"{names}, neither more seeds nor more test items alone would do, if the gap is as small as it looks."
 
 
 def needed(pair: Pair) -> str:
@@ -113,17 +116,27 @@ def needed(pair: Pair) -> str:
 
 
 def _cheapest(rows: Sequence[Row]) -> Iterator[str]:
-    """In a tie, costs decide."""
+    """In a tie, costs decide, as far as the seeds agree on them."""
     if len(rows) < 2:
         return
-    for word, verb in COSTS:
+    for word, noun, verb in COSTS:
         key = next((key for key in WORDS[word] if all(key in row.estimates for row in rows)), None)
         if key:
             first, *rest = sorted(rows, key=lambda row: row.estimates[key].mean)
             shown = quantity(key, [row.estimates[key].mean for row in rows])
             least, most = (shown.text(row.estimates[key].mean) for row in (first, rest[-1]))
-            if least != most:
+            if least == most:
+                continue
+            if _overlap(first.estimates[key], rest[-1].estimates[key]):
+                told = f"{least} ({first.name}) to {most} ({rest[-1].name})"
+                yield f"{noun} does not decide: {told} on average, but their 95% intervals overlap."
+            else:
                 yield f"Among these, {first.name} {verb}: {least}; {rest[-1].name}: {most}."
+
+
+def _overlap(less: Estimate, more: Estimate) -> bool:
+    """Single measurements, which have no interval, are taken as they are."""
+    return less.high is not None and more.low is not None and less.high >= more.low
 
 
 def _unscored(group: Group) -> Answer:
@@ -143,7 +156,7 @@ def _unscored(group: Group) -> Answer:
 
 
 def protocol(group: Group) -> list[str]:
-    """How the numbers of a group were made, in five sentences at most."""
+    """How the numbers of a group were made, in a few sentences."""
     return [*_tuning(group), *_scoring(group), *_statistics(group), *_measuring(group)]
 
 
@@ -176,8 +189,9 @@ def _scoring(group: Group) -> Iterator[str]:
 def _statistics(group: Group) -> Iterator[str]:
     if group.pairs:
         yield (
-            "Intervals are 95%, over seeds and test items; two methods are told apart if their difference on the same "
-            "items has p < 0.05 after Holm's correction, and are a tie otherwise."
+            "Intervals are 95%: of scores over fresh seeds and test items, of costs over seeds. Few seeds that "
+            "disagree make them wide. Two methods are told apart if their difference on the same items has p < 0.05 "
+            "after Holm's correction, and are a tie otherwise."
         )
 
 

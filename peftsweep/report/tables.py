@@ -143,6 +143,7 @@ def notes(group: Group) -> Iterator[str]:
         yield from (needs(pair, group.score_name) for pair in group.pairs if _is_of(pair, best.name, tied))
     yield from group.warnings
     yield from _first([warning for row in group.rows for warning in row.warnings], MOST_NOTES, "table.csv")
+    yield from _first([f"{row.name}: {edge}" for row in group.rows for edge in row.edges], MOST_NOTES, "table.csv")
     causes = [f"{row.name}: {count} x {cause}" for row in group.rows for cause, count in row.causes.items()]
     yield from _first(causes, MOST_NOTES, "comparison.json")
 
@@ -156,14 +157,20 @@ def needs(pair: Pair, score: str | None) -> str:
     names = f"{pair.first} and {pair.second}"
     if pair.difference == 0:
         return f"{names}: the same score."
-    gap = format_metric(METRICS[score], abs(pair.difference)) if score else f"{abs(pair.difference):.4f}"
+    gap = _points(pair.difference, score)
     if pair.more_seeds:
         seeds = "1 more seed" if pair.more_seeds == 1 else f"{pair.more_seeds} more seeds"
         return f"{names}: {seeds} each would show a gap like this one ({gap}), 4 times in 5."
     if pair.more_items:
         items = f"about {pair.more_items:,} more test items"
         return f"{names}: more seeds would not show a gap like this one ({gap}), {items} might."
-    return f"{names}: a gap like this one ({gap}) is too small to be shown."
+    return f"{names}: neither more seeds nor more test items alone would show a gap like this one ({gap})."
+
+
+def _points(difference: float, score: str | None) -> str:
+    """Of shares, in percentage points."""
+    text = format_metric(METRICS[score], abs(difference)) if score else f"{abs(difference):.4f}"
+    return f"{text.removesuffix('%')} points" if text.endswith("%") else text
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -188,7 +195,7 @@ def _record(group: Group, row: Row) -> dict[str, Any]:
     record |= row.best
     for key, estimate in row.estimates.items():
         record |= _spread(key, estimate)
-    return record | {"warnings": " ".join([*group.warnings, *row.warnings])}
+    return record | {"warnings": " ".join([*group.warnings, *row.warnings, *row.edges])}
 
 
 def _spread(name: str, estimate: Estimate | None) -> dict[str, float | None]:

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from peftsweep.report.axes import Frame, add_legend, framed
-from peftsweep.report.canvas import SHAPES, XY, Canvas, Line, Text, series_style, text_width
+from peftsweep.report.axes import Box, Frame, add_legend, covered, framed
+from peftsweep.report.canvas import SHAPES, XY, Anchor, Area, Canvas, Line, Text, series_style, text_width
 from peftsweep.report.figures import Styles
 from peftsweep.report.quantities import Quantity, plain, quantity
 from peftsweep.report.tuning import CAPACITY, Curve, Trial, Tuning, sort_key
@@ -43,13 +43,13 @@ def draw_learning_rates(tuning: Tuning) -> Canvas | None:
         assert trial.value is not None
         told = f"trial {trial.name}, {_settings(trial)}: {shown.text(trial.value)} ({trial.status})"
         canvas.mark(frame.at(trial.lr, trial.value), shape, color, 5, hollow=not trial.is_ok, title=told)
-    _ring(canvas, frame, tuning.best_trial, "best", "ink")
-    if tuning.default_trial is not tuning.best_trial:
-        _ring(canvas, frame, tuning.default_trial, "default", "muted")
     for trial in tuning.trials:
         if trial.lr and trial.value is None:
             told = f"trial {trial.name}, {_settings(trial)}: {trial.status}"
             canvas.mark((frame.x(trial.lr), frame.y.end + 5), "down", "muted", 5, title=told)
+    _ring(canvas, frame, tuning.best_trial, "best", "ink")
+    if tuning.default_trial is not tuning.best_trial:
+        _ring(canvas, frame, tuning.default_trial, "default", "muted")
     if any(capacity is not None for capacity in capacities):
         names = {plain(capacity): series_style(i) for i, capacity in enumerate(capacities)}
         add_legend(canvas, names, "capacity")
@@ -85,10 +85,27 @@ def _ring(canvas: Canvas, frame: Frame, trial: Trial | None, name: str, color: s
     x, y = frame.at(trial.lr, trial.value)
     circle = tuple((x + RING * dx, y + RING * dy) for dx, dy in SHAPES["circle"])
     canvas.add(Line((*circle, circle[0]), color, 1.6))
-    is_low = y > (frame.y.start + frame.y.end) / 2
-    width = text_width(name, 12)
-    left = min(max(x, frame.x.start + width / 2), frame.x.end - width / 2)
-    canvas.add(Text(left, y - 13 if is_low else y + 22, name, color, "middle", 12, bold=color == "ink", halo=True))
+    half = text_width(name) / 2
+    middle = min(max(x, frame.x.start + half), frame.x.end - half)
+    places: tuple[tuple[float, float, Anchor], ...] = (
+        (middle, y - 13, "middle"),
+        (middle, y + 22, "middle"),
+        (x + 14, y + 4, "start"),
+        (x - 14, y + 4, "end"),
+    )
+    labels = [
+        Text(left, base, name, color, anchor, 12, bold=color == "ink", halo=True) for left, base, anchor in places
+    ]
+    taken = _taken(canvas)
+    canvas.add(min(labels, key=lambda label: covered(label.box, taken, canvas)))
+
+
+def _taken(canvas: Canvas) -> list[Box]:
+    """Where trials are, with room for a ring, and what is written beside them."""
+    room = RING - 5
+    marks = [list(zip(*item.points, strict=True)) for item in canvas.items if isinstance(item, Area)]
+    boxes = [(min(xs) - room, min(ys) - room, max(xs) + room, max(ys) + room) for xs, ys in marks]
+    return [*boxes, *(item.box for item in canvas.items if isinstance(item, Text) and item.halo)]
 
 
 def draw_best_so_far(tunings: Sequence[Tuning], styles: Styles, *, by_tokens: bool) -> Canvas | None:

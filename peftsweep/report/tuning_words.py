@@ -58,7 +58,7 @@ def edge_warnings(tuning: Tuning) -> list[str]:
     """Best values at an end of what was searched, with what to try instead."""
     best = tuning.best_trial.settings if tuning.best_trial else {}
     return [
-        f"{tuning.row}: the best {quantity(found.key).name}, {plain(best[found.key])}, lies at the "
+        f"the best {quantity(found.key).name}, {plain(best[found.key])}, lies at the "
         f"{'upper' if edge == 'high' else 'lower'} end of what was searched; "
         f"try {'up' if edge == 'high' else 'down'} to {plain(beyond)}."
         for found in tuning.ranges

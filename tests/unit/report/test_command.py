@@ -187,7 +187,7 @@ def test_the_page_is_given_all_that_was_found(sweep: Path) -> None:
 def test_what_would_separate_two_rows_is_told_in_words(sweep: Path) -> None:
     group = compare(load_jobs(sweep)).groups[0]
     tied = next(pair for pair in group.pairs if {pair.first, pair.second} == {"b", "c"})
-    assert "would show a gap like this one (2.5%)" in needs(tied, group.score_name)
+    assert "would show a gap like this one (2.5 points)" in needs(tied, group.score_name)
 
 
 @pytest.mark.parametrize("module", ["command", "recommend_command"])

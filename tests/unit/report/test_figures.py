@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from peftsweep.report.axes import Scale, fitted, place_labels
-from peftsweep.report.canvas import COLORS, FILE_MARGIN, SERIES, Canvas, Line, Text, file_svg, inline_svg, series_style
+from peftsweep.report.axes import Scale, fitted, place_labels, tick_labels
+from peftsweep.report.canvas import (
+    COLORS,
+    FILE_MARGIN,
+    SERIES,
+    Area,
+    Canvas,
+    Line,
+    Text,
+    file_svg,
+    inline_svg,
+    series_style,
+)
 from peftsweep.report.comparison import Estimate, Group, GroupKey, Pair, Row
 from peftsweep.report.figures import NARROW, draw_gaps, draw_pareto, styles_of
 from peftsweep.report.pareto import Pareto, Point
@@ -59,6 +71,22 @@ def test_ticks_are_round_in_the_unit_that_is_shown() -> None:
     shown = quantity(MEMORY, [12e9, 20e9])
     ticks = Scale(11.3e9, 20.6e9, 0.0, 320.0).ticks(shown)
     assert [tick / 1e9 for tick in ticks] == pytest.approx([12, 14, 16, 18, 20])
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ([1.3, 1.35, 1.4], ["1.30", "1.35", "1.40"]),
+        ([-0.5, 0.0, 0.5], ["\N{MINUS SIGN}0.5", "0", "0.5"]),
+        ([10.0, 20.0], ["10", "20"]),
+    ],
+)
+def test_ticks_of_an_even_scale_have_equally_many_digits(ticks: list[float], labels: list[str]) -> None:
+    assert tick_labels(ticks, BARE) == labels
+
+
+def test_ticks_of_a_log_scale_have_as_many_digits_as_each_needs() -> None:
+    assert tick_labels([0.05, 0.1, 1.0], BARE, log=True) == ["0.05", "0.1", "1"]
 
 
 def test_counts_have_whole_ticks_only() -> None:
@@ -186,6 +214,18 @@ def test_loss_against_learning_rate_marks_the_best_and_keeps_failed_trials() -> 
     assert {"best", "learning rate, log scale", "validation loss", "capacity", "8", "16"} <= {*words(canvas)}
     assert "(ok)" in inline_svg(canvas)
     assert ": failed" in inline_svg(canvas)
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1.2e-3, 0.8e-3])
+def test_the_word_beside_the_best_trial_hides_no_other(lr: float) -> None:
+    settings = ((1e-3, 0.30), (lr, 0.33), (1e-4, 0.6), (1e-2, 0.5))
+    trials = tuple(Trial("0", Status.OK, {"hparams.lr": rate}, loss, 1.0) for rate, loss in settings)
+    canvas = draw_learning_rates(replace(tuned(0.5), trials=trials, best={"hparams.lr": 1e-3}))
+    assert canvas is not None
+    (best,) = [item.box for item in canvas.items if isinstance(item, Text) and item.text == "best"]
+    for mark in (item for item in canvas.items if isinstance(item, Area)):
+        (left, right), (top, bottom) = ((min(side), max(side)) for side in zip(*mark.points, strict=True))
+        assert right <= best[0] or best[2] <= left or bottom <= best[1] or best[3] <= top
 
 
 def test_a_diverged_trial_does_not_flatten_all_others() -> None:

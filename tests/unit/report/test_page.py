@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -106,6 +107,20 @@ def test_in_a_tie_the_costs_are_told() -> None:
     more = {"memory/train_peak_reserved_bytes": Estimate(20e9, None, None, 3)}
     found = answer(group(row("lora", 0.8, 1, estimates=more), row("oft", 0.79, 2, estimates=memory)))
     assert any("oft needs the least memory" in told for told in found.details)
+
+
+@pytest.mark.parametrize(("high", "told"), [(13e9, "Among these, oft needs"), (17e9, "Memory does not decide: 12.0")])
+def test_a_cost_whose_intervals_overlap_does_not_decide_a_tie(high: float, told: str) -> None:
+    less = {"memory/train_peak_reserved_bytes": Estimate(12e9, 11e9, high, 3)}
+    more = {"memory/train_peak_reserved_bytes": Estimate(20e9, 16e9, 24e9, 3)}
+    found = answer(group(row("lora", 0.8, 1, estimates=more), row("oft", 0.79, 2, estimates=less)))
+    assert [line for line in found.details if line.startswith(told)]
+
+
+def test_a_gap_that_neither_seeds_nor_items_alone_would_show_is_told_to_be_one() -> None:
+    pair = Pair("lora", "oft", 0.01, -0.1, 0.1, 0.5, 0.5, False, "t-test")
+    found = answer(group(row("lora", 0.8, 1), row("oft", 0.79, 2), pairs=(pair,)))
+    assert any("neither more seeds nor more test items alone" in told for told in found.details)
 
 
 def test_what_would_break_the_tie_is_told() -> None:
@@ -235,10 +250,12 @@ def test_jobs_that_were_left_out_are_told(tmp_path: Path) -> None:
     assert "1 job was left out" in pages(tmp_path / "jobs", tmp_path / "out")
 
 
-def test_contact_sheets_of_an_image_task_are_part_of_the_page(tmp_path: Path) -> None:
+IMAGE_JOB: dict[str, Any] = {"key": "test/dino_similarity", "item_key": "similarity", "task": "image-gen"}
+
+
+def test_a_contact_sheet_of_an_unknown_layout_is_shown_whole(tmp_path: Path) -> None:
     for name in ("lora", "oft"):
-        known = {"key": "test/dino_similarity", "item_key": "similarity", "task": "image-gen"}
-        folder = write_job(tmp_path / "jobs" / name, name, (0.5, 0.6, 0.4), **known)  # type: ignore[arg-type]
+        folder = write_job(tmp_path / "jobs" / name, name, (0.5, 0.6, 0.4), **IMAGE_JOB)
         Image.new("RGB", (1600, 900), "teal").save(folder / "contact_sheet.png")
     page = pages(tmp_path / "jobs", tmp_path / "out")
     assert page.count('src="data:image/webp;base64,') == 2

@@ -16,6 +16,7 @@ from peftsweep.report.page import write_page
 from peftsweep.report.pareto import find_frontier
 from peftsweep.results import Status
 from tests.unit.report.conftest import write_job, write_sweep
+from tests.unit.report.test_contact_sheets import sheet_of, write_image_job
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the optional package playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -43,6 +44,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     comparison = compare(loaded)
     frontiers = [find_frontier(group, loaded, ("memory", "score")) for group in comparison.groups]
     return write_page(loaded, comparison, frontiers, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of ten methods."""
+    source = tmp_path_factory.mktemp("pictures")
+    for number in range(10):
+        write_image_job(source / str(number), f"method-{number}", sheet_of("lora"))
+    loaded = load_jobs(source)
+    return write_page(loaded, compare(loaded), [None], tmp_path_factory.mktemp("gallery"))
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +219,17 @@ def test_text_in_figures_stays_large_enough_to_be_read_on_a_phone(page: Any) -> 
 def test_what_is_folded_away_is_opened_for_print(page: Any) -> None:
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("[...document.querySelectorAll('details')].every(each => each.open)")
+
+
+@pytest.mark.parametrize(("size", "lines"), [("wide", 1), ("phone", 4)])
+def test_pictures_of_ten_methods_stand_beside_each_other_and_within_the_page(
+    browser: Any, gallery: Path, size: str, lines: int
+) -> None:
+    width, height = SIZES[size]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(gallery.as_uri())
+    boxes = [each.bounding_box() for each in page.locator(".drawn:not(.names)").first.locator("figure").all()]
+    assert len(boxes) == 12
+    assert len({round(box["y"]) for box in boxes}) == lines
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+    page.close()

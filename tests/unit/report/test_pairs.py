@@ -193,3 +193,16 @@ def test_where_seeds_cant_help_items_may() -> None:
     needed = items_needed(find_gap(first, second))
     assert needed is not None
     assert needed > 40
+
+
+def test_where_only_one_of_two_spreads_over_seeds_more_of_them_are_needed() -> None:
+    """As many as do find the gap, of a method whose seeds have a standard deviation of 0.06 and one that has none."""
+    gap, level = 0.15, 0.05 / 15
+    draw = np.random.default_rng(0)
+    items = draw.normal(0.5, 0.1, (1, 300))
+    needed = seeds_needed(find_gap(np.repeat(items, 3, axis=0), items - gap + [[-0.06], [0.0], [0.06]]), level)
+    assert needed is not None
+    seeds = 3 + needed
+    spread = draw.normal(0.0, 0.06, (500, seeds, 1))
+    found = find_gap(np.repeat(items[None], seeds, axis=1), items - gap + spread).p_value() < level
+    assert 0.65 <= np.mean(found) <= 0.97

@@ -12,6 +12,7 @@ from peftsweep.report.groups import compare
 from peftsweep.report.jobs import FolderFiles, Job, SearchRange, read_job
 from peftsweep.report.load import load_jobs
 from peftsweep.report.quantities import plain
+from peftsweep.report.tables import to_markdown
 from peftsweep.report.tuning import Trial, Tuning, read_curve, read_tuning, thinned
 from peftsweep.report.tuning_words import edge_warnings, parameter_importance, tuning_sentences
 from peftsweep.results import Status
@@ -93,6 +94,16 @@ def test_best_so_far_never_gets_worse_and_counts_what_failed_trials_cost() -> No
 def test_a_best_value_at_the_end_of_its_range_is_warned_of_with_what_to_try(best: dict[str, Any], told: str) -> None:
     (warning,) = edge_warnings(tuning(Trial("0", Status.OK, best, 0.5, 1.0)))
     assert warning.endswith(told)
+
+
+def test_tables_warn_of_ends_by_the_name_of_the_row(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "s", {"lora": {1: (1, 0, 1)}, "oft": {1: (1, 1, 1)}})
+    plan = json.loads((folder / "sweep.json").read_text())
+    plan["studies"][0]["space"][0]["high"] = 1e-3
+    (folder / "sweep.json").write_text(json.dumps(plan))
+    told = to_markdown(compare(load_jobs(folder)))
+    assert "- lora: the best learning rate, 0.001, lies at the upper end of what was searched; try up to 0.01." in told
+    assert "oft: the best" not in told
 
 
 def test_a_best_value_inside_its_range_is_not_warned_of() -> None:
