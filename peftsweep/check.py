@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftsweep.compose import CommandLine, compose_config, group_choices, group_names
 from peftsweep.config import NEEDED, TASKS, ImageGenConfig, JobConfig, SearchSpaceConfig, TextTaskConfig
 from peftsweep.errors import ConfigError, Problem
+from peftsweep.limits import parse_bytes
 from peftsweep.suggest import did_you_mean
 from peftsweep.trust import untrusted_settings
 
@@ -297,6 +298,17 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
     if isinstance(task, ImageGenConfig):
         yield from _photo_problems(task)
     yield from _space_problems(config.method.search_space)
+    yield from _card_problems(config)
+
+
+def _card_problems(config: JobConfig) -> Iterator[Problem]:
+    if config.gpu is not None:
+        try:
+            parse_bytes(config.gpu, "gpu")
+        except ConfigError as error:
+            yield from error.problems
+    if config.fit and config.gpu is None and config.device == "cpu":
+        yield Problem("fit=true needs a card to fit", config.device, "device", "Name its memory: gpu=24GB.")
 
 
 def _photo_problems(task: ImageGenConfig) -> Iterator[Problem]:

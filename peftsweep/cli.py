@@ -233,6 +233,12 @@ def _recommend(arguments: list[str]) -> int:
     return run(arguments, capabilities_of)
 
 
+def _plan(arguments: list[str]) -> int:
+    from peftsweep.plan.command import run
+
+    return run(arguments)
+
+
 def _export(arguments: list[str]) -> int:
     from peftsweep.conversion.command import run_export
 
@@ -286,6 +292,7 @@ def _retry(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "methods": _methods,
+    "plan": _plan,
     "import": _import,
     "export": _export,
     "report": _report,

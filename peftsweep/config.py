@@ -239,6 +239,9 @@ class JobConfig:
     stage: str = _one_of("single", STAGES)  # tune reads no test data
     study: str | None = None
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    plan: bool = True  # predict the memory of training before it begins
+    gpu: str | None = None  # memory of the card to plan for, as 24GB; null: the device's own
+    fit: bool = False  # lower hparams.batch_size until training fits, and accumulate gradients in its place
     allow_shared_gpu: bool = False  # measure although others hold memory on the device
     save_adapter: bool = True  # false keeps the numbers and lets the weights go
     cache: str = "outputs/cache"  # tokenised data and base scores, reused by later jobs

@@ -21,6 +21,7 @@ ROWS = (  # label, key of METRICS
     ("memorised", "test/memorised"),
     ("fit of pictures and prompts", "test/text_similarity"),
     ("peak memory, training", "memory/train_peak_reserved_bytes"),
+    ("peak memory, predicted for CUDA", "plan/train_peak_bytes"),
     ("peak memory, job", "memory/job_peak_reserved_bytes"),
     ("peak host memory, job", "memory/job_peak_rss_bytes"),
     ("time, setup", "time/setup_seconds"),

@@ -1,5 +1,5 @@
-"""One job: check -> record -> load the frozen base -> build the task -> measure the base -> attach the method -> train
--> evaluate -> result.
+"""One job: check -> record -> plan its memory -> load the frozen base -> build the task -> measure the base -> attach
+the method -> train -> evaluate -> result.
 
 Read this file first. Each step is a call into the room that knows how: models/, tasks/, methods/, training.py,
 evaluate.py, memory/, tracking/. Neither this file nor the loop names a method or a task.
@@ -31,8 +31,9 @@ from peftsweep.methods.attach import (
 )
 from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.models.load import EMBEDDED, load_base
-from peftsweep.models.spec import BaseModel, ModelSpec
+from peftsweep.models.spec import BaseModel, spec_of
 from peftsweep.pictures import write_pictures
+from peftsweep.plan.foresee import foresee, with_fitting_batch
 from peftsweep.record import JobRecord, recording
 from peftsweep.results import JobResult
 from peftsweep.seeding import seed_everything
@@ -67,20 +68,22 @@ def run_job(
     display = display or Display()
     gc.collect()  # the job before this one in the process may have left cycles that hold device memory
     checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
+    device = choose_device(config.device)
+    config = with_fitting_batch(config, device)
     with (
         recording(config, folder, run_id=checkpoint["mlflow_run_id"] if checkpoint else None) as record,
         display.running(),
     ):
         begun(record.tracker.run_id)
-        device = choose_device(config.device)
         refuse_busy_device(str(device), config.allow_shared_gpu)
+        record.result.metrics |= foresee(config, device)
         probe = Probe(
             build_device_meter(str(device)), HostMemoryMeter(), carried_from(checkpoint) if checkpoint else None
         )
         record.measure = probe.metrics
         with probe.phase("setup"):
             require_data(config.task, embedded_model=config.model.id == EMBEDDED)
-            base = load_base(_model_spec(config), device, keep=keep_base)
+            base = load_base(spec_of(config.model), device, keep=keep_base)
             record.result.model_revision = base.revision
             task = build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
             if _reads_test(config):
@@ -101,19 +104,6 @@ def choose_device(choice: str) -> torch.device:
     if choice == "auto":
         choice = "cuda:0" if torch.cuda.is_available() else "cpu"
     return torch.device(choice)
-
-
-def _model_spec(config: JobConfig) -> ModelSpec:
-    model = config.model
-    return ModelSpec(
-        model.name,
-        model.id,
-        model.revision,
-        model.dtype,
-        model.attn_implementation,
-        model.trust_remote_code,
-        model.modality,
-    )
 
 
 def _reads_test(config: JobConfig) -> bool:

@@ -38,6 +38,7 @@ UNITS: dict[str, dict[str, float]] = {
 }
 PLAIN = {"": 1.0}
 COMMAND_LINE = "the command line"
+_AMOUNT = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]+)\s*$")
 _LIMIT = re.compile(r"\s*([\w/.-]+)\s*(<=|>=)\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*$")
 
 
@@ -95,6 +96,17 @@ def _parse(text: str, source: str) -> Limit:
     except (KeyError, ValueError):
         rule = "a limit must be a number in a unit of its metric"
         raise ConfigError(Problem(rule, text, source, _ways_to_write(units))) from None
+
+
+def parse_bytes(text: str, source: str = COMMAND_LINE) -> int:
+    """`24GB` as bytes. Raises ConfigError for what is no amount of memory above 0."""
+    found = _AMOUNT.match(text)
+    factors = {known.lower(): factor for known, factor in UNITS["bytes"].items()}
+    amount = round(float(found[1]) * factors.get(found[2].lower(), 0.0)) if found else 0
+    if amount == 0:
+        fix = f"For example: 24GB. {_ways_to_write(UNITS['bytes'])}"
+        raise ConfigError(Problem("memory must be a number above 0 and a unit", text, source, fix))
+    return amount
 
 
 def _ways_to_write(units: Mapping[str, float]) -> str:

@@ -192,6 +192,8 @@ def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
         return Status.PRUNED, error
     if isinstance(error, KeyboardInterrupt):
         return Status.INTERRUPTED, Interrupted("the job was interrupted by Ctrl-C")
+    if isinstance(error, OutOfMemoryError):
+        return Status.OOM, error
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return Status.OOM, _out_of_memory(error)
     if getattr(error, "errno", None) == errno.ENOSPC or DISK_IS_FULL in str(error):

@@ -130,7 +130,7 @@ def _accumulate_gradients(
     total = torch.zeros((), device=device)
     for batch in group:
         on_device = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+        with torch.autocast(device.type, dtype=torch.bfloat16) if amp else nullcontext():
             loss = task.loss(model, on_device)
             own = own_loss()
         auxiliary = loss.auxiliary if own is None else loss.auxiliary + own

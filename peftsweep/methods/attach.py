@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +108,27 @@ def attach_method(
         config = build_peft_config(method, hook, site, task_type)
         check_capacity(method, config, model)
         hook.prepare(config, site)
+        of_base = {id(tensor) for tensor in _tensors(model)}
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=adapter_float32)
         hook.calibrate(peft_model, site)
+        _let_go_of_leftovers(tensor for tensor in _tensors(peft_model) if id(tensor) not in of_base)
     return AttachedMethod(peft_model, hook)
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _let_go_of_leftovers(tensors: Iterable[torch.Tensor]) -> None:
+    """A method that keeps a few rows of a decomposition keeps the whole of it in memory: PSOFT on FLUX.2-klein holds
+    3.6 GiB for 150 MB. What is part of a larger storage gets one of its own."""
+    for tensor in tensors:
+        if (
+            tensor.layout is torch.strided
+            and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+        ):
+            tensor.data = tensor.data.clone()
 
 
 def _train_everything(method: MethodConfig, model: nn.Module) -> AttachedMethod:

@@ -75,6 +75,13 @@ class MethodHook:
         """How many batches of training data `Site.batches` must hold."""
         return 0
 
+    def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """PEFT arguments that give the same shapes without data or values, to be attached without this hook.
+
+        For plans, which have neither. None: the method can be attached as it is.
+        """
+        return None
+
     def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
         """Complete the PEFT arguments with what only the run knows: number of steps, of layers, token ids."""
         return arguments

@@ -26,6 +26,10 @@ class Eva(MethodHook):
     def calibration_batches(self) -> int:
         return self.batches
 
+    def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Ranks move between layers; how many there are does not change."""
+        return as_plain_lora(arguments)
+
     def calibrate(self, model: PeftModel, site: Site) -> None:
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
@@ -58,6 +62,9 @@ class MutatesBase(MethodHook):
 
     def calibration_batches(self) -> int:
         return self.batches
+
+    def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        return as_plain_lora(arguments)
 
     def calibrate(self, model: PeftModel, site: Site) -> None:
         config = active_config(model)
@@ -110,12 +117,22 @@ class VeLora(MethodHook):
 class LoftQ(MethodHook):
     """Refuses early what peft would refuse in the middle of changing the model."""
 
+    def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """The values are those of fewer bits, held in the base's own dtype."""
+        return as_plain_lora(arguments)
+
     def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
         if not (torch.cuda.is_available() or torch.xpu.is_available()):
             rule = "LoftQ quantises the base weights with bitsandbytes on a GPU"
             fix = "Run it on a machine with CUDA, or choose another method."
             raise MethodError(Problem(rule, "no GPU", "method=loftq", fix))
         return arguments
+
+
+def as_plain_lora(arguments: dict[str, Any]) -> dict[str, Any]:
+    """LoRA arguments without the initialisation that they name."""
+    own = {"init_lora_weights", "eva_config", "corda_config", "lora_ga_config", "loftq_config"}
+    return {name: value for name, value in arguments.items() if name not in own}
 
 
 def _velora_flags(model: nn.Module) -> list[tuple[str, dict[str, bool]]]:

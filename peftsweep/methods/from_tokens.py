@@ -21,6 +21,9 @@ class TextPrefix(MethodHook):
     def calibration_batches(self) -> int:
         return 0 if self.text else self.batches
 
+    def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        return arguments
+
     def calibrate(self, model: PeftModel, site: Site) -> None:
         text = self.text or _text_of(site)
         length = active_config(model).num_virtual_tokens
@@ -36,6 +39,9 @@ class FrequentTokens(MethodHook):
 
     def calibration_batches(self) -> int:
         return self.batches
+
+    def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        return {"token_indices": list(range(self.tokens))} | arguments
 
     def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
         site.require_batches("trainable tokens")
@@ -54,6 +60,10 @@ class ContextTokens(MethodHook):
 
     def calibration_batches(self) -> int:
         return self.batches
+
+    def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        count = self.tokens
+        return {"cpt_token_ids": [0] * count, "cpt_tokens_type_mask": [2] * count} | arguments
 
     def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
         site.require_batches("CPT")

@@ -74,22 +74,8 @@ class DiffusionParts:
         return torch.cat(found)
 
     def velocity(self, model: nn.Module, latents: Tensor, sigmas: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """What the transformer takes for noise - latents, (b, c, h, w) in its own dtype.
-
-        latents: (b, c, h, w), noised to `sigmas` (b,) in 0 to 1; prompt_embeds: (b, s, d); all on the model's device.
-        model: the transformer, bare or in any PEFT wrapper.
-        """
-        pipeline = self._pipeline
-        predicted = model(
-            hidden_states=pipeline._pack_latents(latents).to(self.dtype),
-            timestep=sigmas.to(self.dtype),
-            guidance=None,
-            encoder_hidden_states=prompt_embeds.to(self.dtype),
-            txt_ids=pipeline._prepare_text_ids(prompt_embeds).to(latents.device),
-            img_ids=pipeline._prepare_latent_ids(latents).to(latents.device),
-            return_dict=False,
-        )[0]
-        return cast(Tensor, predicted.transpose(1, 2).reshape(latents.shape))
+        """See predict_velocity."""
+        return predict_velocity(model, latents, sigmas, prompt_embeds, self.dtype)
 
     @torch.no_grad()
     def generate(
@@ -131,6 +117,27 @@ class DiffusionParts:
                     on_done(len(embeds))
         _release(self._device)
         return np.concatenate(pictures)
+
+
+def predict_velocity(
+    model: nn.Module, latents: Tensor, sigmas: Tensor, prompt_embeds: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """What the transformer takes for noise - latents, (b, c, h, w) in its own dtype.
+
+    latents: (b, c, h, w), noised to `sigmas` (b,) in 0 to 1; prompt_embeds: (b, s, d); all on the model's device.
+    model: the transformer, bare or in any PEFT wrapper.
+    """
+    pipeline: Any = Flux2KleinPipeline
+    predicted = model(
+        hidden_states=pipeline._pack_latents(latents).to(dtype),
+        timestep=sigmas.to(dtype),
+        guidance=None,
+        encoder_hidden_states=prompt_embeds.to(dtype),
+        txt_ids=pipeline._prepare_text_ids(prompt_embeds).to(latents.device),
+        img_ids=pipeline._prepare_latent_ids(latents).to(latents.device),
+        return_dict=False,
+    )[0]
+    return cast(Tensor, predicted.transpose(1, 2).reshape(latents.shape))
 
 
 def _pipeline_around(pipeline: Any, transformer: nn.Module) -> Any:

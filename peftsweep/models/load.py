@@ -55,16 +55,24 @@ def _load_once(spec: ModelSpec) -> BaseModel:
 
 
 def _load(spec: ModelSpec, device: torch.device) -> BaseModel:
-    is_embedded = spec.id == EMBEDDED
-    if is_embedded and spec.name not in EMBEDDED_FOLDERS:
-        fix = f"Choose model={' or model='.join(EMBEDDED_FOLDERS)}, or give a hub id or a folder."
-        raise ModelError(Problem("this package ships no model of this name", spec.name, "model.id=embedded", fix))
-    location = str(EMBEDDED_FOLDERS[spec.name]) if is_embedded else _expanded(spec.id)
-    _require_folder(spec, location)
+    location, is_embedded = base_location(spec), spec.id == EMBEDDED
     base = _loader(spec.modality)(spec, location, device, is_embedded=is_embedded)
     origin = "shipped with this package" if is_embedded else spec.id
     log.info("Loaded %s (%s), revision %s.", spec.name, origin, base.revision[:12])
     return base
+
+
+def base_location(spec: ModelSpec) -> str:
+    """The folder or hub id of a model. Raises ModelError for a folder that is none, or an unknown embedded model."""
+    if spec.id != EMBEDDED:
+        location = _expanded(spec.id)
+    elif spec.name in EMBEDDED_FOLDERS:
+        location = str(EMBEDDED_FOLDERS[spec.name])
+    else:
+        fix = f"Choose model={' or model='.join(EMBEDDED_FOLDERS)}, or give a hub id or a folder."
+        raise ModelError(Problem("this package ships no model of this name", spec.name, "model.id=embedded", fix))
+    _require_folder(spec, location)
+    return location
 
 
 def _loader(modality: str) -> Callable[..., BaseModel]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from peftsweep.config import ModelConfig
+
 if TYPE_CHECKING:  # a text job is spared the import of diffusers
     from peftsweep.models.diffusion import DiffusionParts
 
@@ -24,6 +26,19 @@ class ModelSpec:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     modality: str = "text"
+
+
+def spec_of(model: ModelConfig) -> ModelSpec:
+    """The part of a model's configuration that decides what is loaded."""
+    return ModelSpec(
+        model.name,
+        model.id,
+        model.revision,
+        model.dtype,
+        model.attn_implementation,
+        model.trust_remote_code,
+        model.modality,
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -88,13 +88,14 @@ def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None
     Uses torch's own `linear_cross_entropy` where there is one (2.13 and later), else recomputes each slice in backward.
     """
     device_type = states.device.type
-    if torch.is_autocast_enabled(device_type):
+    is_autocast = device_type != "meta" and torch.is_autocast_enabled(device_type)
+    if is_autocast:
         dtype = torch.get_autocast_dtype(device_type)
         states, weight = states.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     if len(targets) == 0:
         return states.sum().float() * 0.0  # a graph of its own, so that backward works on a batch without targets
-    with torch.autocast(device_type, enabled=False):
+    with torch.autocast(device_type, enabled=False) if is_autocast else nullcontext():
         if TORCH_HAS_LINEAR_CROSS_ENTROPY:
             return _torch_sum(states, weight, bias, targets)
         return _recomputed_sum(states, weight, bias, targets)
@@ -107,9 +108,9 @@ def supports_fused_loss(model: nn.Module) -> bool:
     on a tied head), where the model changes logits after its head (soft-capping, scaling), or where the method needs
     the head inside its forward pass (Shadow). Draws no global random number and leaves the model's mode as it was.
     """
-    head = _base_model(model).get_output_embeddings()
-    if type(head) is not nn.Linear or not head.weight.is_floating_point():
+    if not may_fuse_loss(model):
         return False
+    head = cast(nn.Linear, _base_model(model).get_output_embeddings())
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -120,6 +121,12 @@ def supports_fused_loss(model: nn.Module) -> bool:
     finally:
         for module, training in was_training.items():
             module.training = training
+
+
+def may_fuse_loss(model: nn.Module) -> bool:
+    """Whether the head is a plain linear layer, which is all that a model without weights can tell."""
+    head = _base_model(model).get_output_embeddings()
+    return type(head) is nn.Linear and head.weight.is_floating_point()
 
 
 def _torch_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

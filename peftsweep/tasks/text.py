@@ -115,6 +115,12 @@ class TextTask:
             batch = [rows[index] for index in indices]
             yield self._collate(tokens, batch, loss_on_prompt=self._settings.form.loss_on_prompt)
 
+    def longest_training_row(self) -> int:
+        """Tokens of the longest row that is trained on."""
+        _, tokens = self._split("train")
+        lengths = tokens.lengths()
+        return max(lengths[row] for row in tokens.with_response())
+
     def _collate(self, tokens: TokenRows, indices: Sequence[int], *, loss_on_prompt: bool) -> Batch:
         return collate(tokens, indices, self._tokenizer.pad_token_id or 0, loss_on_prompt=loss_on_prompt)
 

@@ -22,6 +22,7 @@ LEVELS = (
     {"tasks", "methods", "check"},
     {"training", "evaluate", "tracking"},
     {"checkpoint", "record", "resolve"},
+    {"plan"},
     {"job"},
     {"report", "interop"},
     {"sweeps", "conversion"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftsweep.errors import ConfigError
-from peftsweep.limits import UNITS, WORDS, Limit, candidates, parse_limits
+from peftsweep.limits import UNITS, WORDS, Limit, candidates, parse_bytes, parse_limits
 from peftsweep.results import METRICS
 
 ACCELERATOR, HOST = "memory/train_peak_reserved_bytes", "memory/job_peak_rss_bytes"
@@ -110,3 +110,18 @@ def test_memory_is_the_accelerators_where_there_is_one() -> None:
     assert limit_of("memory<=1GB").measured({HOST: 20.0, ACCELERATOR: 5.0}) == 5.0
     assert limit_of("memory<=1GB").measured({HOST: 20.0}) == 20.0
     assert limit_of("memory<=1GB").measured({}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("24GB", 24 * 10**9), (" 1.5 GiB ", 3 * 2**29), (".5mb", 500_000), ("80gb", 80 * 10**9), ("7B", 7)],
+)
+def test_memory_is_a_number_and_a_unit(text: str, amount: int) -> None:
+    assert parse_bytes(text) == amount
+
+
+@pytest.mark.parametrize("text", ["0", "24", "0GB", "0.1B", "-1GB", "abc", "GB", "", "24 parsecs", "1e3GB", "24GB 2"])
+def test_what_is_no_amount_of_memory_is_told_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"memory must be a number above 0 and a unit.*For example: 24GB") as caught:
+        parse_bytes(text, "gpu")
+    assert "(from gpu)" in str(caught.value)

@@ -1,0 +1,175 @@
+"""Follows every storage that torch makes on the meta device: how large, for what, and when it is let go.
+
+Nothing is computed and no memory is taken, so a training step of a model of billions is followed on a laptop in
+seconds. torch's own MemTracker hooks modules, and fails on frozen ones.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+
+
+class Category(StrEnum):
+    """What memory is for."""
+
+    WEIGHTS = "weights"  # of the base model, and what a method adds and never trains
+    ADAPTER = "adapter"  # trained parameters
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"  # state, and what a step of it needs meanwhile
+    ACTIVATIONS = "activations"  # kept for, and made in, the backward pass
+    LOGITS = "logits and loss"  # whatever has the vocabulary as its last dimension
+
+
+@dataclass(frozen=True)
+class MemoryTrace:
+    """What a piece of code allocated. events: (name, bytes), or (name, -1) where it is let go, in order.
+
+    at_peak: bytes by category when most was allocated, the sum of which is peak_allocated_bytes.
+    """
+
+    events: tuple[tuple[int, int], ...]
+    peak_allocated_bytes: int
+    at_peak: dict[Category, int]
+
+
+@dataclass
+class _Entry:
+    name: int
+    size: int
+    category: Category
+    reference: weakref.ref[Any] | None = field(default=None, repr=False)
+
+
+class Ledger(TorchDispatchMode):
+    """Books storages while it is entered; questions about values, which a meta tensor can't answer, get an answer.
+
+    vocabulary: size of the last dimension that tells logits; None where there are none.
+    """
+
+    def __init__(self, vocabulary: int | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        self._vocabulary = vocabulary
+        self._entries: dict[int, _Entry] = {}  # by id of a storage that is alive
+        self._events: list[tuple[int, int]] = []
+        self.category = Category.ACTIVATIONS  # what is made from now on is for this
+        self._now: dict[Category, int] = dict.fromkeys(Category, 0)
+        self._now_bytes = self._peak_bytes = self._names = 0
+        self._at_peak = dict(self._now)
+
+    def trace(self) -> MemoryTrace:
+        return MemoryTrace(tuple(self._events), self._peak_bytes, dict(self._at_peak))
+
+    def book(self, tensors: Iterable[Tensor], category: Category) -> None:
+        """Tensors that are there already, or that turn out to be for something else than was thought."""
+        for tensor in tensors:
+            if tensor.is_meta:
+                self._book(tensor, category)
+                self._recategorise(self._entries[id(tensor.untyped_storage())], category)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = ANSWERS[func](*args, **kwargs) if func in ANSWERS else NotImplemented
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
+        for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.is_meta and leaf.layout is torch.strided:
+                self._book(leaf, Category.LOGITS if self._is_logits(leaf) else self.category)
+        return out
+
+    def _is_logits(self, tensor: Tensor) -> bool:
+        return self.category is Category.ACTIVATIONS and tensor.dim() > 1 and tensor.shape[-1] == self._vocabulary
+
+    def _book(self, tensor: Tensor, category: Category) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._entries:
+            return
+        self._names += 1
+        entry = _Entry(self._names, storage.nbytes(), category)
+        # A storage's Python object lives exactly as long as the storage itself, whoever holds it.
+        entry.reference = weakref.ref(storage, lambda _: self._let_go(key))
+        self._entries[key] = entry
+        self._events.append((entry.name, entry.size))
+        self._now[category] += entry.size
+        self._now_bytes += entry.size
+        if self._now_bytes > self._peak_bytes:
+            self._peak_bytes, self._at_peak = self._now_bytes, dict(self._now)
+
+    def _let_go(self, key: int) -> None:
+        entry = self._entries.pop(key)
+        self._events.append((entry.name, -1))
+        self._now[entry.category] -= entry.size
+        self._now_bytes -= entry.size
+
+    def _recategorise(self, entry: _Entry, category: Category) -> None:
+        self._now[entry.category] -= entry.size
+        self._now[category] += entry.size
+        entry.category = category
+
+
+def _scalar(tensor: Tensor) -> Any:
+    """No to questions (is anything infinite, is nothing padded?), one for numbers."""
+    if not tensor.is_meta:
+        return NotImplemented
+    return False if tensor.dtype == torch.bool else 1.0 if tensor.is_floating_point() else 1
+
+
+def _random(size: Sequence[int], **options: Any) -> Any:
+    """A single number is drawn to decide by, as whether a layer is dropped: it is on the host, and decides for the
+    layer."""
+    return torch.full(size, 0.5, device="cpu") if math.prod(size) == 1 else NotImplemented
+
+
+def _all_chosen(tensor: Tensor) -> Any:
+    """As if every element were chosen: the most that can be."""
+    if not tensor.is_meta:
+        return NotImplemented
+    return torch.empty((tensor.numel(), tensor.dim()), dtype=torch.int64, device="meta")
+
+
+def _index(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
+    """tensor[mask] chooses every element that the mask has."""
+    if not tensor.is_meta:
+        return NotImplemented
+    plain: list[Tensor | None] = []
+    for index in indices:
+        is_mask = index is not None and index.dtype in (torch.bool, torch.uint8)
+        plain += _all_chosen(index).unbind(dim=1) if is_mask and index is not None else [index]
+    return aten.index.Tensor(tensor, plain)
+
+
+def _counts(tensor: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
+    if not tensor.is_meta:
+        return NotImplemented
+    return torch.empty(max(1, minlength), dtype=torch.int64 if weights is None else weights.dtype, device="meta")
+
+
+def _copy_on_meta(tensor: Tensor, **options: Any) -> Any:
+    """A copy to the host, of which there is none here."""
+    if not tensor.is_meta:
+        return NotImplemented
+    return aten._to_copy.default(tensor, **options | {"device": tensor.device, "pin_memory": None})
+
+
+# What is asked of values -> how a tensor without values answers it; NotImplemented: as torch does.
+ANSWERS: dict[Any, Callable[..., Any]] = {
+    aten._local_scalar_dense.default: _scalar,
+    aten.nonzero.default: _all_chosen,
+    aten._to_copy.default: _copy_on_meta,
+    aten.index.Tensor: _index,
+    aten.bincount.default: _counts,
+    aten.equal.default: lambda one, other: False if one.is_meta else NotImplemented,
+    aten.rand.default: _random,
+}

@@ -1,0 +1,152 @@
+"""Predicted against published peak memory, for every experiment of a copy of the reference benchmark.
+
+PEFTSWEEP_REFERENCE=<method_comparison folder> python tests/bench/bench_plan.py [--length N] [--only word]
+
+Its `accelerator_memory_max` is what torch reserved on an L40S: of the whole job for text, of training for images. One
+constant is fitted: LONGEST_ROW, tokens of the longest training row, on the one file FITTED_ON, as its data are not at
+hand. Everything else is as the benchmark's own code has it: transformers' loss over float32 logits for text, and for
+images DINOv2, which judges pictures, resident beside the transformer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftsweep.config import HparamsConfig, ImageGenConfig, JobConfig, MetamathConfig, MethodConfig, ModelConfig
+from peftsweep.errors import PeftsweepError
+from peftsweep.methods.from_file import read_method
+from peftsweep.models.skeleton import Skeleton
+from peftsweep.plan.estimate import Planner
+from peftsweep.plan.steps import LanguageStep, TracedStep, build_step
+from peftsweep.tasks.base import Batch, BatchLoss
+
+FITTED_ON = "lora--llama-3.2-3B-rank32"
+LONGEST_ROW = 642
+DINO_BYTES = 4 * 86_580_480  # facebook/dinov2-base in float32
+TEXT, IMAGES = "meta-llama/Llama-3.2-3B", "black-forest-labs/FLUX.2-klein-base-4B"
+
+
+@dataclass(frozen=True)
+class Published:
+    name: str
+    folder: Path
+    is_text: bool
+    peak_bytes: int
+    trainable_params: int
+
+
+@dataclass(frozen=True)
+class ReferenceLanguageStep(LanguageStep):
+    """The reference's loss: transformers' own, from full logits in float32. Its loop holds a step's outputs, logits
+    and all, until the next step has its own."""
+
+    held: list[Any] = field(default_factory=list)
+
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
+        self.held[:] = [model(**batch, num_items_in_batch=batch["labels"].numel())]
+        loss = self.held[0].loss
+        return BatchLoss(loss, torch.zeros((), device=loss.device))
+
+    def targets(self, batch: Batch) -> int:
+        return 1
+
+
+def published(root: Path) -> Iterator[Published]:
+    for kind in ("MetaMathQA", "image-gen"):
+        for result in sorted((root / kind / "results").glob("*.json")):
+            info = json.loads(result.read_text(encoding="utf-8"))["train_info"]
+            folder = root / kind / "experiments" / Path(*result.stem.split("--"))
+            yield Published(
+                result.stem,
+                folder,
+                kind == "MetaMathQA",
+                info["accelerator_memory_max"],
+                info["num_trainable_params"],
+            )
+
+
+def job_of(experiment: Published, length: int) -> JobConfig:
+    has_adapter = (experiment.folder / "adapter_config.json").exists()
+    method = read_method(experiment.folder) if has_adapter else MethodConfig(name="full")
+    if experiment.is_text:
+        model, task = ModelConfig(name="llama-3.2-3b", id=TEXT), MetamathConfig(name="metamath")
+        return JobConfig(HparamsConfig(batch_size=4, max_seq_length=length, fused_loss=False), model, task, method)
+    model = ModelConfig(name="flux2-klein-4b", id=IMAGES, modality="image")
+    hparams = HparamsConfig(batch_size=2, gradient_checkpointing=True)
+    return JobConfig(hparams, model, ImageGenConfig(name="image-gen"), method)
+
+
+def reference_step(config: JobConfig, skeleton: Skeleton, batch_size: int, tokens: int) -> TracedStep:
+    step = build_step(config, skeleton, batch_size, tokens)
+    return ReferenceLanguageStep(step.batch, False) if isinstance(step, LanguageStep) else step
+
+
+def predict(experiment: Published, length: int) -> tuple[int, int]:
+    """(predicted peak in bytes, trainable parameters)."""
+    plan = Planner(job_of(experiment, length), reference_step).plan()
+    return plan.train_peak_bytes + (0 if experiment.is_text else DINO_BYTES), plan.trainable_params
+
+
+def compare(experiments: list[Published], length: int) -> dict[str, float]:
+    """Print a line for each; answer relative errors by name."""
+    errors = {}
+    for experiment in experiments:
+        began = time.perf_counter()
+        try:
+            peak, params = predict(experiment, length)
+        except PeftsweepError as error:
+            print(f"{experiment.name:52} no plan: {str(error)[:90]}", flush=True)
+            continue
+        errors[experiment.name] = peak / experiment.peak_bytes - 1
+        same = "same" if params == experiment.trainable_params else f"{params:,} for {experiment.trainable_params:,}"
+        sizes = f"{experiment.peak_bytes / 2**30:7.2f} {peak / 2**30:9.2f} {100 * errors[experiment.name]:+7.1f}%"
+        print(f"{experiment.name:52} {sizes} {time.perf_counter() - began:7.1f} s   {same}", flush=True)
+    return errors
+
+
+def summarise(title: str, errors: dict[str, float]) -> None:
+    if errors:
+        sizes = sorted((abs(error), name) for name, error in errors.items())
+        median, (worst, name) = statistics.median(size for size, _ in sizes), sizes[-1]
+        within = sum(size <= 0.1 for size, _ in sizes)
+        told = f"median {100 * median:.1f}%, worst {100 * worst:.1f}% ({name}), {within} of {len(sizes)} within 10%"
+        print(f"{title:28} {told}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, default=LONGEST_ROW)
+    parser.add_argument("--only", default="", help="experiments whose name holds this")
+    options = parser.parse_args()
+    root = os.environ.get("PEFTSWEEP_REFERENCE")
+    if not root:
+        print("PEFTSWEEP_REFERENCE names no copy of method_comparison: nothing to compare with.")
+        return
+    warnings.simplefilter("ignore")
+    print(f"{'experiment':52} {'GiB':>7} {'predicted':>9} {'error':>8} {'':>9}   trainable parameters")
+    experiments = [one for one in published(Path(root)) if options.only in one.name]
+    errors = compare(experiments, options.length)
+    is_text = {one.name: one.is_text for one in experiments}
+    unseen = {name: error for name, error in errors.items() if name != FITTED_ON}
+    summarise("all but the fitted one", unseen)
+    summarise("text", {name: error for name, error in unseen.items() if is_text[name]})
+    summarise("images", {name: error for name, error in unseen.items() if not is_text[name]})
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"host memory {peak_gib:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()

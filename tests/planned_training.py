@@ -1,0 +1,65 @@
+"""Training steps that can be both planned and run: a Llama from a configuration, with random weights."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from peftsweep.check import build_config
+from peftsweep.compose import compose_config
+from peftsweep.config import JobConfig
+from peftsweep.methods.attach import AttachedMethod
+from peftsweep.methods.optimizers import build_optimizer
+from peftsweep.models.skeleton import build_skeleton
+from peftsweep.models.spec import spec_of
+from peftsweep.plan.steps import build_step
+from peftsweep.plan.trace import STEPS, attach_on
+from peftsweep.training import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def write_architecture(folder: Path, sizes: dict[str, Any], vocabulary: int) -> Path:
+    """A model folder with a configuration and nothing else."""
+    config = {"model_type": "llama", "vocab_size": vocabulary, "tie_word_embeddings": True, **sizes}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def job_on(folder: Path, *overrides: str) -> JobConfig:
+    return build_config(compose_config(["model=hf", f"model.id={folder}", *overrides]))
+
+
+def with_batch_size(config: JobConfig, batch_size: int) -> JobConfig:
+    return dataclasses.replace(config, hparams=dataclasses.replace(config.hparams, batch_size=batch_size))
+
+
+def build_random_model(config: JobConfig, device: torch.device) -> nn.Module:
+    """In the job's dtype, frozen."""
+    torch.manual_seed(0)
+    architecture = AutoConfig.from_pretrained(config.model.id)
+    with device:
+        model = AutoModelForCausalLM.from_config(architecture, dtype=getattr(torch, config.model.dtype))
+    return model.requires_grad_(False)
+
+
+def attach_really(config: JobConfig, device: torch.device) -> AttachedMethod:
+    return attach_on(config, build_random_model(config, device))
+
+
+def train_really(config: JobConfig, attached: AttachedMethod) -> None:
+    """The steps that a plan follows, with weights and values: rows of max_seq_length tokens."""
+    hparams, hook = config.hparams, attached.hook
+    step = build_step(config, build_skeleton(spec_of(config.model)), hparams.batch_size, hparams.max_seq_length)
+    optimizer = build_optimizer(attached, hparams.optimizer, lr=1e-4, weight_decay=hparams.weight_decay)
+    state = TrainingState(optimizer, build_scheduler(optimizer, "constant", STEPS, 0.0))
+    callbacks = LoopCallbacks(
+        after_step=lambda done: hook.after_step(attached.model, done), own_loss=lambda: hook.own_loss(attached.model)
+    )
+    settings = LoopSettings(STEPS, hparams.gradient_accumulation, hparams.max_grad_norm)
+    train(attached.model, step, itertools.repeat(step.batch), state, settings, callbacks)
