@@ -18,6 +18,7 @@ WORDS = {
     "similarity": ("test/dino_similarity",),
     "loss": ("test/loss",),
     "memory": ("memory/train_peak_reserved_bytes", "memory/job_peak_reserved_bytes", "memory/job_peak_rss_bytes"),
+    "predicted": ("plan/train_peak_bytes",),
     "time": ("time/train_seconds",),
     "throughput": ("train/tokens_per_second",),
     "forgetting": ("forgetting_nats",),

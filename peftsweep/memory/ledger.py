@@ -163,7 +163,15 @@ def _copy_on_meta(tensor: Tensor, **options: Any) -> Any:
     return aten._to_copy.default(tensor, **options | {"device": tensor.device, "pin_memory": None})
 
 
-# What is asked of values -> how a tensor without values answers it; NotImplemented: as torch does.
+def _block_diagonal(blocks: Sequence[Tensor]) -> Any:
+    """One matrix, as CUDA makes it; on the meta device torch pads each block and joins them."""
+    if not blocks[0].is_meta:
+        return NotImplemented
+    shape = sum(block.shape[0] for block in blocks), sum(block.shape[1] for block in blocks)
+    return torch.empty(shape, dtype=blocks[0].dtype, device="meta")
+
+
+# What is asked of values, or done otherwise than on CUDA -> the answer without values; NotImplemented: as torch does.
 ANSWERS: dict[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: _scalar,
     aten.nonzero.default: _all_chosen,
@@ -172,4 +180,5 @@ ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.bincount.default: _counts,
     aten.equal.default: lambda one, other: False if one.is_meta else NotImplemented,
     aten.rand.default: _random,
+    aten.block_diag.default: _block_diagonal,
 }

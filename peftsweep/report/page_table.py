@@ -19,6 +19,7 @@ COSTS = (
     ("forgetting_nats",),
     ("drift",),
     WORDS["memory"],
+    WORDS["predicted"],
     WORDS["time"],
     WORDS["throughput"],
     WORDS["params"],

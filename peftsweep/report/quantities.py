@@ -24,6 +24,7 @@ NAMES = {
     "memory/train_peak_allocated_bytes": "peak memory allocated",
     "memory/job_peak_reserved_bytes": "peak memory, job",
     "memory/job_peak_rss_bytes": "peak host memory",
+    "plan/train_peak_bytes": "predicted peak memory",
     "time/train_seconds": "training time",
     "time/job_seconds": "time of the whole job",
     "train/loss": "training loss",

@@ -28,6 +28,7 @@ COSTS = {
     "forgetting": ("forgetting_nats",),
     "drift": ("drift",),
     "memory": WORDS["memory"],
+    "predicted": WORDS["predicted"],
     "training": WORDS["time"],
     "tokens/s": WORDS["throughput"],
     "parameters": WORDS["params"],

@@ -150,3 +150,11 @@ def test_real_tensors_answer_for_themselves() -> None:
         assert torch.bincount(torch.tensor([0, 2, 2])).tolist() == [1, 0, 2]
         assert tensor.cpu().tolist() == [0.0, 2.0, 3.0]
         assert tensor.to(torch.int64).tolist() == [0, 2, 3]
+
+
+def test_a_block_diagonal_matrix_is_made_at_once() -> None:
+    with Ledger() as ledger:
+        blocks = [torch.empty((3, 2), device="meta") for _ in range(4)]
+        made = torch.block_diag(*blocks)
+    assert made.shape == (12, 8)
+    assert [size for _, size in ledger.trace().events if size > 0] == [*[4 * 6] * 4, 4 * 12 * 8]
