@@ -102,7 +102,7 @@ Filled = tuple[Column, list[Cell]]
 
 def _fixed(group: Group) -> Iterator[Filled]:
     rows = group.rows
-    yield Column("rank", meaning="1 is best; = can't be told from the best"), [_rank(row) for row in rows]
+    yield Column("place", meaning="1 is best; = can't be told from the best"), [_rank(row) for row in rows]
     if group.score_name:
         yield _estimates(quantity_of(group.score_name, [row.score for row in rows]), [row.score for row in rows])
     defaults = [row.default_score for row in rows]

@@ -79,7 +79,7 @@ def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[li
     """Titles, and a line of text for each of the first rows; costs that nobody measured have no column."""
     costs = {title: key for title, keys in COSTS.items() if (key := _measured(group, keys))}
     has_trials = any(row.trials for row in group.rows)
-    titles = ["rank", "method", _score_title(group), "95% interval", "seeds", *costs]
+    titles = ["place", "method", _score_title(group), "95% interval", "seeds", *costs]
     titles += ["trials"] if has_trials else []
     titles += ["best settings"]
     return titles, [_cells(row, costs, has_trials) for row in group.rows[:most]]
