@@ -111,8 +111,16 @@ def following(ledger: Ledger, model: nn.Module) -> Iterator[None]:
     with _on_meta(ledger), kernels_as_on_cuda():
         for weight in model.parameters():
             ledger.book([weight], Category.ADAPTER if weight.requires_grad else Category.WEIGHTS)
-        ledger.book(model.buffers(), Category.WEIGHTS)
+        ledger.book(_buffers_on_device(model), Category.WEIGHTS)
         yield
+
+
+def _buffers_on_device(model: nn.Module) -> Iterator[torch.Tensor]:
+    """peft moves what it adds to the device of the base layer, but not an adapter layer's own buffers: BOFT's
+    permutation stays on the host, and each pass copies it over."""
+    for module in model.modules():
+        if not isinstance(module, BaseTunerLayer):
+            yield from module.buffers(recurse=False)
 
 
 @contextmanager

@@ -156,3 +156,8 @@ def test_settings_that_are_not_followed_are_told(job_of: JobOf) -> None:
 def test_the_range_is_around_the_prediction(plan_of: PlanOf) -> None:
     plan = plan_of("method=lora")
     assert plan.low_bytes < plan.train_peak_bytes < plan.high_bytes
+
+
+def test_buffers_that_peft_leaves_on_the_host_take_nothing(plan_of: PlanOf) -> None:
+    """BOFT's permutations, a square matrix for each layer."""
+    assert plan_of("method=boft").parts[Category.WEIGHTS] == plan_of("method=ia3").parts[Category.WEIGHTS]
