@@ -45,7 +45,7 @@ def really_attached(config: JobConfig) -> tuple[int, int]:
     return attached.count_parameters()
 
 
-@pytest.mark.parametrize("name", UNTRACEABLE)
+@pytest.mark.parametrize("name", sorted(UNTRACEABLE))
 def test_a_method_that_cannot_be_traced_says_so(name: str, plan_of: PlanOf) -> None:
     with pytest.raises(MethodError, match="without sparse tensors") as caught:
         plan_of(f"method={name}")
