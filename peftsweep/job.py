@@ -24,6 +24,7 @@ from peftsweep.memory.busy import refuse_busy_device
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
 from peftsweep.memory.probe import Probe
 from peftsweep.methods.attach import (
+    PEFT_TASK_TYPES,
     AttachedMethod,
     attach_method,
     calibration_batches_wanted,
@@ -42,8 +43,6 @@ from peftsweep.tasks.build import build_task, require_data
 from peftsweep.training import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
 
 log = logging.getLogger(__name__)
-
-PEFT_TASK_TYPES = {"text": "CAUSAL_LM", "image": None}  # by modality; peft has none for diffusion transformers
 
 
 # (step, metrics, tokens so far): called after every step and every validation; may raise to end the job

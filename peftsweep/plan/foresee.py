@@ -7,7 +7,7 @@ import logging
 import torch
 
 from peftsweep.config import JobConfig
-from peftsweep.errors import ConfigError, MethodError, ModelError, OutOfMemoryError, Problem
+from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError, Problem
 from peftsweep.limits import parse_bytes
 from peftsweep.memory.card import usable_bytes
 from peftsweep.plan.estimate import MemoryPlan, plan_job
@@ -46,8 +46,10 @@ def foresee(config: JobConfig, device: torch.device) -> dict[str, float]:
         return {}
     try:
         plan = plan_job(config)
-    except (MethodError, ModelError) as error:
-        log.info("There is no plan of this job's memory. %s", error)
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever a model's own code brings: a prediction that fails must not cost the job
+        log.warning("There is no plan of this job's memory (%s). %s", type(error).__name__, error)
         return {}
     if card_bytes is not None and not fits(plan, card_bytes):
         _tell(config, plan, card_bytes)

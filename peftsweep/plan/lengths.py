@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.config import ImageGenConfig, JobConfig, TextTaskConfig
-from peftsweep.errors import PeftsweepError
 from peftsweep.models.load import EMBEDDED, base_location
 from peftsweep.models.skeleton import Skeleton
 from peftsweep.models.spec import BaseModel, spec_of
@@ -50,7 +49,7 @@ def _measured(config: JobConfig, skeleton: Skeleton) -> int | None:
         task = build_task(config.task, config.hparams, base, Path(config.cache))
         assert isinstance(task, TextTask)
         return task.longest_training_row()
-    except (PeftsweepError, OSError, ValueError):
+    except (OSError, ValueError):  # DataError and ModelError are ValueErrors; an interruption is none
         return None
 
 

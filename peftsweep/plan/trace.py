@@ -20,7 +20,12 @@ from torch.distributions import Distribution
 from peftsweep.config import HparamsConfig, JobConfig, MethodConfig
 from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
 from peftsweep.memory.ledger import Category, Ledger, MemoryTrace
-from peftsweep.methods.attach import AttachedMethod, attach_method, enable_gradient_checkpointing
+from peftsweep.methods.attach import (
+    PEFT_TASK_TYPES,
+    AttachedMethod,
+    attach_method,
+    enable_gradient_checkpointing,
+)
 from peftsweep.methods.hooks import build_hook
 from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.plan.steps import TracedStep
@@ -28,7 +33,6 @@ from peftsweep.training import LoopCallbacks, LoopSettings, TrainingState, build
 
 STEPS = 2
 MOST_ACCUMULATED = 2  # the second batch of a step finds gradients of the first; further ones find the same
-PEFT_TASK_TYPES = {"text": "CAUSAL_LM", "image": None}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from peftsweep.config import JobConfig
-from peftsweep.errors import ConfigError, OutOfMemoryError
+from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError
 from peftsweep.plan import foresee as foresee_module
 from peftsweep.plan.estimate import MemoryPlan
 from peftsweep.plan.foresee import METRIC, card_of, foresee, with_fitting_batch
@@ -76,3 +76,25 @@ def test_a_job_keeps_its_batch_unless_it_asks_for_one_that_fits(job_of: JobOf) -
 def test_fitting_needs_a_card(job_of: JobOf) -> None:
     with pytest.raises(ConfigError, match="fit=true needs a card to fit"):
         with_fitting_batch(job_of("method=lora", "fit=true"), CPU)
+
+
+@pytest.mark.parametrize("surprise", [AttributeError("no such layer"), KeyError("in_channels"), AssertionError()])
+def test_a_plan_that_breaks_does_not_cost_the_job(
+    surprise: Exception, job_of: JobOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(foresee_module, "plan_job", raising(surprise))
+    assert foresee(job_of(), CPU) == {}
+    assert type(surprise).__name__ in caplog.text
+
+
+def test_an_interruption_while_planning_ends_the_job(job_of: JobOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foresee_module, "plan_job", raising(Interrupted("SIGTERM")))
+    with pytest.raises(Interrupted):
+        foresee(job_of(), CPU)
+
+
+def raising(error: Exception) -> Callable[[JobConfig], MemoryPlan]:
+    def plan(config: JobConfig) -> MemoryPlan:
+        raise error
+
+    return plan
