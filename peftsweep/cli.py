@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
 
 if TYPE_CHECKING:
-    from peftsweep.config import JobConfig
-    from peftsweep.results import JobResult
+    from peftsweep.config.schema import JobConfig
+    from peftsweep.records.results import JobResult
 
 COMMAND_WORD = re.compile(r"[a-z][a-z-]*$")
 
@@ -50,7 +50,7 @@ def _print_problems(error: PeftsweepError) -> None:
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
-    from peftsweep.suggest import did_you_mean
+    from peftsweep.errors import did_you_mean
 
     command = COMMANDS.get(name)
     if command is None:
@@ -65,9 +65,9 @@ def _run_jobs(arguments: Sequence[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftsweep.check import check_command_line
-    from peftsweep.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
-    from peftsweep.sweeps.axes import with_full_sweep_keys
+    from peftsweep.config.check import check_command_line
+    from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
+    from peftsweep.sweeps.protocol.request import with_full_sweep_keys
 
     try:
         arguments = with_full_sweep_keys(_with_resumed_job(list(arguments)))
@@ -103,7 +103,7 @@ def _with_resumed_job(arguments: list[str]) -> list[str]:
 
 
 def _require_unfinished_job(folder: Path) -> None:
-    from peftsweep.results import RESULT_FILE, Status, load_result
+    from peftsweep.records.results import RESULT_FILE, Status, load_result
 
     if not (folder / ".hydra" / "overrides.yaml").exists():
         raise ConfigError(Problem("resume must name the folder of a job", str(folder), "the command line"))
@@ -127,7 +127,7 @@ def _job(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from peftsweep.resolve import resolve_job
+    from peftsweep.job.resolve import resolve_job
 
     logging.captureWarnings(True)
     hydra_config = HydraConfig.get()
@@ -154,7 +154,7 @@ def _failures_told(is_one_of_many: bool) -> Iterator[None]:
 
 
 def _run_and_show(config: JobConfig, folder: Path, keep_base: bool) -> float | None:
-    from peftsweep.job import run_job
+    from peftsweep.job.run import run_job
 
     result = run_job(config, folder, keep_base=keep_base)
     _show_result(result, folder)
@@ -164,7 +164,7 @@ def _run_and_show(config: JobConfig, folder: Path, keep_base: bool) -> float | N
 def _show_result(result: JobResult, folder: Path) -> None:
     from rich.console import Console
 
-    from peftsweep.display import result_table
+    from peftsweep.job.display import result_table
     from peftsweep.tracking import resolve_uri
 
     console = Console()  # the result goes to standard output; bars and messages don't
@@ -190,7 +190,7 @@ def _methods(arguments: list[str]) -> int:
 
 def _import(arguments: list[str]) -> int:
     if arguments[:1] == ["hf"]:
-        from peftsweep.interop.command import run_import
+        from peftsweep.commands.import_benchmark import run_import
 
         return run_import(arguments[1:])
     parser = argparse.ArgumentParser(
@@ -207,7 +207,7 @@ def _import(arguments: list[str]) -> int:
     others = [path for path in options.paths if path not in sweeps]
     reports = [import_jobs(others, uri=options.uri, experiment=options.experiment)] if others else []
     if sweeps:
-        from peftsweep.sweeps.report import publish
+        from peftsweep.sweeps.study_runs import publish
 
         reports += [publish(path, options.uri, options.experiment) for path in sweeps]
     print(*reports, sep="\n")
@@ -215,7 +215,7 @@ def _import(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from peftsweep.report.command import run
+    from peftsweep.commands.report import run
 
     return run(arguments, log=_log_report)
 
@@ -227,20 +227,20 @@ def _log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str
 
 
 def _recommend(arguments: list[str]) -> int:
+    from peftsweep.commands.recommend import run
     from peftsweep.methods.catalog import capabilities_of
-    from peftsweep.report.recommend_command import run
 
     return run(arguments, capabilities_of)
 
 
 def _plan(arguments: list[str]) -> int:
-    from peftsweep.plan.command import run
+    from peftsweep.commands.plan import run
 
     return run(arguments)
 
 
 def _export(arguments: list[str]) -> int:
-    from peftsweep.conversion.command import run_export
+    from peftsweep.commands.export import run_export
 
     return run_export(arguments)
 
@@ -266,8 +266,8 @@ def _worker(arguments: list[str]) -> int:
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--controller", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    from peftsweep.results import Stage
-    from peftsweep.sweeps.worker import Slot, run_worker
+    from peftsweep.records.results import Stage
+    from peftsweep.sweeps.execution.worker import Slot, run_worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     slot = Slot(options.slot, options.device, options.threads)

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from peftsweep.check import build_config
-from peftsweep.compose import compose_config
-from peftsweep.config import JobConfig
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config
+from peftsweep.config.schema import JobConfig
+from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.job.plan.steps import build_step
+from peftsweep.job.plan.trace import STEPS, attach_on
 from peftsweep.methods.attach import AttachedMethod
 from peftsweep.methods.optimizers import build_optimizer
-from peftsweep.models.skeleton import build_skeleton
-from peftsweep.models.spec import spec_of
-from peftsweep.plan.steps import build_step
-from peftsweep.plan.trace import STEPS, attach_on
-from peftsweep.training import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.modalities.base_model import spec_of
+from peftsweep.modalities.skeleton import build_skeleton
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftsweep.methods.base import MethodHook, Site, active_config, is_language_model
+from peftsweep.methods.contract import MethodHook, Site, active_config, is_language_model
 from peftsweep.methods.targets import layers_named_by
 
 # Where peft keeps moving averages that are neither parameters nor buffers.

@@ -16,9 +16,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 from torch import nn
 
-from peftsweep.config import MethodConfig
+from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import MethodError, Problem
-from peftsweep.methods.base import Batch, Loss, MethodHook, Site, labelled_loss
+from peftsweep.methods.contract import Batch, Loss, MethodHook, Site, labelled_loss
 from peftsweep.methods.hooks import build_hook
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 

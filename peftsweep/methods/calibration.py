@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from peftsweep.errors import MethodError, Problem
-from peftsweep.methods.base import Batch, MethodHook, Site, active_config
+from peftsweep.methods.contract import Batch, MethodHook, Site, active_config
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from peftsweep.config import MethodConfig
+from peftsweep.config.schema import MethodConfig
 from peftsweep.methods.attach import PEFT_ERRORS, parse_peft_type
-from peftsweep.methods.base import Site
 from peftsweep.methods.calibration import LoftQ, MutatesBase
+from peftsweep.methods.contract import Site
 from peftsweep.methods.hooks import build_hook
 from peftsweep.methods.lora_conversion import MAX_LOSS, lost_at_full_rank
 from peftsweep.methods.targets import TARGETS, with_targets

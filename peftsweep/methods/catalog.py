@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from peftsweep.compose import compose_config, config_folder, register_resolvers
-from peftsweep.config import MODALITIES, MethodConfig
+from peftsweep.config.compose import compose_config, config_folder, register_resolvers
+from peftsweep.config.schema import MODALITIES, MethodConfig
 from peftsweep.errors import ConfigError, Problem
 
 ABILITIES = {"mergeable": "merge", "quantized_base": "quantised", "convertible_to_lora": "to LoRA"}

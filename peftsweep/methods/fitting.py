@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from torch import Tensor, nn
 
-from peftsweep.methods.base import MethodHook, Site
+from peftsweep.methods.contract import MethodHook, Site
 from peftsweep.methods.targets import architecture_of, layers_named_by, modules_of_role
 
 

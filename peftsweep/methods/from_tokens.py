@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel, initialize_kv_prefix_from_text
 
-from peftsweep.methods.base import MethodHook, Site, active_config
+from peftsweep.methods.contract import MethodHook, Site, active_config
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 
-from peftsweep.config import HookConfig
+from peftsweep.config.schema import HookConfig
 from peftsweep.errors import MethodError, Problem
 from peftsweep.methods.allocation import RankAllocation
-from peftsweep.methods.base import MethodHook
 from peftsweep.methods.calibration import Corda, Eva, LoftQ, LoraGA, VeLora
+from peftsweep.methods.contract import MethodHook
 from peftsweep.methods.fitting import CommonDivisor, LayerShares, ModuleRoles, NormsInFloat32, ShadowHeads
 from peftsweep.methods.from_tokens import ContextTokens, FrequentTokens, TextPrefix
 from peftsweep.methods.own_losses import AddsLoss, MonteClora

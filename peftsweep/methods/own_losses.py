@@ -9,7 +9,7 @@ from peft import PeftModel
 from peft.tuners.lora.monteclora import MontecloraSampler
 from torch import Tensor, nn
 
-from peftsweep.methods.base import MethodHook, Site, is_language_model
+from peftsweep.methods.contract import MethodHook, Site, is_language_model
 
 
 @dataclass(frozen=True)

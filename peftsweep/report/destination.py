@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peftsweep.report.jobs import Loaded
-from peftsweep.report.load import is_store
+from peftsweep.records.jobs import Loaded
+from peftsweep.report.sources import is_store
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peftsweep.errors import ConfigError, DataError, Problem
-from peftsweep.report.jobs import SWEEP_FILE
-from peftsweep.suggest import did_you_mean
+from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
+from peftsweep.records.jobs import SWEEP_FILE
 
 SWEEPS_FOLDER = Path("outputs/sweeps")
 OUTPUTS = Path("outputs")

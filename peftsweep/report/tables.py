@@ -13,12 +13,11 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from peftsweep.display import format_metric
-from peftsweep.limits import WORDS
-from peftsweep.report.comparison import Comparison, Estimate, Group, Pair, Row
-from peftsweep.report.jobs import REFERENCE
-from peftsweep.report.quantities import counted
-from peftsweep.results import METRICS
+from peftsweep.records.jobs import REFERENCE
+from peftsweep.records.limits import WORDS
+from peftsweep.records.quantities import counted, format_metric
+from peftsweep.records.results import METRICS
+from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Pair, Row
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
 MOST_PRINTED, MOST_WRITTEN = 100, 1000  # rows of one group, on the console and in table.md; all are in table.csv

@@ -17,28 +17,28 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
-from peftsweep.check import check_command_line, setting_problems
-from peftsweep.compose import compose_config, parse_command_line
-from peftsweep.config import SweepConfig
+from peftsweep.config.check import check_command_line, setting_problems
+from peftsweep.config.compose import compose_config, parse_command_line
+from peftsweep.config.schema import SweepConfig
 from peftsweep.errors import ConfigError, Interrupted, Problem
-from peftsweep.redact import redact_forms
-from peftsweep.results import Stage
-from peftsweep.sweeps.axes import FAIR_SWEEPER, read_request, with_full_sweep_keys
-from peftsweep.sweeps.controller import Controller, only_controller
-from peftsweep.sweeps.launch import HydraPool, Launch, LocalPool, find_gpus
-from peftsweep.sweeps.limits import trial_limits
-from peftsweep.sweeps.plan import SweepPlan, load_plan, plan_sweep, save_plan, with_parents
-from peftsweep.sweeps.propose import build_sampler
-from peftsweep.sweeps.pruning import build_pruner
-from peftsweep.sweeps.report import finish_studies, open_parents
-from peftsweep.sweeps.resume import continued, placed, refuse_other_spaces
-from peftsweep.sweeps.show import Progress, dry_run_table, final_table, notes, print_plain, wide_console
-from peftsweep.sweeps.slots import CLUSTER_LAUNCHERS, cluster_slots, plan_slots
-from peftsweep.sweeps.stage import stage_study_name
-from peftsweep.sweeps.stopping import Stop
-from peftsweep.sweeps.storage import JOURNAL, open_storage
+from peftsweep.records.redact import redact_forms
+from peftsweep.records.results import Stage
+from peftsweep.sweeps.execution.controller import Controller, only_controller
+from peftsweep.sweeps.execution.launch import HydraPool, Launch, LocalPool, find_gpus
+from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, cluster_slots, plan_slots
+from peftsweep.sweeps.execution.stopping import Stop
+from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
+from peftsweep.sweeps.execution.tickets import Terms, Tickets, current
+from peftsweep.sweeps.protocol.constraints import trial_limits
+from peftsweep.sweeps.protocol.pruning import build_pruner
+from peftsweep.sweeps.protocol.request import FAIR_SWEEPER, read_request, with_full_sweep_keys
+from peftsweep.sweeps.protocol.resume import continued, placed, refuse_other_spaces
+from peftsweep.sweeps.protocol.search import build_sampler
+from peftsweep.sweeps.protocol.specification import SweepPlan, load_plan, plan_sweep, save_plan, with_parents
+from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.sweeps.study_runs import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
-from peftsweep.sweeps.tickets import Terms, Tickets, current
+from peftsweep.sweeps.terminal import Progress, dry_run_table, final_table, notes, print_plain, wide_console
 from peftsweep.tracking import resolve_uri
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
 
-from peftsweep.record import PREDICTIONS_FILE
-from peftsweep.results import METRICS, Direction, Stage
-from peftsweep.scores import SCORES, read_item_scores, score_interval
-from peftsweep.sweeps.plan import StudyPlan, SweepPlan
-from peftsweep.sweeps.space import defaults_of, describe_range, edges_of, widened
-from peftsweep.sweeps.stage import stage_study_name
-from peftsweep.sweeps.tickets import Tickets, Trial, best_of, current, stopped_because
+from peftsweep.job.record import PREDICTIONS_FILE
+from peftsweep.records.results import METRICS, Direction, Stage
+from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
+from peftsweep.statistics.intervals import SCORES, read_item_scores, score_interval
+from peftsweep.sweeps.execution.tickets import Tickets, Trial, best_of, current, stopped_because
+from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
+from peftsweep.sweeps.protocol.stage import stage_study_name
 
 if TYPE_CHECKING:
     import pandas

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from peftsweep.errors import Problem, TrackingError
-from peftsweep.redact import REDACTED, redact_forms
+from peftsweep.records.redact import REDACTED, redact_forms
 from peftsweep.tracking.store import brief, connect, resolve_uri, sqlite_path
 from peftsweep.tracking.studies import STAGE_TAG, STUDY_STAGE, STUDY_TAG, all_study_runs, study_tags
 

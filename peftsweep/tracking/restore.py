@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.results import RESULT_FILE, JobResult, load_result
+from peftsweep.records.results import RESULT_FILE, JobResult, load_result
 from peftsweep.tracking.store import ARTIFACT_FOLDER, Store, find_run, open_store
 from peftsweep.tracking.studies import create_study_run, find_study_run, study_runs
 from peftsweep.tracking.tracker import (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from peftsweep.errors import Problem, TrackingError
-from peftsweep.redact import redact_forms
+from peftsweep.records.redact import redact_forms
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import Problem
-from peftsweep.redact import redact_forms, redact_params
-from peftsweep.results import Status
+from peftsweep.records.redact import redact_forms, redact_params
+from peftsweep.records.results import Status
 from peftsweep.tracking.plots import completed_trials, draw_study, is_feasible, objective_of, parameter_importance
 from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store, refusal
 from peftsweep.tracking.summary import StudySummary, study_note

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from peftsweep.results import Status
+from peftsweep.records.results import Status
 
 # Where the pictures and files are, in MLflow's own words.
 _WHERE_TO_LOOK = (

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from peftsweep.errors import Problem, TrackingError
-from peftsweep.pictures import stored_samples
-from peftsweep.redact import redact, redact_forms, redact_params
-from peftsweep.results import JobResult, Status
+from peftsweep.records.pictures import stored_samples
+from peftsweep.records.redact import redact, redact_forms, redact_params
+from peftsweep.records.results import JobResult, Status
 from peftsweep.tracking.images import known_pictures, log_picture, read_picture
 from peftsweep.tracking.store import Store, UnreachableError, brief, find_run, is_unreachable, open_store, refusal
 

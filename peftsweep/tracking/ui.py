@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from peftsweep.errors import Problem, TrackingError
-from peftsweep.redact import redact_forms
+from peftsweep.records.redact import redact_forms
 from peftsweep.tracking.store import resolve_uri, sqlite_path
 
 _HOST = "127.0.0.1"

@@ -22,9 +22,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from peftsweep.pocket import LLAMA_FOLDER
-from peftsweep.pocket.text_world import make_problems
-from peftsweep.tasks.decoding import decode_greedily
+from peftsweep.modalities.text.decoding import decode_greedily
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.modalities.text.pocket.world import make_problems
 
 EOS = 0
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peftsweep.tasks.language_loss import language_model_loss
+from peftsweep.modalities.text.loss import language_model_loss
 
 
 def build_model(method: str, device: str, dtype: torch.dtype) -> nn.Module:

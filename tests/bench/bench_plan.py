@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftsweep.config import HparamsConfig, ImageGenConfig, JobConfig, MetamathConfig, MethodConfig, ModelConfig
+from peftsweep.config.schema import HparamsConfig, ImageGenConfig, JobConfig, MetamathConfig, MethodConfig, ModelConfig
 from peftsweep.errors import PeftsweepError
-from peftsweep.methods.from_file import read_method
-from peftsweep.models.skeleton import Skeleton
-from peftsweep.plan.estimate import Planner
-from peftsweep.plan.steps import LanguageStep, TracedStep, build_step
-from peftsweep.tasks.base import Batch, BatchLoss
+from peftsweep.exchange.experiment_folder import read_method
+from peftsweep.job.plan.planner import Planner
+from peftsweep.job.plan.steps import LanguageStep, TracedStep, build_step
+from peftsweep.modalities.base import Batch, BatchLoss
+from peftsweep.modalities.skeleton import Skeleton
 
 FITTED_ON = "lora--llama-3.2-3B-rank32"
 LONGEST_ROW = 642

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peftsweep.results import JobResult, Stage, Status, save_result
+from peftsweep.records.results import JobResult, Stage, Status, save_result
 
 SEEDS = 3
 ITEMS, ITEMS_OF_SINGLES = 1319, 100
@@ -168,11 +168,11 @@ import io, resource, sys, time
 from pathlib import Path
 started = time.perf_counter()
 from rich.console import Console
-from peftsweep.report.command import write_tables
-from peftsweep.report.groups import compare
-from peftsweep.report.load import load_jobs
-from peftsweep.report.page import write_page
-from peftsweep.report.pareto import find_frontier
+from peftsweep.commands.report import write_tables
+from peftsweep.report.analysis.groups import compare
+from peftsweep.report.sources import load_jobs
+from peftsweep.report.page.write import write_page
+from peftsweep.report.analysis.frontier import find_frontier
 from peftsweep.report.tables import print_comparison
 source, folder = sys.argv[1], Path(sys.argv[2])
 loaded = load_jobs(source)

@@ -26,9 +26,9 @@ import numpy as np
 import optuna
 from scipy.interpolate import PchipInterpolator
 
-from peftsweep.sweeps.propose import Seen, propose
-from peftsweep.sweeps.pruning import report_steps, should_prune
-from peftsweep.sweeps.space import CAPACITY, LR, Dimension, Space
+from peftsweep.records.space import CAPACITY, LR, Dimension, Space
+from peftsweep.sweeps.protocol.pruning import report_steps, should_prune
+from peftsweep.sweeps.protocol.search import Seen, propose
 
 TABLE = Path(__file__).with_name("sweep_grid.csv")
 TOKEN_SHARE = 0.2

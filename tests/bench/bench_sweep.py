@@ -40,8 +40,8 @@ def run_sweep(folder: Path, *arguments: str) -> Path:
 
 
 def trials_of(sweep: Path, study: str) -> list[Any]:
-    from peftsweep.sweeps.storage import open_storage
-    from peftsweep.sweeps.tickets import Tickets
+    from peftsweep.sweeps.execution.storage import open_storage
+    from peftsweep.sweeps.execution.tickets import Tickets
 
     return Tickets(open_storage(sweep, None), f"bench/{study}").trials()
 
@@ -51,7 +51,7 @@ def trials_of(sweep: Path, study: str) -> list[Any]:
 
 def empty_job(config: Any, folder: Path, *, begun: Callable[..., None], observe: Any, **others: Any) -> None:
     """All that a job does beside its work: 500 metric values, 10 reports, its files, its MLflow run."""
-    from peftsweep.record import recording
+    from peftsweep.job.record import recording
 
     with recording(config, folder) as record:
         begun(record.tracker.run_id)
@@ -66,10 +66,10 @@ def empty_job(config: Any, folder: Path, *, begun: Callable[..., None], observe:
 # Put into the children's PYTHONPATH as sitecustomize.py: real workers and children then run empty jobs.
 EMPTY_JOBS = f"""
 import sys
-if "peftsweep.sweeps.child" in sys.orig_argv:
+if "peftsweep.sweeps.execution.child" in sys.orig_argv:
     sys.path.insert(0, {str(Path(__file__).parent)!r})
     import bench_sweep
-    from peftsweep.sweeps import hydra_job
+    from peftsweep.sweeps.execution import hydra_job
     hydra_job.run_one_job = bench_sweep.empty_job
 """
 

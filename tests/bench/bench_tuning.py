@@ -56,8 +56,8 @@ def tune(method: str, seed: int, extra: list[str], folder: Path) -> Found:
 
 
 def _read(sweep: Path, method: str) -> Found:
-    from peftsweep.sweeps.storage import open_storage
-    from peftsweep.sweeps.tickets import Tickets
+    from peftsweep.sweeps.execution.storage import open_storage
+    from peftsweep.sweeps.execution.tickets import Tickets
 
     trials = Tickets(open_storage(sweep, None), f"{sweep.name}/{method}").trials()
     best, tokens = grid_of(method)

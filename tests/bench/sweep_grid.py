@@ -49,10 +49,10 @@ def curve(method: str, capacity: int, lr: float, cache: Path) -> list[tuple[int,
     """(step, tokens so far, validation loss) at each report; a diverged run ends with the last finite one."""
     import json
 
-    from peftsweep.check import build_config
-    from peftsweep.compose import compose_config
+    from peftsweep.config.check import build_config
+    from peftsweep.config.compose import compose_config
     from peftsweep.errors import NonFiniteLossError
-    from peftsweep.job import run_job
+    from peftsweep.job.run import run_job
 
     overrides = [f"method={method}", f"method.capacity={capacity}", f"hparams.lr={lr}", "stage=tune", f"cache={cache}"]
     reports = f"hparams.eval_steps=[{','.join(map(str, REPORTS))}]"

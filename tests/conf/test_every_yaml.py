@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from peftsweep.check import build_config, check_command_line, check_config
-from peftsweep.compose import compose_config, config_folder, parse_command_line
+from peftsweep.config.check import build_config, check_command_line, check_config
+from peftsweep.config.compose import compose_config, config_folder, parse_command_line
 
 CONF = config_folder()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))

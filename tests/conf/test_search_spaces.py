@@ -7,11 +7,11 @@ from functools import cache
 import pytest
 from optuna.distributions import FloatDistribution
 
-from peftsweep.check import build_config
-from peftsweep.compose import compose_config, config_folder
-from peftsweep.config import JobConfig
-from peftsweep.sweeps.axes import Request, build_space
-from peftsweep.sweeps.space import CAPACITY, LR, Dimension, Space, defaults_of
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config, config_folder
+from peftsweep.config.schema import JobConfig
+from peftsweep.records.space import CAPACITY, LR, Dimension, Space, defaults_of
+from peftsweep.sweeps.protocol.request import Request, build_space
 
 # from_file is a placeholder: its method stands in the folder that it points to.
 METHODS = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "from_file")

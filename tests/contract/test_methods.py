@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from peftsweep.config import MethodConfig
+from peftsweep.config.schema import MethodConfig
 from peftsweep.methods.attach import AttachedMethod, attach_method, calibration_batches_wanted
 from peftsweep.methods.catalog import NOT_SWEPT, method_files, read_method_file
 from peftsweep.methods.optimizers import build_optimizer
-from peftsweep.pocket import LLAMA_FOLDER
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 METHODS = method_files()
 NEEDS_CUDA = {"loftq": "LoftQ quantises the base weights with bitsandbytes on a GPU"}

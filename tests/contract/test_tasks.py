@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from peftsweep.config import HparamsConfig, ImageGenConfig, MetamathConfig, SftConfig, TaskConfig
-from peftsweep.models.load import load_base
-from peftsweep.models.spec import BaseModel, ModelSpec
-from peftsweep.pocket import LLAMA_FOLDER
-from peftsweep.pocket.image_world import concept_photos, concept_prompts
-from peftsweep.pocket.text_world import make_problems
-from peftsweep.tasks.base import Batch, Task
-from peftsweep.tasks.build import build_task
-from peftsweep.tasks.rows import Row
+from peftsweep.config.schema import HparamsConfig, ImageGenConfig, MetamathConfig, SftConfig, TaskConfig
+from peftsweep.modalities.base import Batch, Task
+from peftsweep.modalities.base_model import BaseModel, ModelSpec
+from peftsweep.modalities.building import build_task
+from peftsweep.modalities.image.pocket.world import concept_photos, concept_prompts
+from peftsweep.modalities.loading import load_base
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.modalities.text.pocket.world import make_problems
+from peftsweep.modalities.text.rows import Row
 
 TRAIN_ROWS, VALID_ROWS, TEST_ROWS = 24, 6, 5
 BATCH_SIZE, BUCKET_BATCHES = 4, 2  # a bucket of 8 rows divides the 24 of an epoch

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from peftsweep.check import build_config
-from peftsweep.compose import compose_config
-from peftsweep.job import run_job
-from peftsweep.models.load import load_base
-from peftsweep.models.spec import BaseModel, ModelSpec
-from peftsweep.results import JobResult, Status
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config
+from peftsweep.job.run import run_job
+from peftsweep.modalities.base_model import BaseModel, ModelSpec
+from peftsweep.modalities.loading import load_base
+from peftsweep.records.results import JobResult, Status
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from peftsweep.check import build_config
-from peftsweep.compose import compose_config
-from peftsweep.job import run_job
-from peftsweep.models.load import load_base
-from peftsweep.models.spec import ModelSpec
-from peftsweep.results import JobResult, Status
-from peftsweep.tasks.build import build_task
-from peftsweep.tasks.language_loss import language_model_loss
-from peftsweep.tasks.text import TextTask
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config
+from peftsweep.job.run import run_job
+from peftsweep.modalities.base_model import ModelSpec
+from peftsweep.modalities.building import build_task
+from peftsweep.modalities.loading import load_base
+from peftsweep.modalities.text.loss import language_model_loss
+from peftsweep.modalities.text.task import TextTask
+from peftsweep.records.results import JobResult, Status
 
 pytestmark = [
     pytest.mark.gpu,

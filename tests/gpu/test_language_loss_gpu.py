@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peftsweep.tasks.language_loss import language_model_loss, supports_fused_loss
+from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

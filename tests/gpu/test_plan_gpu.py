@@ -12,10 +12,10 @@ from planned_training import attach_really, job_on, train_really, with_batch_siz
 from torch import Tensor
 from torch.nn import functional
 
-from peftsweep.config import JobConfig
+from peftsweep.config.schema import JobConfig
+from peftsweep.job.plan.planner import MemoryPlan, Planner
 from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
 from peftsweep.memory.ledger import Ledger
-from peftsweep.plan.estimate import MemoryPlan, Planner
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

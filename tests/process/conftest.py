@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from peftsweep.pocket import LLAMA_FOLDER
-from peftsweep.results import Stage
-from peftsweep.sweeps.lease import Lease, living
-from peftsweep.sweeps.plan import PLAN_FILE, SweepPlan, load_plan
-from peftsweep.sweeps.stage import stage_study_name
-from peftsweep.sweeps.storage import open_storage
-from peftsweep.sweeps.tickets import Tickets, Trial
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.records.results import Stage
+from peftsweep.sweeps.execution.lease import Lease, living
+from peftsweep.sweeps.execution.storage import open_storage
+from peftsweep.sweeps.execution.tickets import Tickets, Trial
+from peftsweep.sweeps.protocol.specification import PLAN_FILE, SweepPlan, load_plan
+from peftsweep.sweeps.protocol.stage import stage_study_name
 
 DEADLINE_SECONDS = 600.0
 
@@ -131,7 +131,7 @@ class SweepLine(CommandLine):
         """The process that runs a worker's trials."""
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(worker.pid).children():
-                if "peftsweep.sweeps.child" in process.cmdline():
+                if "peftsweep.sweeps.execution.child" in process.cmdline():
                     return int(process.pid)
         return None
 

@@ -74,7 +74,7 @@ def test_a_jobs_adapter_loads_with_peft_alone(job):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from peftsweep.pocket import LLAMA_FOLDER
+    from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
     line, _ = job
     base = AutoModelForCausalLM.from_pretrained(LLAMA_FOLDER, dtype="float32")

@@ -11,10 +11,10 @@ import subprocess
 import psutil
 import pytest
 
-from peftsweep.results import Stage
-from peftsweep.sweeps.messages import Request
-from peftsweep.sweeps.tickets import Ending
-from peftsweep.sweeps.warm import WarmChild
+from peftsweep.records.results import Stage
+from peftsweep.sweeps.execution.messages import Request
+from peftsweep.sweeps.execution.tickets import Ending
+from peftsweep.sweeps.execution.warm import WarmChild
 
 pytestmark = pytest.mark.process
 

@@ -7,7 +7,7 @@ import pytest
 
 import peftsweep
 from peftsweep.cli import main
-from peftsweep.results import Stage
+from peftsweep.records.results import Stage
 
 pytestmark = pytest.mark.process
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from peftsweep.results import JobResult, Status, save_result
+from peftsweep.records.results import JobResult, Status, save_result
 from peftsweep.tracking import MlflowTracker, import_jobs, open_tracker
 from peftsweep.tracking.store import open_store
 

@@ -16,7 +16,7 @@ import pytest
 import rich
 
 from peftsweep.cli import main
-from peftsweep.pocket import LLAMA_FOLDER
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 HEAVY = {"torch", "transformers", "peft", "mlflow", "datasets"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftsweep.suggest import did_you_mean
+from peftsweep.errors import did_you_mean
 
 
 def test_the_nearest_words_are_offered() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from peftsweep.config import HookConfig, MethodConfig
+from peftsweep.config.schema import HookConfig, MethodConfig
 from peftsweep.errors import MethodError
 from peftsweep.methods.attach import attach_method, calibration_batches_wanted, enable_gradient_checkpointing
 from peftsweep.methods.catalog import method_files, read_method_file

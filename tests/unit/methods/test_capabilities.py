@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from peftsweep.config import MethodConfig
+from peftsweep.config.schema import MethodConfig
 from peftsweep.methods.capabilities import Capabilities, find_capabilities
 from peftsweep.methods.catalog import method_files, read_method_file
 

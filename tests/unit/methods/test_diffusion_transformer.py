@@ -12,7 +12,7 @@ from peft import PeftModel
 from tiny_transformer import image_batch, image_loss, tiny_transformer, velocity_of
 from torch import Tensor, nn
 
-from peftsweep.config import MethodConfig
+from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import MethodError
 from peftsweep.methods.attach import (
     AttachedMethod,

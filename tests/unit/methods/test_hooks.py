@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peftsweep.config import HookConfig
+from peftsweep.config.schema import HookConfig
 from peftsweep.errors import MethodError
 from peftsweep.methods.allocation import non_orthogonality
 from peftsweep.methods.attach import AttachedMethod, attach_method
-from peftsweep.methods.base import Site
 from peftsweep.methods.catalog import method_files, read_method_file
+from peftsweep.methods.contract import Site
 from peftsweep.methods.hooks import build_hook
 
 

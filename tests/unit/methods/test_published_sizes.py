@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import Flux2Transformer2DModel
 
-from peftsweep.config import MethodConfig
+from peftsweep.config.schema import MethodConfig
+from peftsweep.exchange.experiment_folder import read_method
 from peftsweep.methods.attach import attach_method
 from peftsweep.methods.catalog import method_files, read_method_file
-from peftsweep.methods.from_file import read_method
 
 REFERENCE = os.environ.get("PEFTSWEEP_REFERENCE", "")
 needs_reference = pytest.mark.skipif(not REFERENCE, reason="PEFTSWEEP_REFERENCE names no copy of method_comparison")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peftsweep.results import JobResult, Stage, Status, save_result
+from peftsweep.records.results import JobResult, Stage, Status, save_result
 
 ENVIRONMENT = {"torch": "2.13.0", "peft": "0.21.2", "cpu": "A processor", "commit": "c0ffee"}
 LR = {"key": "hparams.lr", "low": 1e-5, "high": 1e-2, "log": True, "integer": False, "choices": [], "default": 1e-4}

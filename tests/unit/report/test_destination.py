@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from peftsweep.commands import report as command
 from peftsweep.errors import ConfigError
-from peftsweep.report import command
 from peftsweep.report.destination import Destination, find_destination
-from peftsweep.report.load import load_jobs
+from peftsweep.report.sources import load_jobs
 from tests.unit.report.conftest import write_job, write_sweep
 
 METHODS = {"a": {1: [1, 0]}, "b": {1: [1, 1]}}

@@ -12,11 +12,11 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from peftsweep.config import SweepConfig
-from peftsweep.sweeps.plan import StudyPlan, SweepPlan
-from peftsweep.sweeps.space import CAPACITY, LR, Dimension
-from peftsweep.sweeps.storage import open_storage
-from peftsweep.sweeps.tickets import Ending, Outcome, Terms, Tickets, Trial
+from peftsweep.config.schema import SweepConfig
+from peftsweep.records.space import CAPACITY, LR, Dimension
+from peftsweep.sweeps.execution.storage import open_storage
+from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Tickets, Trial
+from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
 
 SPACE = (
     Dimension(LR, 1e-5, 1e-2, log=True, default=1e-4),

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from optuna.storages import BaseStorage
 
-from peftsweep.scores import score_interval
-from peftsweep.sweeps.plan import SweepPlan
-from peftsweep.sweeps.space import CAPACITY, LR, defaults_of
+from peftsweep.records.space import CAPACITY, LR, defaults_of
+from peftsweep.statistics.intervals import score_interval
+from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Tickets
+from peftsweep.sweeps.protocol.specification import SweepPlan
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
-from peftsweep.sweeps.tickets import Ending, Outcome, Terms, Tickets
 
 MakePlan = Callable[..., SweepPlan]
 NewTickets = Callable[..., Tickets]

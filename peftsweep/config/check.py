@@ -1,0 +1,342 @@
+"""Find everything that is wrong with a configuration, at once, before anything is loaded or downloaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names
+from peftsweep.config.schema import NEEDED, TASKS, ImageGenConfig, JobConfig, SearchSpaceConfig, TextTaskConfig
+from peftsweep.config.trust import untrusted_settings
+from peftsweep.config.units import parse_bytes
+from peftsweep.errors import ConfigError, Problem, did_you_mean
+
+NEED_MORE = {"method": ("from_file",), "model": ("hf",)}  # choices that are incomplete without a further setting
+# ValueError: what Hydra raises for a group that is given a number, say.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def check_command_line(line: CommandLine) -> None:
+    """Check every configuration that a command line asks for; of a sweep, each value of each axis once.
+
+    Raises:
+        ConfigError: with all problems found.
+    """
+    if line.config_dir and not line.config_dir.is_dir():
+        raise ConfigError(Problem("--config-dir must be an existing folder", str(line.config_dir), "the command line"))
+    typed, problems = _split_by_known_group(line.overrides, line.config_dir)
+    preset, preset_problems = _split_by_known_group(_preset_axes(typed, line), line.config_dir)
+    found = {str(problem): problem for problem in (*problems, *preset_problems)}
+    for overrides in _one_axis_at_a_time([*preset, *typed], line.config_dir):
+        for problem in problems_of(overrides, line):
+            found.setdefault(str(problem), problem)
+    if found:
+        raise ConfigError(*found.values())
+
+
+def problems_of(overrides: Sequence[str], line: CommandLine) -> list[Problem]:
+    """All problems of one job's configuration."""
+    try:
+        config = compose_config(overrides, line.config_dir, with_hydra=True)
+        untrusted = list(untrusted_settings(config, line))
+        del config._content["hydra"]  # type: ignore[union-attr]
+        return untrusted + check_config(config, line)
+    except COMPOSE_ERRORS as error:
+        return [Problem(f"the configuration must compose ({_first_lines(error)})")]
+
+
+def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]:
+    """What `hydra.sweeper.params` of a YAML adds to each job of a sweep, to be checked like typed overrides."""
+    try:
+        config = compose_config(next(_one_axis_at_a_time(typed, line.config_dir)), line.config_dir, with_hydra=True)
+        params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+        return OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    except COMPOSE_ERRORS:
+        return []
+
+
+def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Problem]:
+    """Problems of a composed configuration: unknown keys, types, bounds, and what doesn't go together."""
+    return check_and_build(config, line)[0]
+
+
+def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tuple[list[Problem], JobConfig | None]:
+    """Problems of a composed configuration, and the job that it describes where it can be built at all."""
+    line = line or CommandLine(())
+    name = str(OmegaConf.select(config, "task.name"))
+    if name not in TASKS:
+        fix = did_you_mean(name, list(TASKS))
+        return [Problem("task.name must be a known task", name, line.source("task.name"), fix)], None
+    problems = list(_schema_problems(config, schema_of(name), "", line))
+    if mismatch := _modality_problem(config):
+        # A task's settings that follow the model's can't resolve then, which would only hide the cause.
+        return [mismatch, *(problem for problem in problems if "must resolve" not in problem.rule)], None
+    if problems:
+        return problems, None
+    job = build_config(config)
+    return list(_mismatches(job)), job
+
+
+@lru_cache
+def schema_of(task_name: str) -> type:
+    """JobConfig with the task group's own dataclass."""
+    task = TASKS[task_name]
+    return dataclasses.make_dataclass(
+        "JobConfig", [("task", task, dataclasses.field(default_factory=task))], bases=(JobConfig,)
+    )
+
+
+@lru_cache
+def _defaults(schema: type) -> DictConfig:
+    return typing.cast(DictConfig, OmegaConf.structured(schema))
+
+
+@lru_cache
+def _typed(schema: type) -> DictConfig:
+    """A node that refuses values of other types. Slow to make, so one serves all checks: each sets what it reads."""
+    return typing.cast(DictConfig, OmegaConf.structured(schema))
+
+
+def build_config(config: DictConfig) -> JobConfig:
+    """The checked configuration as plain dataclasses; interpolations resolved."""
+    merged = OmegaConf.merge(_defaults(schema_of(str(config.task.name))), config)
+    return typing.cast(JobConfig, OmegaConf.to_object(merged))
+
+
+def setting_problems(values: typing.Mapping[str, Any], schema: type, prefix: str) -> list[Problem]:
+    """Problems of settings that are no job's: unknown keys, types, bounds."""
+    return list(_schema_problems(OmegaConf.create(dict(values)), schema, prefix, CommandLine(())))
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2]).strip()
+
+
+def _split_by_known_group(
+    overrides: Sequence[Override], config_dir: Path | None
+) -> tuple[list[Override], list[Problem]]:
+    """Set aside overrides that name no option of their group, so that the rest can still be checked."""
+    known, problems = [], []
+    groups = group_names(config_dir)
+    for override in overrides:
+        group = override.key_or_group
+        choices = group_choices(group, config_dir) if group in groups else ()
+        wrong = [] if group not in groups else [value for value in _group_values(override) if value not in choices]
+        for value in wrong:
+            fix = did_you_mean(value, choices)
+            problems.append(Problem(f"there is no {group} of this name", value, "the command line", fix))
+        if not wrong:
+            known.append(override)
+    return known, problems
+
+
+def _group_values(override: Override) -> list[str]:
+    """Names that an override chooses from its group; none for a deletion or a pattern, which can't be misspelt."""
+    value = override.value()
+    if override.is_delete() or isinstance(value, Glob):
+        return []
+    if override.is_choice_sweep():
+        return [str(choice) for choice in override.sweep_string_iterator()]
+    return ["null" if name is None else str(name) for name in (value if isinstance(value, list) else [value])]
+
+
+def _one_axis_at_a_time(overrides: Sequence[Override], config_dir: Path | None) -> Iterator[list[str]]:
+    """The first value of every axis together, then each further value alone: enough to meet every value."""
+    axes = [values for override in overrides if (values := _axis(override, config_dir))]
+    first = [values[0] for values in axes]
+    yield first
+    for position, values in enumerate(axes):
+        for value in values[1:]:
+            yield [*first[:position], value, *first[position + 1 :]]
+
+
+def _axis(override: Override, config_dir: Path | None) -> list[str]:
+    """An override as one or, in a sweep, several plain ones.
+
+    Settings are forced in, where Hydra would stop at the first that it doesn't know, so that all of them are told.
+    """
+    if override.is_delete():
+        return [str(override.input_line)]
+    key = override.get_key_element()
+    if _is_setting(override, config_dir):
+        key = f"++{key.lstrip('+')}"
+    return [f"{key}={value}" for value in axis_values(override, config_dir)]
+
+
+def _is_setting(override: Override, config_dir: Path | None) -> bool:
+    key = override.key_or_group
+    return "/" not in key and not key.startswith("hydra") and key not in group_names(config_dir)
+
+
+def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
+    """Every value of an override, as it would be typed alone; of an interval, which has no end of them, its two ends.
+
+    A pattern leaves out names that can't be chosen without giving more (`method=from_file` needs `method.path`).
+    """
+    value = override.value()
+    if isinstance(value, Glob):
+        group = override.key_or_group
+        names = value.filter(list(group_choices(group, config_dir)))
+        yield from (name for name in names if name not in NEED_MORE.get(group, ()))
+    elif isinstance(value, IntervalSweep):
+        yield from (f"{end:.12g}" for end in (value.start, value.end) if isinstance(end, (int, float)))
+    elif override.is_discrete_sweep():
+        yield from override.sweep_string_iterator()
+    elif not override.is_sweep_override():
+        yield override.get_value_element_as_str()
+
+
+def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
+    hints = typing.get_type_hints(schema)
+    known = {field.name: field for field in dataclasses.fields(schema)}
+    for key in node:
+        full = f"{path}{key}"
+        if key not in known:
+            options = [f"{path}{name}" for name in known]
+            yield Problem("there is no such setting", full, line.source(full), did_you_mean(full, options))
+            continue
+        nested = _dataclass_in(hints[key])
+        value = _value(node, key)
+        if isinstance(value, Problem):
+            yield value
+        elif nested and OmegaConf.is_dict(value):
+            yield from _schema_problems(value, nested, f"{full}.", line)
+        elif value == NEEDED:
+            yield Problem(f"{full} must be given", fix=f"Add {full}=<value> to the command line.")
+        else:
+            yield from _value_problems(known[key], hints[key], schema, value, full, line)
+
+
+def _value(node: DictConfig, key: str) -> Any:
+    try:
+        return NEEDED if OmegaConf.is_missing(node, key) else node[key]
+    except OmegaConfBaseException as error:
+        return Problem(f"{node._get_full_key(key)} must resolve ({_first_lines(error)})")
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    options = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
+    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
+
+
+def _value_problems(
+    field: dataclasses.Field[Any], hint: Any, schema: type, value: Any, full: str, line: CommandLine
+) -> Iterator[Problem]:
+    source = line.source(full)
+    try:
+        typed = _typed(schema)
+        typed[field.name] = value
+        value = typed[field.name]
+    except OmegaConfBaseException:
+        yield Problem(f"{full} must be {_type_name(hint)}", _plain(value), source)
+        return
+    yield from _bound_problems(field.metadata, value, full, source)
+
+
+def _bound_problems(bounds: typing.Mapping[str, Any], value: Any, full: str, source: str) -> Iterator[Problem]:
+    choices = bounds.get("choices")
+    if choices and value not in choices:
+        yield Problem(f"{full} must be one of {', '.join(choices)}", value, source, did_you_mean(str(value), choices))
+    if value is None or isinstance(value, str):
+        return
+    if bounds.get("low") is not None and not value >= bounds["low"]:
+        yield Problem(f"{full} must be at least {bounds['low']}", value, source)
+    if bounds.get("high") is not None and not value <= bounds["high"]:
+        yield Problem(f"{full} must be at most {bounds['high']}", value, source)
+    if bounds.get("above") is not None and not value > bounds["above"]:
+        yield Problem(f"{full} must be above {bounds['above']}", value, source)
+
+
+def _type_name(hint: Any) -> str:
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(names.get(getattr(option, "__name__", ""), str(option)) for option in options)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _modality_problem(config: DictConfig) -> Problem | None:
+    name, wanted, given = (OmegaConf.select(config, key) for key in ("task.name", "task.modality", "model.modality"))
+    if wanted == given:
+        return None
+    tasks = ", ".join(f"task={name}" for name, schema in TASKS.items() if schema.modality == given)
+    fix = f"Choose another model, or {tasks}." if tasks else "Choose another model."
+    return Problem(
+        f"task {name} needs a model of modality {wanted}", f"{OmegaConf.select(config, 'model.name')}, {given}", fix=fix
+    )
+
+
+def _mismatches(config: JobConfig) -> Iterator[Problem]:
+    model, task = config.model, config.task
+    if model.dtype in ("int8", "int4") and config.method.peft_type is None:
+        rule = "full fine-tuning needs trainable base weights"
+        yield Problem(rule, model.dtype, "model.dtype", "Use bfloat16 or float32.")
+    if model.modality not in config.method.modalities:
+        rule = f"method {config.method.name} can't be put on a model of modality {model.modality}"
+        fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
+        yield Problem(rule, fix=fix)
+    if isinstance(task, TextTaskConfig):
+        yield from _source_problems(task)
+    if isinstance(task, ImageGenConfig):
+        yield from _photo_problems(task)
+    yield from _space_problems(config.method.search_space)
+    yield from _card_problems(config)
+
+
+def _card_problems(config: JobConfig) -> Iterator[Problem]:
+    if config.gpu is not None:
+        try:
+            parse_bytes(config.gpu, "gpu")
+        except ConfigError as error:
+            yield from error.problems
+    if config.fit and config.gpu is None and config.device == "cpu":
+        yield Problem("fit=true needs a card to fit", config.device, "device", "Name its memory: gpu=24GB.")
+
+
+def _photo_problems(task: ImageGenConfig) -> Iterator[Problem]:
+    if task.images is not None and not Path(task.images).is_dir():
+        yield Problem("task.images must be an existing folder of photos", task.images)
+    if task.source == "files" and task.images is None:
+        yield Problem("task.source=files needs task.images")
+    if task.images is None and task.instance_prompt is not None:
+        yield Problem("task.instance_prompt goes with task.images", task.instance_prompt)
+    if task.prior_photos and not task.prior_prompt:
+        fix = "Name the class of the concept: task.prior_prompt='a photo of a cat'."
+        yield Problem("prior preservation needs task.prior_prompt", fix=fix)
+
+
+def _source_problems(task: TextTaskConfig) -> Iterator[Problem]:
+    for key in ("train_files", "test_files", "valid_files"):
+        path = getattr(task, key)
+        if path is not None and not Path(path).exists():
+            yield Problem(f"task.{key} must be an existing file or folder", path)
+    if task.source == "files" and not (task.train_files and task.test_files):
+        yield Problem("task.source=files needs task.train_files and task.test_files")
+    if (task.train_files is None) != (task.test_files is None):
+        yield Problem("task.train_files and task.test_files go together", task.train_files or task.test_files)
+    if task.general_text not in ("auto", "hub", "shipped", "embedded") and not Path(task.general_text).is_file():
+        yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", task.general_text)
+
+
+def _space_problems(space: SearchSpaceConfig) -> Iterator[Problem]:
+    if len(space.lr) != 2 or not 0 < space.lr[0] < space.lr[1]:
+        yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", space.lr)
+    if space.capacity is not None and space.capacity != sorted(set(space.capacity)):
+        yield Problem("method.search_space.capacity must rise without repeats", space.capacity)

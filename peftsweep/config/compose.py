@@ -1,0 +1,102 @@
+"""From the command line to a composed configuration, by Hydra's own rules; the one place that knows where `conf/`
+is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from peftsweep.errors import ConfigError, Problem
+
+CONFIG_NAME = "config"
+
+
+def config_folder() -> Path:
+    """`conf/`: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def register_resolvers() -> None:
+    """`${times:2,${method.capacity}}`: a product, an integer when all factors are integers."""
+    OmegaConf.register_new_resolver("times", _times, replace=True)
+
+
+def _times(*factors: float) -> float:
+    product: float = 1
+    for factor in factors:
+        product *= factor
+    return product
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed: overrides, the user's own configuration folder, and whether it is a sweep."""
+
+    overrides: tuple[Override, ...]
+    config_dir: Path | None = None
+    multirun: bool = False
+    shows_only: bool = False  # --help, --cfg, --info: nothing will run
+
+    def names(self, key: str) -> bool:
+        """Whether a key or group was typed."""
+        return any(override.key_or_group == key for override in self.overrides)
+
+    def source(self, key: str) -> str:
+        """Where the value of a key comes from, in words for an error."""
+        return "the command line" if self.names(key) else ""
+
+
+def parse_command_line(arguments: Sequence[str]) -> CommandLine:
+    """Read Hydra's flags and overrides. Raises ConfigError for bad syntax."""
+    options = get_args_parser().parse_args(list(arguments))
+    shows_only = any((options.help, options.hydra_help, options.cfg, options.info, options.shell_completion))
+    return CommandLine(
+        overrides=_parse_overrides(options.overrides),
+        config_dir=Path(options.config_dir).absolute() if options.config_dir else None,
+        multirun=bool(options.multirun),
+        shows_only=shows_only,
+    )
+
+
+def _parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
+    try:
+        return tuple(OverridesParser.create().parse_overrides(list(texts)))
+    except OverrideParseException as error:
+        rule = f"a setting must be written key=value in Hydra's grammar ({str(error).splitlines()[0]})"
+        raise ConfigError(Problem(rule, error.override, "the command line", "Quote special characters.")) from error
+
+
+@lru_cache
+def group_choices(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
+    """The names that a group can take, ours and those of the user's own folder."""
+    folders = [config_folder() / group] + ([config_dir / group] if config_dir else [])
+    names = {path.relative_to(folder).with_suffix("") for folder in folders for path in folder.rglob("*.yaml")}
+    return tuple(sorted(name.as_posix() for name in names))
+
+
+@lru_cache
+def group_names(config_dir: Path | None = None) -> tuple[str, ...]:
+    folders = [config_folder()] + ([config_dir] if config_dir else [])
+    names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    return tuple(sorted(names - {"hydra"}))
+
+
+def compose_config(overrides: Sequence[str], config_dir: Path | None = None, *, with_hydra: bool = False) -> DictConfig:
+    """The configuration that a job with these overrides gets. Raises Hydra's own exceptions."""
+    register_resolvers()
+    search_path = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose(CONFIG_NAME, overrides=[*overrides, *search_path], return_hydra_config=with_hydra)

@@ -1,0 +1,96 @@
+"""What a configuration file from a stranger must not do: run code of its own choice.
+
+Hydra builds objects (`_target_`), logging imports classes, `env_set` reaches every program that a job starts. What is
+typed on the command line is the user's own and may do more than a file may.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peftsweep.config.compose import CommandLine
+from peftsweep.errors import Problem
+
+# Whole names: a prefix would trust everything that a module imports, `peftsweep.cli.os.system` for one.
+TRUSTED_TARGETS = frozenset(
+    {
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra.experimental.callbacks.LogJobReturnCallback",
+        "hydra.experimental.callbacks.PickleJobInfoCallback",
+    }
+)
+OWN_PLUGIN = re.compile(r"hydra_plugins\.peftsweep_\w+(\.\w+)*\.[A-Z]\w*(Launcher|Sweeper)")
+ANY_PLUGIN = re.compile(r"hydra_plugins(\.\w+)+\.[A-Z]\w*(Launcher|Sweeper)")
+TRUSTED_LOGGING = frozenset(
+    {
+        "logging.FileHandler",
+        "logging.Formatter",
+        "logging.NullHandler",
+        "logging.StreamHandler",
+        "logging.handlers.RotatingFileHandler",
+        "logging.handlers.TimedRotatingFileHandler",
+        "rich.logging.RichHandler",
+        "colorlog.ColoredFormatter",
+    }
+)
+TRUSTED_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+COMMAND_LINE_ONLY = ("model.trust_remote_code", "task.scorer")
+ENVIRONMENT = "hydra.job.env_set"
+
+
+def untrusted_settings(config: DictConfig, line: CommandLine) -> Iterator[Problem]:
+    """Problems of a composed configuration, Hydra's part included, that would run code nobody vouched for."""
+    yield from _untrusted_nodes(config, "", line)
+    variables = [f"{ENVIRONMENT}.{name}" for name in OmegaConf.select(config, ENVIRONMENT) or ()]
+    for key in (*COMMAND_LINE_ONLY, *variables):
+        if OmegaConf.select(config, key) and not line.names(key):
+            rule = f"{key} can run code, so only the command line can set it"
+            yield Problem(rule, OmegaConf.select(config, key), "a YAML file")
+
+
+def _untrusted_nodes(node: Any, path: str, line: CommandLine) -> Iterator[Problem]:
+    for key in node if OmegaConf.is_dict(node) else range(len(node)):
+        full = f"{path}{key}"
+        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        if child is None or child._is_none():
+            continue
+        if OmegaConf.is_config(child) and not child._is_interpolation():
+            yield from _untrusted_nodes(child, f"{full}.", line)
+        else:
+            yield from _untrusted_value(_resolved(node, key), str(key), full, line)
+
+
+def _resolved(node: Any, key: Any) -> Any:
+    """None for what only a running job knows, its folder for one."""
+    try:
+        return node[key]
+    except OmegaConfBaseException:
+        return None
+
+
+def _untrusted_value(value: Any, key: str, full: str, line: CommandLine) -> Iterator[Problem]:
+    in_logging = re.match(r"hydra\.\w*logging\.", full) is not None
+    if OmegaConf.is_config(value) and full.startswith("hydra."):
+        yield Problem("a part of Hydra's settings can't be taken from elsewhere as a whole", source=full)
+    elif key == "_target_" and not _is_trusted_target(str(value), line):
+        rule = "a configuration can't run code outside the trusted classes"
+        yield Problem(rule, str(value), full, f"Trusted: {', '.join(sorted(TRUSTED_TARGETS))}.")
+    elif in_logging and key in ("class", "()") and value not in TRUSTED_LOGGING:
+        rule = "a logging configuration can't build objects outside the trusted classes"
+        yield Problem(rule, str(value), full, f"Trusted: {', '.join(sorted(TRUSTED_LOGGING))}.")
+    elif in_logging and str(value).startswith("ext://") and value not in TRUSTED_STREAMS:
+        yield Problem(f"a logging configuration can only import {' and '.join(TRUSTED_STREAMS)}", str(value), full)
+
+
+def _is_trusted_target(target: str, line: CommandLine) -> bool:
+    """Another package's launcher or sweeper counts if the user asked for one by name."""
+    if target in TRUSTED_TARGETS or OWN_PLUGIN.fullmatch(target):
+        return True
+    chosen = line.names("hydra/launcher") or line.names("hydra/sweeper")
+    return chosen and ANY_PLUGIN.fullmatch(target) is not None

@@ -1,0 +1,103 @@
+"""A finished job whose adapter is to be taken out: its settings, its base model, the adapter on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
+from torch import nn
+
+from peftsweep.config.check import check_and_build
+from peftsweep.config.schema import JobConfig
+from peftsweep.config.trust import COMMAND_LINE_ONLY
+from peftsweep.errors import ConfigError, DataError, MethodError, ModelError, Problem
+from peftsweep.methods.attach import PEFT_ERRORS
+from peftsweep.modalities.base_model import QUANTISED, BaseModel, ModelSpec
+from peftsweep.modalities.loading import load_base
+from peftsweep.records.results import JobResult, Status, load_result
+
+COMMIT_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A job that left an adapter, or for full fine-tuning a whole model."""
+
+    folder: Path
+    result: JobResult
+    config: JobConfig
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights were trained, so that there is no adapter but a model."""
+        return self.config.method.peft_type is None
+
+
+def open_job(folder: Path, *, trusted: bool = False) -> FinishedJob:
+    """Read a job's folder; loads nothing.
+
+    trusted: let its settings name code to run (`model.trust_remote_code`, `task.scorer`), as only a command line may.
+    Raises:
+        DataError: there is no result, the job didn't end well, or its adapter wasn't kept.
+        ConfigError: its settings are none of this version's, or name code.
+    """
+    result = load_result(folder)
+    if result.status is not Status.OK:
+        raise DataError(Problem("only a job that ended well has an adapter", str(result.status), str(folder)))
+    if not any((folder / "adapter").glob("*")):
+        fix = "Run it with save_adapter=true. Results of the reference benchmark come without."
+        raise DataError(Problem("the job's folder must hold its adapter", str(folder), fix=fix))
+    content = OmegaConf.create(result.config)
+    named = [key for key in COMMAND_LINE_ONLY if OmegaConf.select(content, key)]
+    if named and not trusted:
+        rule, fix = f"the job's {named[0]} runs code that it names", "Add trust=true if you know where it comes from."
+        raise ConfigError(Problem(rule, OmegaConf.select(content, named[0]), str(folder / "result.json"), fix))
+    problems, config = check_and_build(content)
+    if problems or config is None:
+        raise ConfigError(*problems)
+    return FinishedJob(folder, result, config)
+
+
+def load_base_of(job: FinishedJob, device: torch.device, *, dtype: str | None = None) -> BaseModel:
+    """The very base model that the job was trained on. dtype: hold it so instead of as the job did.
+
+    Raises ModelError where it can't be had, or is another one by now.
+    """
+    model = job.config.model
+    spec = ModelSpec(**{field.name: getattr(model, field.name) for field in dataclasses.fields(ModelSpec)})
+    trained_on = job.result.model_revision
+    is_on_hub = model.id != "embedded" and not Path(model.id).expanduser().is_dir()
+    if is_on_hub and trained_on and len(trained_on) == COMMIT_LENGTH:
+        spec = dataclasses.replace(spec, revision=trained_on)
+    base = load_base(dataclasses.replace(spec, dtype=dtype or spec.dtype), device)
+    if trained_on and base.revision != trained_on:
+        rule = f"the adapter was trained on revision {trained_on} of {model.id}"
+        raise ModelError(Problem(rule, base.revision, "model.id", "Put that base model back."))
+    return base
+
+
+def unquantised(dtype: str) -> str:
+    """The dtype to merge in: rounding a sum to 8 or 4 bits once more would lose some of what was learnt."""
+    return "bfloat16" if dtype in QUANTISED else dtype
+
+
+def put_adapter(base: BaseModel, adapter: Path, *, adapter_float32: bool) -> PeftModel:
+    """The base model with a saved adapter on it, in eval mode. Raises MethodError where peft refuses it."""
+    model: nn.Module = base.model
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+            loaded = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=adapter_float32)  # type: ignore[arg-type]
+    except PEFT_ERRORS as error:
+        raise MethodError(Problem(f"the adapter doesn't go on its base model: {error}", str(adapter))) from error
+    loaded.eval()
+    return loaded

@@ -1,0 +1,165 @@
+"""Turn another method's adapter into a LoRA adapter, as most servers load no other, and score it anew.
+
+The conversion factorises each layer's update by a truncated singular value decomposition (peft's `convert_to_lora`), so
+how good it is depends on the rank. The score is of the same test items as the job's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, save_as_lora
+
+from peftsweep.config.schema import MethodConfig
+from peftsweep.errors import DataError, MethodError, Problem
+from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter
+from peftsweep.exchange.model_card import model_card
+from peftsweep.exchange.weights import CARD, prepare_folder, require_adapter
+from peftsweep.methods.attach import PEFT_ERRORS
+from peftsweep.methods.capabilities import find_capabilities
+from peftsweep.methods.lora_conversion import require_faithful
+from peftsweep.modalities.base import Evaluation, Progress, no_progress
+from peftsweep.modalities.base_model import BaseModel
+from peftsweep.modalities.building import build_task
+from peftsweep.records.environment import describe_environment
+from peftsweep.records.pictures import FOLDER, write_pictures
+from peftsweep.records.results import Stage
+
+CONVERSION_FILE = "conversion.json"
+ITEMS_FILE = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One method's adapter before, as its job measured it, and after as LoRA."""
+
+    job: str  # folder
+    method: str
+    asked_rank: float  # a whole number, or the share of each update's energy to keep
+    ranks: tuple[int, int]  # lowest and highest of a layer
+    before: dict[str, float]
+    after: dict[str, float]
+    intervals_before: dict[str, tuple[float, float]]
+    intervals_after: dict[str, tuple[float, float]]
+    test_items: str | None  # fingerprint, the same before and after
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def export_lora(
+    job: FinishedJob, folder: Path, device: torch.device, rank: int | float, progress: Progress = no_progress
+) -> Conversion:
+    """Convert the job's adapter, save it with a model card, and evaluate what was saved.
+
+    rank: of every layer, or below 1 the share of each update's squared singular values to keep. MiSS, of low rank by
+    itself, keeps its own.
+    Raises, before anything is loaded:
+        MethodError: peft can't convert this method.
+        DataError: the job was never judged on test data.
+    Later MethodError, where peft's conversion drops a part of what this adapter does, whatever the rank, and DataError,
+    where the test items are no longer those of the job.
+    """
+    require_convertible(job)
+    require_test_score(job)
+    prepare_folder(folder)
+    model = _on_base(job, load_base_of(job, device), job.adapter)
+    require_faithful(model, job.config.method.name)
+    _convert(model, job.config.method, folder, rank)
+    del model
+    base = load_base_of(job, device)  # anew: peft leaves its layers on a model
+    evaluation = _evaluate(job, base, _on_base(job, base, folder), progress)
+    conversion = _compare(job, folder, rank, evaluation)
+    _write(job, folder, conversion, evaluation)
+    return conversion
+
+
+def require_convertible(job: FinishedJob) -> None:
+    """Where a single layer can't tell, peft is asked with the adapter on the model."""
+    require_adapter(job)
+    method = job.config.method
+    if find_capabilities(method).convertible_to_lora is False:
+        rule = (
+            f"peft can't convert {method.name} to LoRA: what it learns is not just a matrix added to a layer's weights"
+        )
+        fix = "Use export merged, or train a method that converts: `python -m peftsweep methods` lists them."
+        raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix))
+
+
+def require_test_score(job: FinishedJob) -> None:
+    if job.result.stage is Stage.TUNE or job.result.test_items is None:
+        rule = "a converted adapter is judged by the test items of its job; a trial of tuning has none"
+        raise DataError(Problem(rule, str(job.folder), fix="Convert a confirmed or single job."))
+
+
+def _on_base(job: FinishedJob, base: BaseModel, adapter: Path) -> PeftModel:
+    return put_adapter(base, adapter, adapter_float32=job.config.hparams.adapter_float32)
+
+
+def _convert(model: PeftModel, method: MethodConfig, folder: Path, rank: int | float) -> None:
+    try:
+        with warnings.catch_warnings():
+            # LoRA to LoRA is how a rank is lowered.
+            warnings.filterwarnings("ignore", message="Converting a PEFT adapter to LoRA that is already")
+            save_as_lora(folder, model, rank=rank)
+    except PEFT_ERRORS as error:
+        rule = f"peft can't convert this adapter of {method.name} to LoRA: {error}"
+        raise MethodError(Problem(rule, rank, "rank=")) from error
+
+
+def _evaluate(job: FinishedJob, base: BaseModel, model: PeftModel, progress: Progress) -> Evaluation:
+    config = job.config
+    task = build_task(config.task, config.hparams, base, Path(config.cache), progress)
+    if task.test_fingerprint() != job.result.test_items:
+        rule = "the test items must be those that the job was judged by"
+        fix = "Its data or this package's scoring changed since. The converted adapter is there, without a score."
+        raise DataError(Problem(rule, task.test_fingerprint(), "task", fix))
+    task.prepare(model)
+    return task.evaluate(model, "test")
+
+
+def _compare(job: FinishedJob, folder: Path, rank: int | float, evaluation: Evaluation) -> Conversion:
+    result = job.result
+    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    weights = folder / "adapter_model.safetensors"
+    measured = {f"test/{name}": value for name, value in evaluation.metrics.items()}
+    measured["adapter/file_bytes"] = weights.stat().st_size
+    ranks = _ranks(saved, weights)
+    return Conversion(
+        job=str(job.folder),
+        method=result.method,
+        asked_rank=rank,
+        ranks=(min(ranks), max(ranks)),
+        before={key: result.metrics[key] for key in measured if key in result.metrics},
+        after=measured,
+        intervals_before={key: value for key, value in result.intervals.items() if key in measured},
+        intervals_after={f"test/{name}": value for name, value in evaluation.intervals.items()},
+        test_items=result.test_items,
+        environment=describe_environment(),
+    )
+
+
+def _ranks(saved: dict[str, Any], weights: Path) -> list[int]:
+    """Rank of each layer, from the shapes of what was saved."""
+    from safetensors import safe_open
+
+    with safe_open(str(weights), framework="pt") as stream:
+        names = [name for name in stream.keys() if name.endswith("lora_A.weight")]  # noqa: SIM118 - no mapping
+        return [stream.get_slice(name).get_shape()[0] for name in names]
+
+
+def _write(job: FinishedJob, folder: Path, conversion: Conversion, evaluation: Evaluation) -> None:
+    content = dataclasses.asdict(conversion)
+    (folder / CONVERSION_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in evaluation.items)
+    (folder / ITEMS_FILE).write_text("".join(lines), encoding="utf-8")
+    write_pictures(evaluation.images, folder / FOLDER)
+    low, high = conversion.ranks
+    ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
+    notes = f"The scores are of the adapter before its conversion; {CONVERSION_FILE} has those of the converted one.\n"
+    kind = f"Adapter converted to LoRA ({ranks}), loaded by `PeftModel.from_pretrained`,"
+    (folder / CARD).write_text(model_card(job, kind, "peft", notes), encoding="utf-8")

@@ -1,0 +1,81 @@
+"""Take a job's weights out: the plain adapter, or one model with the adapter merged in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftsweep.config.schema import MethodConfig
+from peftsweep.errors import MethodError, OutputError, Problem
+from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter, unquantised
+from peftsweep.exchange.model_card import model_card
+from peftsweep.methods.attach import PEFT_ERRORS
+from peftsweep.methods.capabilities import find_capabilities
+from peftsweep.modalities.quiet import quiet
+
+CARD = "README.md"
+LIBRARIES = {"text": "transformers", "image": "diffusers"}
+
+
+def prepare_folder(folder: Path) -> None:
+    """Raises OutputError if there is something in it: an export never writes over weights."""
+    if folder.exists() and any(folder.iterdir()):
+        raise OutputError(Problem("the folder of an export must be empty", str(folder), "folder=", "Choose another."))
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def export_adapter(job: FinishedJob, folder: Path) -> None:
+    """Copy the adapter as it was saved, with a model card. Raises MethodError for full fine-tuning, which has none."""
+    require_adapter(job)
+    prepare_folder(folder)
+    shutil.copytree(job.adapter, folder, dirs_exist_ok=True)
+    kind = "Adapter, loaded by `PeftModel.from_pretrained`,"
+    (folder / CARD).write_text(model_card(job, kind, "peft"), encoding="utf-8")
+
+
+def export_merged(job: FinishedJob, folder: Path, device: torch.device) -> None:
+    """Save one model that needs no peft: base and adapter merged, with its tokenizer (text); a transformer (images).
+
+    A quantised base is loaded in bfloat16 for it. Raises MethodError for a method that can't be merged, before
+    anything is loaded.
+    """
+    require_mergeable(job.config.method)
+    prepare_folder(folder)
+    dtype = unquantised(job.config.model.dtype)
+    base = load_base_of(job, device, dtype=dtype)
+    if job.is_full:
+        shutil.copytree(job.adapter, folder, dirs_exist_ok=True)
+    else:
+        model = put_adapter(base, job.adapter, adapter_float32=job.config.hparams.adapter_float32)
+        with quiet():
+            _merged(model, job).save_pretrained(str(folder))
+    if base.tokenizer is not None:
+        base.tokenizer.save_pretrained(str(folder))
+    kind = "Fully fine-tuned model" if job.is_full else f"Base model with the adapter merged in ({dtype}),"
+    card = model_card(job, kind, LIBRARIES[job.config.model.modality])
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _merged(model: Any, job: FinishedJob) -> Any:
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except PEFT_ERRORS as error:
+        rule = f"peft can't merge this adapter of {job.config.method.name}: {error}"
+        raise MethodError(Problem(rule, source=str(job.adapter))) from error
+
+
+def require_adapter(job: FinishedJob) -> None:
+    if job.is_full:
+        rule, fix = "full fine-tuning has no adapter: all weights were trained", "Use export merged."
+        raise MethodError(Problem(rule, source=str(job.folder), fix=fix))
+
+
+def require_mergeable(method: MethodConfig) -> None:
+    """Where a single layer can't tell, peft is asked with the adapter on the model."""
+    if find_capabilities(method).mergeable is False:
+        rule = f"peft can't merge {method.name}: it changes what goes in or how a layer computes, not a layer's weights"
+        fix = "Use export adapter. `python -m peftsweep methods` lists what each method can do."
+        raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix))

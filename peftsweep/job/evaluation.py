@@ -1,0 +1,133 @@
+"""What a job is judged by: the base model before training, then the score, the loss and what was forgotten."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from torch import nn
+
+from peftsweep import __version__
+from peftsweep.modalities.base import Evaluation, Task
+
+log = logging.getLogger(__name__)
+
+_RETENTION_OF_BASE: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class BaseMeasure:
+    """The model before training: what it knows beside the task, and how it scores on the test items where that was
+    asked for."""
+
+    retention: Any
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics under their final keys, and what belongs to them. images: the pictures that were judged; pictures: made
+    for a person to look at."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    items: list[dict[str, Any]] = field(default_factory=list)
+    generation_config: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: bool, cache: Path) -> BaseMeasure:
+    """Measure the bare base model. Its test score is the same for every method, so it is kept in `cache`.
+
+    model_key: equal for base models that answer alike (revision, dtype, device type).
+    """
+    return BaseMeasure(
+        _base_retention(task, model, model_key), _base_evaluation(task, model, model_key, cache) if read_test else None
+    )
+
+
+def _base_retention(task: Task, model: nn.Module, model_key: str) -> Any:
+    """The same for all jobs on one base model, so the jobs of one process measure it once."""
+    key = f"{model_key} {task.retention_key()}"
+    if key not in _RETENTION_OF_BASE:
+        _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this
+        _RETENTION_OF_BASE[key] = task.measure_retention(model)
+    return _RETENTION_OF_BASE[key]
+
+
+def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) -> Evaluation:
+    parts = [model_key, task.test_fingerprint(), __version__, version("torch"), version("transformers")]
+    path = cache / "base" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.json"
+    stored = _read_stored(path)
+    if stored is not None:
+        log.info("Base score from %s.", path)
+        return stored
+    evaluation = task.evaluate(model, "test")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _store(evaluation, path)
+    return evaluation
+
+
+def _store(evaluation: Evaluation, path: Path) -> None:
+    """Whole or not at all: jobs side by side share the cache. Pictures lie beside, and are there first."""
+    partial = path.with_suffix(f".{uuid4().hex}.partial")
+    if evaluation.images:
+        with partial.open("wb") as stream:
+            np.savez_compressed(stream, **evaluation.images)  # type: ignore[arg-type]
+        partial.replace(path.with_suffix(".npz"))
+    content = asdict(dataclasses.replace(evaluation, images={})) | {"images": sorted(evaluation.images)}
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+
+
+def _read_stored(path: Path) -> Evaluation | None:
+    """None where there is no entry, or none that can be read: the score is computed then."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        intervals = {name: (low, high) for name, (low, high) in stored["intervals"].items()}
+        images = _read_images(path.with_suffix(".npz"), stored.get("images", []))
+        return Evaluation(stored["metrics"], intervals, stored["items"], stored["generation_config"], images)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        log.warning("The base score in %s can't be read (%s) and is computed anew.", path, error)
+        return None
+
+
+def _read_images(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    with np.load(path) as stored:
+        return {name: stored[name] for name in names}
+
+
+def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: bool) -> Scores:
+    """Score the trained model. With `read_test=False` (tuning) test data is left alone, and retention is all that is
+    measured."""
+    metrics = task.compare_retention(base.retention, task.measure_retention(model))
+    if not read_test:
+        return Scores(metrics)
+    tested = task.evaluate(model, "test")
+    metrics |= _under("test", tested.metrics)
+    intervals = _under("test", tested.intervals)
+    if base.evaluation is not None:
+        metrics |= _under("base", base.evaluation.metrics)
+        intervals |= _under("base", base.evaluation.intervals)
+    images = _under("test", tested.images) | (_under("base", base.evaluation.images) if base.evaluation else {})
+    pictures = task.pictures(base.evaluation, tested)
+    return Scores(metrics, intervals, tested.items, tested.generation_config, images, pictures)
+
+
+def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}

@@ -1,0 +1,180 @@
+"""The one training loop, for every task and every method. It knows neither: it gets batches, a loss and what to
+call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from peftsweep.errors import NonFiniteLossError, Problem
+from peftsweep.modalities.base import Batch, BatchLoss
+
+
+class TrainableTask(Protocol):
+    """The part of a task that the loop sees."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
+    def targets(self, batch: Batch) -> int: ...
+    def tokens(self, batch: Batch) -> int: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Numbers of the loop; see HparamsConfig for units."""
+
+    max_steps: int
+    gradient_accumulation: int = 1
+    max_grad_norm: float = 1.0
+    eval_every: int = 0
+    eval_steps: tuple[int, ...] | None = None
+    checkpoint_every: int = 0
+    amp: bool = False
+
+
+@dataclass
+class LoopCallbacks:
+    """What happens around the steps. All are called with the number of optimizer steps done so far.
+
+    report(step, metrics): after each step; may raise to stop the job (pruning); validate(step): every `eval_every`
+    steps and after the last; after_step(step): the method's hook, while gradients are still there; checkpoint(step);
+    own_loss(): after each forward pass, a scalar of the method's own to add to the mean loss, or None.
+    """
+
+    report: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    validate: Callable[[int], dict[str, float]] = lambda step: {}
+    after_step: Callable[[int], None] = lambda step: None
+    checkpoint: Callable[[int], None] = lambda step: None
+    measure_step: Callable[[int], AbstractContextManager[Any]] = lambda tokens: nullcontext()
+    own_loss: Callable[[], Tensor | None] = lambda: None
+
+
+@dataclass
+class TrainingState:
+    """What changes while training, apart from the model: all of it goes into a checkpoint."""
+
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    step: int = 0
+    tokens: int = 0
+
+
+def train(
+    model: nn.Module,
+    task: TrainableTask,
+    batches: Iterator[Batch],
+    state: TrainingState,
+    settings: LoopSettings,
+    callbacks: LoopCallbacks,
+) -> None:
+    """Optimise until `state.step` is `max_steps`. `batches` must stand at the first batch that `state` has not seen.
+
+    Raises:
+        NonFiniteLossError: the loss or the gradient of a step is NaN or infinite; the model keeps the weights of the
+            step before.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    while state.step < settings.max_steps:
+        group = list(islice(batches, settings.gradient_accumulation))
+        tokens = sum(task.tokens(batch) for batch in group)
+        with callbacks.measure_step(tokens):
+            metrics = _optimizer_step(model, task, group, state, settings, callbacks, device)
+        state.tokens += tokens
+        callbacks.report(state.step, metrics)
+        _between_steps(model, state, settings, callbacks)
+
+
+def _optimizer_step(
+    model: nn.Module,
+    task: TrainableTask,
+    group: Sequence[Batch],
+    state: TrainingState,
+    settings: LoopSettings,
+    callbacks: LoopCallbacks,
+    device: torch.device,
+) -> dict[str, float]:
+    targets = max(1, sum(task.targets(batch) for batch in group))
+    loss = _accumulate_gradients(model, task, group, targets, settings.amp, device, callbacks.own_loss)
+    _refuse_non_finite("loss", loss, state.step + 1)
+    norm = _clip(model, settings.max_grad_norm)
+    _refuse_non_finite("gradient norm", norm, state.step + 1)
+    lr = float(state.scheduler.get_last_lr()[0])
+    state.optimizer.step()
+    state.scheduler.step()
+    state.step += 1
+    callbacks.after_step(state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    return {"train/loss": loss, "train/lr": lr, "train/grad_norm": norm}
+
+
+def _accumulate_gradients(
+    model: nn.Module,
+    task: TrainableTask,
+    group: Sequence[Batch],
+    targets: int,
+    amp: bool,
+    device: torch.device,
+    own_loss: Callable[[], Tensor | None],
+) -> float:
+    """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large
+    batch."""
+    total = torch.zeros((), device=device)
+    for batch in group:
+        on_device = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16) if amp else nullcontext():
+            loss = task.loss(model, on_device)
+            own = own_loss()
+        auxiliary = loss.auxiliary if own is None else loss.auxiliary + own
+        (loss.sum / targets + auxiliary / len(group)).backward()
+        total += loss.sum.detach()
+    return total.item() / targets
+
+
+def _refuse_non_finite(what: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        rule = f"the training {what} must stay finite; at step {step} it was not"
+        fix = "Lower hparams.lr, raise hparams.warmup_fraction, or use a wider dtype than float16."
+        raise NonFiniteLossError(Problem(rule, value, fix=fix))
+
+
+def _clip(model: nn.Module, max_norm: float) -> float:
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else math.inf).item()
+
+
+def _between_steps(model: nn.Module, state: TrainingState, settings: LoopSettings, callbacks: LoopCallbacks) -> None:
+    last = state.step == settings.max_steps
+    if last or _is_due(state.step, settings):
+        callbacks.report(state.step, callbacks.validate(state.step))
+        model.train()
+    if settings.checkpoint_every and not last and state.step % settings.checkpoint_every == 0:
+        callbacks.checkpoint(state.step)
+
+
+def _is_due(step: int, settings: LoopSettings) -> bool:
+    if settings.eval_steps is not None:
+        return step in settings.eval_steps
+    return settings.eval_every > 0 and step % settings.eval_every == 0
+
+
+def build_scheduler(optimizer: Optimizer, name: str, max_steps: int, warmup_fraction: float) -> LRScheduler:
+    """Linear warm-up, then cosine or linear decay to zero, or constant. Plain functions of the step, so a resume
+    repeats them."""
+    warmup = round(max_steps * warmup_fraction)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / max(1, warmup)
+        progress = (step - warmup) / max(1, max_steps - warmup)
+        return {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[name]
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,193 @@
+"""What a job will need of an accelerator's memory, told before a weight is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from peftsweep.config.schema import JobConfig
+from peftsweep.errors import MethodError, ModelError, Problem
+from peftsweep.job.plan.evaluation_memory import evaluation_events
+from peftsweep.job.plan.lengths import Length, longest_row
+from peftsweep.job.plan.one_block import attach_to_one_block
+from peftsweep.job.plan.quantised import quantise_weights
+from peftsweep.job.plan.steps import TracedStep, build_step
+from peftsweep.job.plan.trace import Attached, attach_to_skeleton, outlined, trace_training
+from peftsweep.memory.allocator import peak_reserved
+from peftsweep.memory.ledger import MemoryTrace
+from peftsweep.modalities.base_model import QUANTISED, spec_of
+from peftsweep.modalities.skeleton import Skeleton, build_skeleton
+
+# How far predictions were from the published peaks of the reference benchmark: tests/bench/bench_plan.py.
+RANGE_BELOW, RANGE_ABOVE = 0.03, 0.05
+RUN_A_SHORT_JOB = "Run a short job instead: hparams.max_steps=5."
+NOT_CALIBRATED = "traced without its calibration, which changes values and no sizes"
+ON_ONE_BLOCK = "attached to one block with random weights, then repeated: the method must see weights"
+ALLOCATOR = "allocator"  # what rounding and fragmentation add to the categories
+# By peft's type: methods whose sparse tensors have no place on the meta device.
+SPARSE = ("FROD", "SHIRA")
+# Errors of tracing that mean: this needs values.
+UNTRACEABLE = (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, MethodError, ModelError)
+
+StepBuilder = Callable[[JobConfig, Skeleton, int, int], TracedStep]  # (job, model, rows, tokens of the longest)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """One job's memory. All in bytes; predictions are of what torch reserves on a CUDA device.
+
+    parts: by category at the peak of training, and ALLOCATOR; their sum is train_peak_bytes. tokens: of the longest
+    row, or of a picture and its prompt. eval_peak_bytes: of evaluation; None where nobody asked, or where it can't be
+    followed. notes: what the prediction rests on, in words.
+    """
+
+    method: str
+    model: str
+    batch_size: int
+    gradient_accumulation: int
+    tokens: int
+    trainable_params: int
+    total_params: int
+    adapter_bytes: int
+    train_peak_bytes: int
+    train_allocated_bytes: int
+    parts: dict[str, int]
+    eval_peak_bytes: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def low_bytes(self) -> int:
+        return round(self.train_peak_bytes * (1 - RANGE_BELOW))
+
+    @property
+    def high_bytes(self) -> int:
+        return round(self.train_peak_bytes * (1 + RANGE_ABOVE))
+
+
+class Planner:
+    """One method on one model, to be asked about several batches."""
+
+    def __init__(self, config: JobConfig, build_step: StepBuilder = build_step) -> None:
+        """build_step: makes the training step that is followed; the job's own by default.
+
+        Raises ModelError where no configuration of the model is at hand, MethodError for a method that no plan can be
+        made of.
+        """
+        if config.method.peft_type in SPARSE:
+            rule = "a plan needs a method without sparse tensors, which can't be followed without values"
+            raise MethodError(Problem(rule, config.method.name, "method", RUN_A_SHORT_JOB))
+        self._config, self._build_step = config, build_step
+        self._spec = spec_of(config.model)
+        self._skeleton = build_skeleton(self._spec)
+        self._length = longest_row(config, self._skeleton)
+        self._how = () if outlined(config.method) is config.method else (NOT_CALIBRATED,)
+        self._attached: Attached | None = None
+        self._plans: dict[tuple[int, int], MemoryPlan] = {}  # by rows of a batch, and batches of a step
+
+    def serves(self, config: JobConfig) -> bool:
+        """Whether a job differs from this one in its batch alone."""
+        hparams = self._config.hparams
+        return self._config == _with_batch(config, hparams.batch_size, hparams.gradient_accumulation)
+
+    def plan(self, batch_size: int | None = None, gradient_accumulation: int | None = None) -> MemoryPlan:
+        """What the job takes, or would take with another batch. Raises MethodError for a method that doesn't fit the
+        model, or can't be traced."""
+        hparams = self._config.hparams
+        batch = batch_size or hparams.batch_size, gradient_accumulation or hparams.gradient_accumulation
+        if batch not in self._plans:
+            self._plans[batch] = self._trace(_with_batch(self._config, *batch))
+        return self._plans[batch]
+
+    def _trace(self, config: JobConfig) -> MemoryPlan:
+        if self._attached is None:
+            self._attached, trace = self._first(config)
+        else:
+            trace = self._follow(config, self._attached)
+        notes = (f"sizes: {self._skeleton.source}", self._length.source, *self._how, *_settings_not_traced(config))
+        return _plan(config, self._attached, trace, self._length, notes)
+
+    @cached_property
+    def evaluation_peak_bytes(self) -> int | None:
+        """What evaluation makes torch reserve, from an empty cache; ask after a plan. None: can't be followed, as
+        with methods that put a cache of their own before the text's."""
+        assert self._attached is not None
+        config = self._config
+        step = self._build_step(config, self._skeleton, config.hparams.eval_batch_size, self._length.tokens)
+        try:
+            model = self._attached.method.model
+            histories = evaluation_events(config, self._skeleton, model, step, self._length.tokens)
+        except UNTRACEABLE:
+            return None
+        return max(map(peak_reserved, histories))
+
+    def _first(self, config: JobConfig) -> tuple[Attached, MemoryTrace]:
+        """On the meta device, or on one block with weights: some methods ask for them when they are attached, some
+        when they are used."""
+        try:
+            attached = self._ready(attach_to_skeleton(config, build_skeleton(self._spec).model))
+            return attached, self._follow(config, attached)
+        except UNTRACEABLE:
+            try:
+                attached = self._ready(attach_to_one_block(config, self._spec, self._skeleton))
+                trace = self._follow(config, attached)
+            except UNTRACEABLE as error:  # of the two the one that isn't about missing weights
+                raise _untraceable(config, error) from error
+            self._how = (*self._how, ON_ONE_BLOCK)
+            return attached, trace
+
+    def _ready(self, attached: Attached) -> Attached:
+        if self._spec.dtype in QUANTISED:
+            packed = quantise_weights(attached.method.model, self._spec.dtype)
+            return dataclasses.replace(attached, packed_params=packed)
+        return attached
+
+    def _follow(self, config: JobConfig, attached: Attached) -> MemoryTrace:
+        step = self._build_step(config, self._skeleton, config.hparams.batch_size, self._length.tokens)
+        return trace_training(attached.method, step, config.hparams, self._skeleton.config.get("vocab_size"))
+
+
+def plan_job(config: JobConfig) -> MemoryPlan:
+    """Predict a job's peak memory of training. Takes seconds, no accelerator and no weights. Raises as Planner's."""
+    return Planner(config).plan()
+
+
+def _with_batch(config: JobConfig, batch_size: int, gradient_accumulation: int) -> JobConfig:
+    hparams = dataclasses.replace(config.hparams, batch_size=batch_size, gradient_accumulation=gradient_accumulation)
+    return dataclasses.replace(config, hparams=hparams)
+
+
+def _untraceable(config: JobConfig, error: Exception) -> MethodError:
+    if isinstance(error, MethodError):
+        return error
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    rule = f"a plan needs a method that can be traced without weights ({reason[:200]})"
+    return MethodError(Problem(rule, config.method.name, "method", RUN_A_SHORT_JOB))
+
+
+def _plan(
+    config: JobConfig, attached: Attached, trace: MemoryTrace, length: Length, notes: tuple[str, ...]
+) -> MemoryPlan:
+    reserved = peak_reserved(trace.events)
+    trainable, total = attached.method.count_parameters()  # only now: a method's own optimizer may freeze some
+    parts = {str(category): size for category, size in trace.at_peak.items()}
+    return MemoryPlan(
+        method=config.method.name,
+        model=config.model.name,
+        batch_size=config.hparams.batch_size,
+        gradient_accumulation=config.hparams.gradient_accumulation,
+        tokens=length.tokens,
+        trainable_params=trainable,
+        total_params=total + attached.packed_params,
+        adapter_bytes=attached.adapter_bytes,
+        train_peak_bytes=reserved,
+        train_allocated_bytes=trace.peak_allocated_bytes,
+        parts=parts | {ALLOCATOR: reserved - trace.peak_allocated_bytes},
+        notes=notes,
+    )
+
+
+def _settings_not_traced(config: JobConfig) -> tuple[str, ...]:
+    untraced = {"hparams.amp": config.hparams.amp, "hparams.compile": config.hparams.compile}
+    return tuple(f"{key} is not traced: it rather takes less" for key, is_on in untraced.items() if is_on)

@@ -1,0 +1,174 @@
+"""Two optimizer steps of the training loop itself on a model without weights, and what they would allocate on CUDA.
+
+Two, since the optimizer makes its state in the first, and the second has to do beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.distributions import Distribution
+
+from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig
+from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.job.plan.steps import TracedStep
+from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
+from peftsweep.memory.ledger import Category, Ledger, MemoryTrace
+from peftsweep.methods.attach import (
+    PEFT_TASK_TYPES,
+    AttachedMethod,
+    attach_method,
+    enable_gradient_checkpointing,
+)
+from peftsweep.methods.hooks import build_hook
+from peftsweep.methods.optimizers import build_optimizer
+
+STEPS = 2
+MOST_ACCUMULATED = 2  # the second batch of a step finds gradients of the first; further ones find the same
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A method on a model without weights. adapter_bytes: of the file that a job would leave; packed_params: quantised
+    weights, which are no parameters here."""
+
+    method: AttachedMethod
+    adapter_bytes: int
+    packed_params: int = 0
+
+
+def attach_to_skeleton(config: JobConfig, model: nn.Module) -> Attached:
+    """Change a model on the meta device into one that trains the method. Calibration is left out.
+
+    Raises MethodError as attach_method does, and for a method that must see weights before it can be attached.
+    """
+    with _on_meta(Ledger()):
+        method = attach_on(config, model)
+        if not config.hparams.adapter_float32:
+            _adapters_to_base_dtype(method.model)
+        return described(method)
+
+
+def attach_on(config: JobConfig, model: nn.Module) -> AttachedMethod:
+    """Attach the method, less its calibration, wherever the model is."""
+    if config.hparams.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    return attach_method(
+        model,
+        outlined(config.method),
+        total_steps=config.hparams.max_steps,
+        task_type=PEFT_TASK_TYPES[config.model.modality],
+        adapter_float32=config.hparams.adapter_float32,
+    )
+
+
+def _adapters_to_base_dtype(model: nn.Module) -> None:
+    """As peft does with adapters when it makes them, except on the meta device."""
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            dtype = getattr(getattr(layer.get_base_layer(), "weight", None), "dtype", None)
+            parts = [getattr(layer, name, None) for name in layer.adapter_layer_names]
+            for part in parts if dtype is not None else ():
+                if isinstance(part, nn.ModuleDict | nn.ParameterDict):
+                    part.to(dtype)
+
+
+def described(method: AttachedMethod) -> Attached:
+    return Attached(method, _saved_bytes(method.model))
+
+
+def outlined(method: MethodConfig) -> MethodConfig:
+    """A method of the same shapes that needs no training data to be attached; itself, if it needs none."""
+    arguments = build_hook(method.hook).outline(dict(method.peft))
+    return method if arguments is None else dataclasses.replace(method, peft=arguments, hook=None)
+
+
+def trace_training(
+    attached: AttachedMethod, step: TracedStep, hparams: HparamsConfig, vocabulary: int | None
+) -> MemoryTrace:
+    """Follow STEPS optimizer steps. vocabulary: see Ledger."""
+    ledger = Ledger(vocabulary)
+    model, hook = attached.model, attached.hook
+    with following(ledger, model):
+        state = _start(attached, hparams, ledger)
+        accumulated = min(hparams.gradient_accumulation, MOST_ACCUMULATED)
+        settings = LoopSettings(STEPS, accumulated, hparams.max_grad_norm)
+        callbacks = LoopCallbacks(
+            after_step=lambda done: hook.after_step(model, done), own_loss=lambda: hook.own_loss(model)
+        )
+        with _gradients_told(attached, ledger):
+            train(model, step, itertools.repeat(step.batch), state, settings, callbacks)
+    return ledger.trace()
+
+
+@contextmanager
+def following(ledger: Ledger, model: nn.Module) -> Iterator[None]:
+    """Book the model, then everything that is made, as CUDA's kernels would."""
+    with _on_meta(ledger), kernels_as_on_cuda():
+        for weight in model.parameters():
+            ledger.book([weight], Category.ADAPTER if weight.requires_grad else Category.WEIGHTS)
+        ledger.book(_buffers_on_device(model), Category.WEIGHTS)
+        yield
+
+
+def _buffers_on_device(model: nn.Module) -> Iterator[torch.Tensor]:
+    """peft moves what it adds to the device of the base layer, but not an adapter layer's own buffers: BOFT's
+    permutation stays on the host, and each pass copies it over."""
+    for module in model.modules():
+        if not isinstance(module, BaseTunerLayer):
+            yield from module.buffers(recurse=False)
+
+
+@contextmanager
+def _gradients_told(attached: AttachedMethod, ledger: Ledger) -> Iterator[None]:
+    def book(weight: torch.Tensor) -> None:
+        assert weight.grad is not None
+        ledger.book([weight.grad], Category.GRADIENTS)
+
+    trained = attached.trainable_parameters().values()
+    handles = [weight.register_post_accumulate_grad_hook(book) for weight in trained]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _start(attached: AttachedMethod, hparams: HparamsConfig, ledger: Ledger) -> TrainingState:
+    optimizer = build_optimizer(
+        attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs
+    )
+    for group in optimizer.param_groups:
+        if group.get("foreach", True) is None and not group.get("fused"):
+            group["foreach"] = True  # as torch chooses on CUDA
+    optimizer.register_step_pre_hook(lambda *_: setattr(ledger, "category", Category.OPTIMIZER))
+    optimizer.register_step_post_hook(lambda *_: setattr(ledger, "category", Category.ACTIVATIONS))
+    return TrainingState(optimizer, build_scheduler(optimizer, "constant", STEPS, 0.0))
+
+
+@contextmanager
+def _on_meta(ledger: Ledger) -> Iterator[None]:
+    """Everything that is made is made there. Distributions don't check their parameters, which have no values."""
+    checks = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        with torch.device("meta"), ledger:
+            yield
+    finally:
+        Distribution.set_default_validate_args(checks)
+
+
+def _saved_bytes(model: nn.Module) -> int:
+    if isinstance(model, PeftModel):
+        saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    else:
+        saved = dict(model.named_parameters())
+    return sum(weight.numel() * weight.element_size() for weight in saved.values())

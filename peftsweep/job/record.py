@@ -1,0 +1,246 @@
+"""The record of one job: its folder, its result, its MLflow run. However the job ends, the record is completed and
+closed."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import math
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import yaml
+
+from peftsweep.config.schema import JobConfig
+from peftsweep.errors import Interrupted, OutOfMemoryError, OutputError, PeftsweepError, Problem, Pruned
+from peftsweep.modalities.base import DatasetInfo
+from peftsweep.records.environment import describe_environment
+from peftsweep.records.pictures import FOLDER, SAMPLES_FOLDER, plain_caption, sample_name, write_pictures
+from peftsweep.records.redact import redact_params
+from peftsweep.records.results import RESULT_FILE, JobResult, Stage, Status, save_result
+from peftsweep.tracking import NoTracker, Tracker, default_run_name, open_tracker
+
+log = logging.getLogger(__name__)
+
+HISTORY_FILE = "history.jsonl"
+PREDICTIONS_FILE = "predictions.jsonl"
+DISK_IS_FULL = "No space left on device"  # safetensors and torch tell the cause in their text alone
+
+
+class JobRecord:
+    """What is known of a job so far, and where it goes."""
+
+    def __init__(self, folder: Path, result: JobResult, tracker: Tracker) -> None:
+        self.folder, self.result, self.tracker = folder, result, tracker
+        self.measure: Callable[[], dict[str, float]] = dict  # the probe's metrics, also of a job that fails
+        self._has_logged = False
+
+    def log_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of one step, to the folder and to MLflow."""
+        now = time.time()
+        history = self.folder / HISTORY_FILE
+        if not self._has_logged:
+            _forget_steps(history, step)
+            self._has_logged = True
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        with history.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, "unix_seconds": round(now, 3), **finite}) + "\n")
+        self.tracker.log_step(step, metrics, now)
+        self.result.steps = max(step, self.result.steps)
+        self.result.metrics |= {
+            key: value for key, value in metrics.items() if key == "train/loss" or key.startswith("valid/")
+        }
+
+    def log_samples(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
+        """Pictures of one step, by caption, to the folder and to MLflow."""
+        for caption, picture in samples.items():
+            write_pictures({sample_name(step, caption): picture}, self.folder / SAMPLES_FOLDER)
+            self.tracker.log_picture(plain_caption(caption), picture, step)
+
+    def log_datasets(self, datasets: list[DatasetInfo]) -> None:
+        for info in datasets:
+            self.result.datasets.append(dataclasses.asdict(info))
+            self.tracker.log_dataset(info.name, info.split, info.source, info.digest, info.rows)
+
+    def write_items(self, items: list[dict[str, Any]], name: str = PREDICTIONS_FILE) -> None:
+        """One JSON line an item."""
+        with (self.folder / name).open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+
+    def write_images(self, images: Mapping[str, np.ndarray]) -> None:
+        """The pictures that were judged, as PNG files under images/."""
+        write_pictures(images, self.folder / FOLDER)
+
+
+@contextmanager
+def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> Iterator[JobRecord]:
+    """Open the record of a job; on leaving, write result.json and close the MLflow run, whatever happened inside.
+
+    SIGTERM and Ctrl-C end the job as `interrupted`, running out of memory as `oom`, anything else as `failed`; the
+    exception goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job that is
+    not the one to resume.
+    """
+    content = redact_params(dataclasses.asdict(config))
+    _claim(folder, yaml.safe_dump(content, sort_keys=False), config.resume)
+    result = _new_result(config)
+    result.config = content
+    record = JobRecord(folder, result, _open_tracker(config, folder, result, run_id))
+    result.mlflow_run_id = record.tracker.run_id
+    with _interrupted_by_signals():
+        try:
+            record.tracker.log_params(content, config.tracking.params)
+            yield record
+        except BaseException as error:
+            raise _conclude(record, error) from error
+    _close(record)
+
+
+def _claim(folder: Path, config: str, resumed: str | None) -> None:
+    """Make the folder this job's own. The result of a job that is resumed here gives way: it is no longer complete."""
+    result = folder / RESULT_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if resumed is not None and result.exists() and Path(resumed).resolve() == folder.resolve():
+            result.replace(folder / f"{RESULT_FILE}.before-resume")
+        if result.exists():
+            rule = "a job's folder must not hold a finished job already"
+            raise OutputError(Problem(rule, str(folder), "hydra.run.dir", "Choose another folder."))
+        (folder / HISTORY_FILE).touch()
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+    except OSError as error:
+        if isinstance(error, PeftsweepError):
+            raise
+        rule = f"the output folder must be writable ({error.strerror})"
+        raise OutputError(Problem(rule, str(folder), "hydra.run.dir")) from error
+
+
+def _forget_steps(history: Path, first_step: int) -> None:
+    """Drop the lines of steps that a resumed job does again, and the torn last line of one that was killed."""
+    kept = []
+    for line in history.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] < first_step:
+                kept.append(f"{line}\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    history.write_text("".join(kept), encoding="utf-8")
+
+
+def _new_result(config: JobConfig) -> JobResult:
+    return JobResult(
+        status=Status.OK,
+        method=config.method.name,
+        model=config.model.name,
+        task=config.task.name,
+        seed=config.seed,
+        stage=Stage(config.stage),
+        study=config.study,
+        environment=describe_environment(),
+        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+def _open_tracker(config: JobConfig, folder: Path, result: JobResult, run_id: str | None) -> Tracker:
+    if not config.tracking.enabled:
+        return NoTracker()
+    tags = {
+        "method": result.method,
+        "model": result.model,
+        "task": result.task,
+        "stage": str(result.stage),
+        "seed": str(result.seed),
+    }
+    return open_tracker(
+        uri=config.tracking.uri,
+        experiment=config.tracking.experiment,
+        run_name=default_run_name(result, folder),
+        folder=folder,
+        tags=tags | ({"study": result.study} if result.study else {}),
+        system_metrics=config.tracking.system_metrics,
+        run_id=run_id,
+        parent_run_id=config.tracking.parent_run_id,
+    )
+
+
+def _conclude(record: JobRecord, error: BaseException) -> BaseException:
+    """Book a failed job and answer the exception that the caller should see."""
+    status, shown = _diagnose(error)
+    record.result.status = status
+    record.result.cause = str(shown) or type(shown).__name__
+    if status is Status.FAILED and not isinstance(shown, PeftsweepError):
+        log.error("%s", "".join(traceback.format_exception(error)))
+        record.result.cause = f"{type(error).__name__}: {error}"
+    _close(record)
+    return shown
+
+
+def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
+    if isinstance(error, Interrupted):
+        return Status.INTERRUPTED, error
+    if isinstance(error, Pruned):
+        return Status.PRUNED, error
+    if isinstance(error, KeyboardInterrupt):
+        return Status.INTERRUPTED, Interrupted("the job was interrupted by Ctrl-C")
+    if isinstance(error, OutOfMemoryError):
+        return Status.OOM, error
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return Status.OOM, _out_of_memory(error)
+    if getattr(error, "errno", None) == errno.ENOSPC or DISK_IS_FULL in str(error):
+        rule = "the disk must have room for the job's files"
+        return Status.FAILED, OutputError(
+            Problem(rule, getattr(error, "filename", None), fix="Free some and run again.")
+        )
+    return Status.FAILED, error
+
+
+def _out_of_memory(error: BaseException) -> OutOfMemoryError:
+    reason = str(error).splitlines()[0] if str(error) else "host"
+    fix = (
+        "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, "
+        "lower hparams.max_seq_length, or choose a narrower model.dtype."
+    )
+    return OutOfMemoryError(Problem(f"the job must fit in memory ({reason})", fix=fix))
+
+
+def _close(record: JobRecord) -> None:
+    """result.json first, then MLflow: a tracking server that is down can't cost a result."""
+    record.result.metrics |= record.measure()
+    try:
+        save_result(record.result, record.folder)
+    except OSError as error:
+        rule = f"result.json must be written ({error.strerror})"
+        if record.result.status is Status.OK:  # MLflow must not call finished what the folder doesn't hold
+            record.result.status, record.result.cause = Status.FAILED, rule
+        raise OutputError(Problem(rule, str(record.folder), fix="Free some space.")) from error
+    finally:
+        record.tracker.log_folder(record.folder, adapter=bool(record.result.config["tracking"]["log_adapter"]))
+        record.tracker.close(record.result)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt; only the main thread may set handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_interrupted(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Interrupted(f"the job was interrupted by {signal.Signals(number).name}")
+
+    before = signal.signal(signal.SIGTERM, raise_interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,261 @@
+"""One job: check -> record -> plan its memory -> load the frozen base -> build the task -> measure the base -> attach
+the method -> train -> evaluate -> result.
+
+Read this file first. Each step is a call into the room that knows how: models/, tasks/, methods/, training.py,
+evaluate.py, memory/, tracking/. Neither this file nor the loop names a method or a task.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from peftsweep.config.schema import HparamsConfig, JobConfig
+from peftsweep.job.checkpoint import carried_from, load_checkpoint, restore_checkpoint, save_checkpoint
+from peftsweep.job.display import Display
+from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
+from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.job.plan.before_training import foresee, with_fitting_batch
+from peftsweep.job.record import JobRecord, recording
+from peftsweep.job.seeding import seed_everything
+from peftsweep.memory.busy import refuse_busy_device
+from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
+from peftsweep.memory.probe import Probe
+from peftsweep.methods.attach import (
+    PEFT_TASK_TYPES,
+    AttachedMethod,
+    attach_method,
+    calibration_batches_wanted,
+    enable_gradient_checkpointing,
+)
+from peftsweep.methods.optimizers import build_optimizer
+from peftsweep.modalities.base import Task
+from peftsweep.modalities.base_model import BaseModel, spec_of
+from peftsweep.modalities.building import build_task, require_data
+from peftsweep.modalities.loading import EMBEDDED, load_base
+from peftsweep.records.pictures import write_pictures
+from peftsweep.records.results import JobResult
+
+log = logging.getLogger(__name__)
+
+
+# (step, metrics, tokens so far): called after every step and every validation; may raise to end the job
+Observer = Callable[[int, dict[str, float], int], None]
+
+
+def run_job(
+    config: JobConfig,
+    folder: Path,
+    *,
+    keep_base: bool = False,
+    display: Display | None = None,
+    begun: Callable[[str | None], None] = lambda run_id: None,
+    observe: Observer = lambda step, metrics, tokens: None,
+) -> JobResult:
+    """Run one job and leave its files in `folder`; `result.json` is written last, whatever happens.
+
+    keep_base: more jobs follow in this process: hold on to the loaded base model. begun: told the MLflow run as soon as
+    there is one. Raises what ended the job, after its result was written: NonFiniteLossError, OutOfMemoryError, Pruned,
+    Interrupted, MethodError, ModelError, DataError, ...
+    """
+    display = display or Display()
+    gc.collect()  # the job before this one in the process may have left cycles that hold device memory
+    checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
+    device = choose_device(config.device)
+    config = with_fitting_batch(config, device)
+    with (
+        recording(config, folder, run_id=checkpoint["mlflow_run_id"] if checkpoint else None) as record,
+        display.running(),
+    ):
+        begun(record.tracker.run_id)
+        refuse_busy_device(str(device), config.allow_shared_gpu)
+        record.result.metrics |= foresee(config, device)
+        probe = Probe(
+            build_device_meter(str(device)), HostMemoryMeter(), carried_from(checkpoint) if checkpoint else None
+        )
+        record.measure = probe.metrics
+        with probe.phase("setup"):
+            require_data(config.task, embedded_model=config.model.id == EMBEDDED)
+            base = load_base(spec_of(config.model), device, keep=keep_base)
+            record.result.model_revision = base.revision
+            task = build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
+            if _reads_test(config):
+                record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
+            before = _measure_base(config, task, base, device)
+            attached = _attach(config, task, base)
+            state = _start(config, record, attached, checkpoint)
+        _train(config, record, task, attached, state, probe, display, observe)
+        with probe.phase("eval"):
+            _evaluate(config, record, task, attached, before)
+        with probe.phase("save"):
+            _save(config, record, task, attached)
+    return record.result
+
+
+def choose_device(choice: str) -> torch.device:
+    """`auto` is the first CUDA device, or the CPU without one."""
+    if choice == "auto":
+        choice = "cuda:0" if torch.cuda.is_available() else "cpu"
+    return torch.device(choice)
+
+
+def _reads_test(config: JobConfig) -> bool:
+    """Tuning judges trials on validation data only."""
+    return config.stage != "tune"
+
+
+def _measure_base(config: JobConfig, task: Task, base: BaseModel, device: torch.device) -> BaseMeasure:
+    key = f"{base.revision} {config.model.dtype} {device.type}"
+    return measure_base(
+        task,
+        base.model,
+        model_key=key,
+        read_test=_reads_test(config) and config.task.base_score,
+        cache=Path(config.cache),
+    )
+
+
+def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
+    wanted = calibration_batches_wanted(config.method)
+    batches = task.train_batches(config.hparams.batch_size, config.seed)
+    calibration = [next(batches) for _ in range(wanted)]
+    if config.hparams.gradient_checkpointing:
+        enable_gradient_checkpointing(base.model)
+    seed_everything(config.seed)
+    attached = attach_method(
+        base.model,
+        config.method,
+        total_steps=config.hparams.max_steps,
+        task_type=PEFT_TASK_TYPES[config.model.modality],
+        adapter_float32=config.hparams.adapter_float32,
+        tokenizer=base.tokenizer,
+        calibration_batches=calibration,
+        loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
+    )
+    task.prepare(attached.model)
+    return attached
+
+
+def _start(
+    config: JobConfig, record: JobRecord, attached: AttachedMethod, checkpoint: dict[str, Any] | None
+) -> TrainingState:
+    """Optimizer and schedule at step 0, or as a checkpoint left them."""
+    hparams = config.hparams
+    optimizer = build_optimizer(
+        attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs
+    )
+    scheduler = build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
+    state = TrainingState(optimizer, scheduler)
+    trainable, total = attached.count_parameters()  # only now: a method's own optimizer may freeze some
+    record.result.metrics |= {"adapter/trainable_params": trainable, "adapter/total_params": total}
+    seed_everything(config.seed)
+    if checkpoint:
+        restore_checkpoint(checkpoint, attached.model, state)
+        attached.hook.restore(attached.model, checkpoint["extra"])
+    return state
+
+
+def _train(
+    config: JobConfig,
+    record: JobRecord,
+    task: Task,
+    attached: AttachedMethod,
+    state: TrainingState,
+    probe: Probe,
+    display: Display,
+    observe: Observer,
+) -> None:
+    hparams = config.hparams
+    if state.step == 0:
+        record.log_samples(0, task.samples())
+    model = torch.compile(attached.model) if hparams.compile else attached.model
+    seen = state.step * hparams.gradient_accumulation
+    batches = task.train_batches(hparams.batch_size, config.seed, skip=seen)
+    with (
+        display.training(f"training {config.method.name}", hparams.max_steps, state.step) as show,
+        probe.phase("train"),
+    ):
+        callbacks = _callbacks(record, task, attached, state, probe, show, observe)
+        try:
+            train(cast(nn.Module, model), task, batches, state, _loop_settings(hparams), callbacks)
+        finally:
+            record.log_datasets(task.datasets())  # also of a job that is pruned
+
+
+def _callbacks(
+    record: JobRecord,
+    task: Task,
+    attached: AttachedMethod,
+    state: TrainingState,
+    probe: Probe,
+    show: Callable[[int, dict[str, float]], None],
+    observe: Observer,
+) -> LoopCallbacks:
+    """What happens around the steps; what is no training is booked on its own phase."""
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        record.result.metrics["train/tokens"] = state.tokens
+        record.log_step(step, metrics)
+        show(step, metrics)
+        observe(step, metrics, state.tokens)
+
+    def validate(step: int) -> dict[str, float]:
+        with probe.phase("eval"):
+            metrics = task.validate(attached.model)
+            record.log_samples(step, task.samples())
+            return metrics
+
+    def after_step(step: int) -> None:
+        attached.hook.after_step(attached.model, step)
+
+    def keep(step: int) -> None:
+        with probe.phase("save"):
+            extra = attached.hook.state(attached.model)
+            save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
+
+    def own_loss() -> torch.Tensor | None:
+        return attached.hook.own_loss(attached.model)
+
+    return LoopCallbacks(report, validate, after_step, keep, probe.step, own_loss)
+
+
+def _loop_settings(hparams: HparamsConfig) -> LoopSettings:
+    return LoopSettings(
+        hparams.max_steps,
+        hparams.gradient_accumulation,
+        hparams.max_grad_norm,
+        hparams.eval_every,
+        None if hparams.eval_steps is None else tuple(hparams.eval_steps),
+        hparams.checkpoint_every,
+        hparams.amp,
+    )
+
+
+def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod, before: BaseMeasure) -> None:
+    scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
+    result = record.result
+    result.metrics |= scores.metrics
+    result.intervals |= scores.intervals
+    result.generation_config = scores.generation_config
+    result.task_version = task.version
+    record.write_images(scores.images)
+    write_pictures(scores.pictures, record.folder)
+    if scores.items:
+        record.write_items(scores.items)
+        if before.evaluation:
+            record.write_items(before.evaluation.items, "base_predictions.jsonl")
+
+
+def _save(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod) -> None:
+    if config.save_adapter:
+        folder = record.folder / "adapter"
+        attached.save(folder)
+        weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
+        record.result.metrics["adapter/file_bytes"] = sum(path.stat().st_size for path in weights)
+    record.log_datasets([info for info in task.datasets() if info.split == "test"])

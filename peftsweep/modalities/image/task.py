@@ -1,0 +1,288 @@
+"""The task of drawing a concept that photos show: batches, the flow-matching loss, judging by similarity, drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from peftsweep.errors import ConfigError, Problem
+from peftsweep.modalities.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
+from peftsweep.modalities.base_model import BaseModel
+from peftsweep.modalities.image.batches import TrainingSet, held_out_batches, training_batches
+from peftsweep.modalities.image.contact_sheet import draw_contact_sheet
+from peftsweep.modalities.image.encoders import ImageEncoder, TextImageScorer
+from peftsweep.modalities.image.encodings import EncodedPhotos, Encodings, key_of
+from peftsweep.modalities.image.flow import NoiseDensity, add_noise, flow_losses, loss_weights
+from peftsweep.modalities.image.generation import (
+    NO_PROMPT,
+    GenerationSettings,
+    PictureGenerator,
+    prior_pictures,
+    repeated,
+    seeds_of,
+)
+from peftsweep.modalities.image.photos import PhotoSource, digest_of, random_squares
+from peftsweep.modalities.image.pipeline import evaluating
+from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, score_pictures
+from peftsweep.modalities.image.similarity import mean_drift, paired_cosines
+
+VERSION = 1
+VARIANTS = 8  # squares cut out of each training photo with task.augment, half of them mirrored
+SHEET_PHOTOS = 12  # of the test split, in the contact sheet
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How an image task is trained on and judged; see the configuration's comments."""
+
+    generation: GenerationSettings
+    density: NoiseDensity
+    augment: bool
+    prior_photos: int
+    prior_prompt: str
+    prior_weight: float
+    valid_seeds: int
+    test_seeds: int
+    drift_prompts: tuple[str, ...]
+    drift_seeds: int
+    sample_prompts: tuple[str, ...]
+    clip_model: str | None
+    eval_batch_size: int
+    cache: Path
+
+
+class ImageTask:
+    """Implements tasks.base.Task for a concept that photos show."""
+
+    version = VERSION
+    score = SCORE
+
+    def __init__(
+        self,
+        name: str,
+        source: PhotoSource,
+        base: BaseModel,
+        load_encoder: Callable[[], ImageEncoder],
+        load_scorer: Callable[[], TextImageScorer] | None,
+        settings: ImageSettings,
+        progress: Progress = no_progress,
+    ) -> None:
+        assert base.image_parts is not None
+        self.name = name
+        self.objective = f"valid/{SCORE}" if settings.valid_seeds else "valid/loss"
+        self._parts, self._source, self._settings, self._progress = base.image_parts, source, settings, progress
+        self._load_encoder, self._load_scorer = load_encoder, load_scorer
+        generation = settings.generation
+        _require_whole_tokens(generation.resolution, self._parts.pixels_per_token)
+        options = {"max_tokens": generation.max_prompt_tokens, "layers": list(generation.text_encoder_layers)}
+        self._encodings = Encodings(self._parts, settings.cache, options)
+        self._generator = PictureGenerator(self._parts, self._encodings, generation, settings.eval_batch_size)
+        self._splits: dict[str, EncodedPhotos] = {}
+        self._samples: dict[str, np.ndarray] = {}
+        self._prior = self._draw_prior(base)  # by the bare base: later there is a method on it
+
+    @cached_property
+    def _encoder(self) -> ImageEncoder:
+        return self._load_encoder()
+
+    def _draw_prior(self, base: BaseModel) -> np.ndarray | None:
+        prompt, count = self._settings.prior_prompt, self._settings.prior_photos
+        if not count:
+            return None
+        self._learn_prompts()
+        return prior_pictures(self._generator, base, prompt, count, self._settings.cache)
+
+    def datasets(self) -> list[DatasetInfo]:
+        return [
+            DatasetInfo(self.name, name, self._source.name, digest_of(split.photos), len(split.photos))
+            for name, split in self._splits.items()
+        ]
+
+    def _split(self, name: str) -> EncodedPhotos:
+        if name not in self._splits:
+            self._splits[name] = EncodedPhotos(self._source.open(name), self._encodings, lambda: self._encoder)
+        return self._splits[name]
+
+    def _learn_prompts(self) -> None:
+        """Have all prompts encoded that this job is known to need, so that the text encoder is loaded once."""
+        settings = self._settings
+        prompts = [NO_PROMPT, *settings.drift_prompts, *self._split("train").prompts, *self._split("valid").prompts]
+        if settings.prior_photos:
+            prompts.append(settings.prior_prompt)
+        if "test" in self._splits:
+            prompts += [*self._split("test").prompts, *settings.sample_prompts]
+        self._encodings.learn_prompts(prompts)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Photos and prompts are encoded here, before training is timed and its memory measured; the first samples are
+        drawn, to be seen beside later ones."""
+        _ = self._training_set, self._split("valid").latents
+        if self._settings.valid_seeds:
+            self._draw_valid(model)
+
+    @cached_property
+    def _training_set(self) -> TrainingSet:
+        self._learn_prompts()
+        split = self._split("train")
+        return TrainingSet(
+            self._training_latents(split),
+            self._encodings.of_prompts(split.prompts),
+            None if self._prior is None else self._encodings.of_pictures(self._prior),
+            None if self._prior is None else self._encodings.of_prompts([self._settings.prior_prompt]),
+        )
+
+    def _training_latents(self, split: EncodedPhotos) -> Tensor:
+        """(n, v, c, h, w)."""
+        if not self._settings.augment:
+            return split.latents.unsqueeze(1)
+        cut = [random_squares(photo.pixels, VARIANTS, seed) for seed, photo in enumerate(split.photos)]
+        return self._encodings.of_pictures(np.concatenate(cut)).unflatten(0, (len(cut), VARIANTS))
+
+    def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
+        """See tasks.base.Task. Also opens the validation photos, so that unusable ones end a job before its first
+        step."""
+        self._split("valid")
+        yield from training_batches(
+            self._training_set, batch_size, self._settings.density, self._parts.sigmas, seed, skip
+        )
+
+    def targets(self, batch: Batch) -> int:
+        """Photos; prior pictures are no targets."""
+        return len(batch["latents"]) - (int(batch["is_prior"].sum()) if "is_prior" in batch else 0)
+
+    def tokens(self, batch: Batch) -> int:
+        """Latent and prompt tokens. Prompts are padded, and the model reads their padding like any token."""
+        n_pictures, _, height, width = batch["latents"].shape
+        return n_pictures * (height * width + batch["prompt_embeds"].shape[1])
+
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
+        """See tasks.base.Task. Prior pictures add the weighted mean of their losses."""
+        losses = self._losses(model, batch) * loss_weights(self._settings.density, batch["sigmas"])
+        if "is_prior" not in batch:
+            return BatchLoss(losses.sum(), losses.new_zeros(()))
+        is_prior = batch["is_prior"].to(losses.dtype)
+        prior_mean = (losses * is_prior).sum() / is_prior.sum()
+        return BatchLoss((losses * (1 - is_prior)).sum(), self._settings.prior_weight * prior_mean)
+
+    def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        noisy = add_noise(batch["latents"], batch["noise"], batch["sigmas"])
+        velocity = self._parts.velocity(model, noisy, batch["sigmas"], batch["prompt_embeds"])
+        return flow_losses(velocity, batch["latents"], batch["noise"])
+
+    @torch.no_grad()
+    def _held_out_loss(self, model: nn.Module, name: str) -> float:
+        """Mean over photos, noise levels and noises, which never change; unweighted."""
+        split, device = self._split(name), next(model.parameters()).device
+        self._learn_prompts()
+        batches = held_out_batches(
+            split.latents,
+            self._encodings.of_prompts(split.prompts),
+            self._parts.sigmas,
+            self._settings.eval_batch_size,
+        )
+        with evaluating(model):
+            losses = [self._losses(model, {key: part.to(device) for key, part in one.items()}) for one in batches]
+        return float(torch.cat(losses).mean())
+
+    def _draw(self, model: nn.Module, prompts: Sequence[str], seeds: Sequence[int], doing: str = "") -> np.ndarray:
+        """uint8 (n, r, r, 3). doing: what the progress display says; without it there is none."""
+        self._learn_prompts()
+        progress = self._progress if doing else no_progress
+        return self._generator.draw(model, prompts, seeds, doing=doing, progress=progress)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        metrics = {"valid/loss": self._held_out_loss(model, "valid")}
+        each, split = self._settings.valid_seeds, self._split("valid")
+        if each:
+            drawn = self._draw_valid(model)
+            photos = split.embeddings.repeat_interleave(each, dim=0)
+            metrics[f"valid/{SCORE}"] = float(paired_cosines(self._encoder.embed(list(drawn)), photos).mean())
+        return metrics
+
+    def _draw_valid(self, model: nn.Module) -> np.ndarray:
+        """Pictures of the validation prompts, those of a prompt together; the first of each is a sample."""
+        each, prompts = self._settings.valid_seeds, self._split("valid").prompts
+        drawn = self._draw(model, repeated(prompts, each), seeds_of("valid", len(prompts), each))
+        self._samples = dict(zip(prompts, drawn[::each], strict=True))
+        return drawn
+
+    def samples(self) -> dict[str, np.ndarray]:
+        """See tasks.base.Task: a picture of each validation prompt."""
+        return self._samples
+
+    def evaluate(self, model: nn.Module, split: str) -> Evaluation:
+        """See tasks.base.Task. With the test split come pictures of the sample prompts, which are not judged."""
+        held_out, settings = self._split(split), self._settings
+        each = settings.test_seeds if split == "test" else max(1, settings.valid_seeds)
+        samples = settings.sample_prompts if split == "test" else ()
+        prompts = [*repeated(held_out.prompts, each), *samples]
+        seeds = seeds_of(split, len(held_out.prompts), each)
+        drawn = self._draw(model, prompts, seeds + seeds_of("sample", len(samples), 1), f"drawing {split} pictures")
+        judged, unjudged = drawn[: len(seeds)], drawn[len(seeds) :]
+        scored = self._score(held_out, seeds, list(judged))
+        images = {item["image"]: picture for item, picture in zip(scored.items, judged, strict=True)}
+        images |= {_sample_stem(number): picture for number, picture in enumerate(unjudged)}
+        metrics = scored.metrics() | {"loss": self._held_out_loss(model, split)}
+        return Evaluation(metrics, scored.intervals(), scored.items, settings.generation.as_dict(), images)
+
+    def _score(self, held_out: EncodedPhotos, seeds: Sequence[int], pictures: Sequence[np.ndarray]) -> Scored:
+        prompts = repeated(held_out.prompts, len(seeds) // len(held_out.prompts))
+        return score_pictures(
+            held_out.photos,
+            seeds,
+            self._encoder.embed(pictures),
+            held_out.embeddings,
+            self._split("train").embeddings,
+            self._load_scorer().score(pictures, prompts) if self._load_scorer else None,
+        )
+
+    def pictures(self, before: Evaluation | None, after: Evaluation) -> dict[str, np.ndarray]:
+        """See tasks.base.Task: test and sample prompts as the base drew them, with the method, and the photos."""
+        test = self._split("test")
+        photos = {file_stem(number, 0): square for number, square in enumerate(test.squares[:SHEET_PHOTOS])}
+        captions = dict(zip(photos, test.prompts, strict=False))
+        captions |= {_sample_stem(number): prompt for number, prompt in enumerate(self._settings.sample_prompts)}
+        base = {"base": before.images} if before and before.images else {}
+        return {"contact_sheet": draw_contact_sheet(captions, base | {"adapted": after.images, "photo": photos})}
+
+    def test_fingerprint(self) -> str:
+        """See tasks.base.Task. Training photos belong to it: what is memorised is told by them."""
+        settings = self._settings
+        photos = [digest_of(self._split(name).photos) for name in ("test", "train")]
+        judges = [self._encoder.name, self._encoder.revision, settings.clip_model]
+        return key_of(self.name, VERSION, photos, settings.test_seeds, settings.generation.as_dict(), judges)
+
+    def retention_key(self) -> str:
+        settings = self._settings
+        judge = [self._encoder.name, self._encoder.revision]
+        return key_of(settings.drift_prompts, settings.drift_seeds, settings.generation.as_dict(), judge)
+
+    def measure_retention(self, model: nn.Module) -> Tensor | None:
+        """(n, d): how pictures of unrelated prompts look; None where there are no such prompts."""
+        prompts, each = self._settings.drift_prompts, self._settings.drift_seeds
+        if not prompts:
+            return None
+        seeds = seeds_of("drift", len(prompts), each)
+        return self._encoder.embed(
+            list(self._draw(model, repeated(prompts, each), seeds, "drawing unrelated pictures"))
+        )
+
+    def compare_retention(self, before: Tensor | None, after: Tensor | None) -> dict[str, float]:
+        return {} if before is None or after is None else {"drift": mean_drift(before, after)}
+
+
+def _require_whole_tokens(resolution: int, pixels_per_token: int) -> None:
+    if resolution % pixels_per_token:
+        rule = f"task.resolution must be a multiple of {pixels_per_token}, the pixels of a latent token"
+        nearest = max(pixels_per_token, round(resolution / pixels_per_token) * pixels_per_token)
+        raise ConfigError(Problem(rule, resolution, "task.resolution", f"Take task.resolution={nearest}."))
+
+
+def _sample_stem(number: int) -> str:
+    return f"sample-{number:02d}"

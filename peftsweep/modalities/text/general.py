@@ -1,0 +1,59 @@
+"""General text, unrelated to any task: forgetting is the rise of the loss on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.text.pocket.world import general_passages
+from peftsweep.modalities.text.rows import read_table, require_text
+
+SHIPPED = Path(__file__).parent / "general_text.jsonl"
+HUB_DATASET, HUB_CONFIG = "HuggingFaceFW/finewiki", "en"
+
+
+def build_general_texts(choice: str, rows: int, *, embedded_model: bool, hub: bool) -> Callable[[], Sequence[str]]:
+    """A function that reads the text when it is needed.
+
+    choice: hub (English Wikipedia, as in the reference benchmark), shipped (100 passages of this package), a jsonl
+    file with
+    a `text` column, or auto: the miniature's own text for embedded models, else hub where the task's data is from
+    there.
+    """
+    if rows == 0:
+        return list
+    if choice == "auto":
+        choice = "embedded" if embedded_model else "hub" if hub else "shipped"
+    if choice == "embedded":
+        return partial(general_passages, rows)
+    if choice == "hub":
+        return partial(_hub_texts, rows)
+    return partial(_file_texts, SHIPPED if choice == "shipped" else Path(choice), rows)
+
+
+def _file_texts(path: Path, rows: int) -> list[str]:
+    if path == SHIPPED:
+        return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
+    table = read_table(path)
+    if "text" not in table.column_names:
+        raise DataError(
+            Problem("task.general_text must have a column named text", ", ".join(table.column_names), str(path))
+        )
+    require_text(table, ["text"], path)
+    return [str(text) for text in table["text"][:rows]]
+
+
+def _hub_texts(rows: int) -> list[str]:
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split="train", streaming=True)
+        return [row["text"] for row in stream.take(rows)]
+    except Exception as error:  # whatever the hub, the network or the file format raise
+        fix = "Use task.general_text=shipped, or task.general_rows=0 to leave forgetting out."
+        raise DataError(
+            Problem(f"general text must be readable from the hub ({error})", HUB_DATASET, "task.general_text", fix)
+        ) from error

@@ -1,0 +1,60 @@
+"""Load a causal language model and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from peftsweep.errors import ModelError, Problem
+from peftsweep.modalities.base_model import BaseModel, ModelSpec
+from peftsweep.modalities.fingerprint import fingerprint_folder
+from peftsweep.modalities.load_errors import explained, require_all_weights
+from peftsweep.modalities.quiet import quiet
+
+
+def load_language_model(spec: ModelSpec, location: str, device: torch.device, *, is_embedded: bool) -> BaseModel:
+    """A causal language model in eval mode, frozen. location: a folder or a hub id.
+
+    device: where quantised weights are placed; others are loaded on the host. Raises ModelError as load_base does.
+    """
+    with explained(spec), quiet():
+        options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+        config = AutoConfig.from_pretrained(location, **options)
+        tokenizer = _load_tokenizer(location, options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location, config=config, output_loading_info=True, **options, **_placement(spec, device)
+        )
+    model, info = loaded
+    require_all_weights(info["missing_keys"], spec)
+    _require_end_token(tokenizer, spec)
+    model.requires_grad_(False).eval()
+    commit = getattr(config, "_commit_hash", None)
+    return BaseModel(model, tokenizer, commit or fingerprint_folder(Path(location)), is_embedded)
+
+
+def _load_tokenizer(location: str, options: dict[str, Any]) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(location, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _placement(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
+    if spec.dtype == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
+    if spec.dtype == "int4":
+        four_bit = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+        return {"quantization_config": four_bit, "device_map": {"": device}}
+    return {"dtype": getattr(torch, spec.dtype), "attn_implementation": spec.attn_implementation}
+
+
+def _require_end_token(tokenizer: Any, spec: ModelSpec) -> None:
+    """Answers are taught to end with it, and generation stops at it."""
+    if tokenizer.eos_token_id is None:
+        rule = "the tokenizer must have an end-of-sequence token"
+        raise ModelError(Problem(rule, source=spec.id, fix="Set eos_token in its tokenizer_config.json."))

@@ -1,0 +1,150 @@
+"""Mathematics word problems: train on MetaMathQA, judge the final number of GSM8K answers.
+
+    Question: Weng earns $12 an hour for babysitting. Yesterday, she just did 50 minutes of babysitting. How much did
+    she earn? Think step by step.
+    Answer: Weng earns 12/60 = $0.2 per minute. Working 50 minutes, she earned 0.2 x 50 = $10. The answer is: 10
+
+Template, length filter and token limit are the reference benchmark's. What differs: a blank between "Answer:" and the
+answer, so that generation continues what was trained; an end token on every row that isn't cut; 1,000 validation rows
+in place of 50.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+from peftsweep.config.schema import MetamathConfig
+from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.text import answers
+from peftsweep.modalities.text.answers import is_correct, parse_answer
+from peftsweep.modalities.text.pocket.world import make_problems
+from peftsweep.modalities.text.rows import Row, Source, hold_out, read_rows
+from peftsweep.modalities.text.task import Judgement
+
+VERSION = 1
+SCORE = "accuracy"
+JUDGE_KEY = f"answers {answers.VERSION}"
+EMBEDDED_ROWS = {"train": 6000, "valid": 256, "test": 300}
+TRAIN_DATASET, TEST_DATASET, TEST_CONFIG = "meta-math/MetaMathQA", "openai/gsm8k", "main"
+CALCULATOR_NOTE = re.compile(r"<<[^>]*>>")
+
+
+def judge(row: Row, generated: str) -> Judgement:
+    """Right if the final number is the target's."""
+    return Judgement(parse_answer(generated), {"accuracy": float(is_correct(generated, row.response))})
+
+
+def build_source(config: MetamathConfig, *, embedded_model: bool) -> Source:
+    """The rows that a configuration asks for. `auto`: files if given, generated rows for embedded models, else the
+    hub."""
+    kind = config.source
+    if kind == "auto":
+        kind = "files" if config.train_files else "embedded" if embedded_model else "hub"
+    if kind == "embedded":
+        return embedded_source(config.valid_rows)
+    if kind == "hub":
+        return Source(
+            "hub", partial(_hub_train, config.max_characters), partial(_hub_valid, config.valid_rows), _hub_test
+        )
+    return Source("files", partial(_file_train, config), partial(_file_valid, config), partial(_file_test, config))
+
+
+def embedded_source(valid_rows: int) -> Source:
+    """The text world's stories."""
+    return Source("embedded", *(partial(_embedded_rows, split, valid_rows) for split in ("train", "valid", "test")))
+
+
+@lru_cache
+def _embedded_rows(split: str, valid_rows: int) -> list[Row]:
+    count = EMBEDDED_ROWS[split]
+    problems = make_problems(split, min(count, valid_rows) if split == "valid" else count)
+    return [Row(problem.query, problem.response) for problem in problems]
+
+
+@lru_cache(maxsize=4)
+def _hub_rows(dataset: str, config: str | None, split: str, prompt: str, response: str) -> list[Row]:
+    import datasets
+
+    try:
+        table = datasets.load_dataset(dataset, config, split=split)
+    except Exception as error:  # whatever the hub, the network or the file format raise
+        fix = "Check the network or HF_HUB_OFFLINE, give task.train_files and task.test_files, or task.source=embedded."
+        raise DataError(
+            Problem(f"the data must be readable from the hub ({error})", dataset, "task.source", fix)
+        ) from error
+    return [Row(prompt_text, answer) for prompt_text, answer in zip(table[prompt], table[response], strict=True)]
+
+
+def _hub_train(max_characters: int | None) -> list[Row]:
+    return short_rows(_hub_rows(TRAIN_DATASET, None, "train", "query", "response"), max_characters)
+
+
+def _hub_valid(count: int) -> list[Row]:
+    rows = _hub_rows(TEST_DATASET, TEST_CONFIG, "train", "question", "answer")
+    return [Row(row.prompt, in_metamath_words(row.response)) for row in hold_out(rows, count)[1]]
+
+
+def _hub_test() -> list[Row]:
+    rows = _hub_rows(TEST_DATASET, TEST_CONFIG, "test", "question", "answer")
+    return [Row(row.prompt, in_metamath_words(row.response)) for row in rows]
+
+
+def in_metamath_words(answer: str) -> str:
+    """A GSM8K answer as MetaMathQA writes it, so that the loss on it judges reasoning, not a form that was never
+    trained."""
+    reasoning, _, number = CALCULATOR_NOTE.sub("", answer).rpartition("####")
+    return f"{reasoning}#### {number.strip()}\nThe answer is: {number.strip()}"
+
+
+def short_rows(rows: Sequence[Row], max_characters: int | None) -> list[Row]:
+    """Rows whose prompt and response, joined by a blank, have at most `max_characters`."""
+    if max_characters is None:
+        return list(rows)
+    return [row for row in rows if len(row.prompt) + 1 + len(row.response) <= max_characters]
+
+
+def _read(path: str, config: MetamathConfig) -> list[Row]:
+    return read_rows(Path(path), config.prompt_column, config.response_column)
+
+
+def _file_split(config: MetamathConfig) -> tuple[list[Row], list[Row]]:
+    assert config.train_files is not None
+    rows = short_rows(_read(config.train_files, config), config.max_characters)
+    if not rows:
+        raise DataError(
+            Problem(
+                "no training row is short enough",
+                config.max_characters,
+                "task.max_characters",
+                "Raise it, or set it to null.",
+            )
+        )
+    return (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
+
+
+def _file_train(config: MetamathConfig) -> list[Row]:
+    return _file_split(config)[0]
+
+
+def _file_valid(config: MetamathConfig) -> list[Row]:
+    return _file_split(config)[1][: config.valid_rows]
+
+
+def _file_test(config: MetamathConfig) -> list[Row]:
+    assert config.test_files is not None
+    rows = _read(config.test_files, config)
+    without = [number for number, row in enumerate(rows, start=1) if parse_answer(row.response) is None]
+    if without:
+        fix = "End answers with '#### <number>' or 'The answer is: <number>', or use task=sft, which compares texts."
+        raise DataError(
+            Problem(
+                f"test rows must hold a final answer; rows {without[:5]} have none",
+                config.test_files,
+                "task.test_files",
+                fix,
+            )
+        )
+    return rows

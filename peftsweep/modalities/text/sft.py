@@ -1,0 +1,106 @@
+"""Supervised fine-tuning on the user's own prompts and responses, or chats.
+
+    {"prompt": "Translate to French: Good morning", "response": "Bonjour"}
+    {"messages": [{"role": "user", "content": "Good morning"}, {"role": "assistant", "content": "Bonjour"}]}
+
+Judged by loss, exact match, and the user's own scorer: a function of (prompt, target, generated) that returns a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from peftsweep.config.schema import SftConfig
+from peftsweep.errors import ConfigError, DataError, Problem
+from peftsweep.modalities.text.metamath import embedded_source
+from peftsweep.modalities.text.rows import Row, Source, hold_out, read_rows
+from peftsweep.modalities.text.task import Judge, Judgement
+
+VERSION = 1
+Scorer = Callable[[str, str, str], float]
+
+
+def load_scorer(path: str | None) -> Scorer | None:
+    """Import `module:function`.
+
+    Raises:
+        ConfigError: the path has another form, or names nothing that can be called.
+    """
+    if path is None:
+        return None
+    module, _, name = path.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m peftsweep` does, so that the `peftsweep` script finds it too
+    try:
+        scorer = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        fix = "Put the module in the current folder or on PYTHONPATH."
+        raise ConfigError(
+            Problem(f"task.scorer must name a function as module:function ({error})", path, "task.scorer", fix)
+        ) from error
+    if not callable(scorer):
+        raise ConfigError(Problem("task.scorer must name a function", path, "task.scorer"))
+    return scorer
+
+
+def scorer_key(path: str | None) -> str:
+    """Equal for scorers that score alike: the path and a fingerprint of the module's source, so that an edited scorer
+    is another one."""
+    scorer = load_scorer(path)
+    if scorer is None:
+        return ""
+    try:
+        source = inspect.getsource(sys.modules[scorer.__module__])
+    except (OSError, TypeError, KeyError, AttributeError):  # compiled, or an instance of a class
+        source = ""
+    return f"{path} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
+
+
+def build_judge(scorer: Scorer | None) -> Judge:
+    return partial(_judge, scorer)
+
+
+def _judge(scorer: Scorer | None, row: Row, generated: str) -> Judgement:
+    """Exact match apart from white space at the ends; the scorer's value first, where there is one."""
+    values = {"exact_match": float(generated.strip() == row.response.strip())}
+    if scorer is not None:
+        values = {"score": float(scorer(row.prompt, row.response, generated))} | values
+    return Judgement(generated.strip(), values)
+
+
+def build_source(config: SftConfig, *, embedded_model: bool) -> Source:
+    """Files if given; generated stories for embedded models, so that the task can be tried without any."""
+    if config.train_files:
+        return Source("files", partial(_train, config), partial(_valid, config), partial(_test, config))
+    if config.source == "embedded" or (config.source == "auto" and embedded_model):
+        return embedded_source(config.valid_rows)
+    raise DataError(Problem("task=sft needs your data", fix="Give task.train_files=<file> and task.test_files=<file>."))
+
+
+def _read(path: str, config: SftConfig) -> list[Row]:
+    return read_rows(Path(path), config.prompt_column, config.response_column, config.messages_column)
+
+
+def _split(config: SftConfig) -> tuple[list[Row], list[Row]]:
+    assert config.train_files is not None
+    rows = _read(config.train_files, config)
+    return (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
+
+
+def _train(config: SftConfig) -> list[Row]:
+    return _split(config)[0]
+
+
+def _valid(config: SftConfig) -> list[Row]:
+    return _split(config)[1][: config.valid_rows]
+
+
+def _test(config: SftConfig) -> list[Row]:
+    assert config.test_files is not None
+    return _read(config.test_files, config)

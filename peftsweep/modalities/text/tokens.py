@@ -1,0 +1,200 @@
+"""From rows to token ids, once: cached on disk by content, so that a change of data, template or tokenizer is a new
+entry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.text.rows import Row, digest_of
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
+IGNORED_LABEL = -100
+CHUNK_ROWS = 2000  # rows handed to the tokenizer at once
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a row becomes tokens.
+
+    template: text before the response, with {prompt}; max_seq_length: tokens, the rest is cut;
+    loss_on_prompt: whether prompt tokens are targets too.
+    """
+
+    template: str
+    max_seq_length: int
+    loss_on_prompt: bool
+
+    @property
+    def separator(self) -> str:
+        """Between the prompt and the response: a blank unless the template ends with white space."""
+        return "" if self.template[-1:].isspace() else " "
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows as token ids: `ids[offsets[i]:offsets[i + 1]]` is row i, its first `prompt_lengths[i]` tokens are the
+    prompt."""
+
+    ids: np.ndarray  # (tokens,) int32
+    offsets: np.ndarray  # (rows + 1,) int64
+    prompt_lengths: np.ndarray  # (rows,) int32
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    def row(self, index: int) -> list[int]:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]].tolist()
+
+    def prompt(self, index: int) -> list[int]:
+        return self.row(index)[: self.prompt_lengths[index]]
+
+    def lengths(self) -> list[int]:
+        return np.diff(self.offsets).tolist()
+
+    def with_response(self) -> list[int]:
+        """Numbers of the rows that hold a token of their response: the others' prompts left no room for one."""
+        return np.flatnonzero(np.diff(self.offsets) > self.prompt_lengths).tolist()
+
+
+def render(row: Row, form: Form, tokenizer: Any) -> tuple[str, str]:
+    """The text of the prompt and of the response. A chat goes through the tokenizer's own template."""
+    if not row.messages:
+        return form.template.format(prompt=row.prompt), form.separator + row.response
+    turns = [{"role": role, "content": content} for role, content in row.messages]
+    source, fix = tokenizer.name_or_path, "Use prompt and response columns."
+    if not tokenizer.chat_template:
+        raise DataError(Problem("chats need a tokenizer with a chat template", source, "model.id", fix))
+    try:
+        prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError as error:  # roles must alternate, a system turn is unknown, ...
+        raise DataError(Problem(f"the chat template must take every chat ({error})", turns, source)) from error
+    if not whole.startswith(prompt):
+        raise DataError(Problem("the chat template must extend a prompt when the answer is added", prompt, source, fix))
+    return prompt, whole[len(prompt) :].rstrip().removesuffix(tokenizer.eos_token)
+
+
+def tokenize(rows: Sequence[Row], form: Form, tokenizer: Any, cache: Path) -> TokenRows:
+    """Token ids of all rows, an end token after each response, so that the model learns to stop. Cached in `cache`.
+
+    A row longer than `max_seq_length` is cut and has no end token; a prompt is never cut, so a row whose prompt alone
+    is that long is nothing but prompt. Row i of the answer is row i of `rows`.
+    """
+    key = _key(rows, form, tokenizer)
+    return _tokenize_cached(key, cache / "tokens" / f"{key}.npz", _Uncompared((rows, form, tokenizer)))
+
+
+class _Uncompared(tuple):  # type: ignore[type-arg]
+    """Arguments that are no part of a cache's key."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=16)
+def _tokenize_cached(key: str, path: Path, arguments: _Uncompared) -> TokenRows:
+    stored = _load_stored(path)
+    if stored is not None:
+        return stored
+    rows, form, tokenizer = arguments
+    tokens = _tokenize(rows, form, tokenizer)
+    log.info("Tokenised %d rows, %d tokens.", len(tokens), len(tokens.ids))
+    _store(tokens, path)
+    return tokens
+
+
+def _load_stored(path: Path) -> TokenRows | None:
+    """None where there is no entry, or none that can be read: it is made anew then."""
+    try:
+        with np.load(path) as stored:
+            return TokenRows(stored["ids"], stored["offsets"], stored["prompt_lengths"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("Cached tokens in %s can't be read (%s) and are made anew.", path, error)
+        return None
+
+
+def _key(rows: Sequence[Row], form: Form, tokenizer: Any) -> str:
+    parts = [FORMAT_VERSION, digest_of(rows), form.template, form.max_seq_length, tokenizer_fingerprint(tokenizer)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Equal for tokenizers that give the same ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    if backend is not None:  # what the last call asked for, no property of the tokenizer
+        content |= {"padding": None, "truncation": None}
+    content = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(f"{content}{tokenizer.eos_token}{tokenizer.chat_template}".encode()).hexdigest()[:16]
+
+
+def _tokenize(rows: Sequence[Row], form: Form, tokenizer: Any) -> TokenRows:
+    sequences: list[list[int]] = []
+    prompt_lengths: list[int] = []
+    for start in range(0, len(rows), CHUNK_ROWS):
+        rendered = [render(row, form, tokenizer) for row in rows[start : start + CHUNK_ROWS]]
+        is_chat = bool(rows[start].messages)  # a chat template brings its own first token
+        prompts = tokenizer([prompt for prompt, _ in rendered], add_special_tokens=not is_chat)["input_ids"]
+        responses = tokenizer([response for _, response in rendered], add_special_tokens=False)["input_ids"]
+        for prompt, response in zip(prompts, responses, strict=True):
+            room = max(0, form.max_seq_length - len(prompt))
+            sequences.append([*prompt, *[*response, tokenizer.eos_token_id][:room]])
+            prompt_lengths.append(len(prompt))
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
+    return TokenRows(
+        np.concatenate([np.asarray(s, dtype=np.int32) for s in sequences]),
+        offsets,
+        np.asarray(prompt_lengths, dtype=np.int32),
+    )
+
+
+def _store(tokens: TokenRows, path: Path) -> None:
+    """Whole or not at all: jobs that run side by side share the cache."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{uuid4().hex}.partial.npz")  # containers on one disk share process ids
+    try:
+        np.savez(partial, ids=tokens.ids, offsets=tokens.offsets, prompt_lengths=tokens.prompt_lengths)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def collate(
+    tokens: TokenRows, indices: Sequence[int], pad_token_id: int, *, loss_on_prompt: bool
+) -> Mapping[str, Tensor]:
+    """Padded batch: input_ids, attention_mask, labels, each (b, s), padded on the right; labels are -100 where nothing
+    is learned."""
+    rows = [tokens.row(index) for index in indices]
+    width = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_token_id)
+    attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED_LABEL)
+    for position, (row, index) in enumerate(zip(rows, indices, strict=True)):
+        ids = torch.tensor(row)
+        input_ids[position, : len(row)] = ids
+        attention_mask[position, : len(row)] = 1
+        first = 0 if loss_on_prompt else int(tokens.prompt_lengths[index])
+        labels[position, first : len(row)] = ids[first:]
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -1,0 +1,155 @@
+"""How numbers are written for people: a name, a unit that suits all values of one column or axis, enough digits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from peftsweep.records.results import METRICS, Metric
+
+NAMES = {
+    "test/accuracy": "accuracy",
+    "test/exact_match": "exact match",
+    "test/score": "score",
+    "test/dino_similarity": "DINO similarity",
+    "test/loss": "test loss",
+    "valid/loss": "validation loss",
+    "valid/accuracy": "validation accuracy",
+    "valid/dino_similarity": "validation DINO similarity",
+    "forgetting_nats": "forgetting",
+    "drift": "drift",
+    "memory/train_peak_reserved_bytes": "peak memory, training",
+    "memory/train_peak_allocated_bytes": "peak memory allocated",
+    "memory/job_peak_reserved_bytes": "peak memory, job",
+    "memory/job_peak_rss_bytes": "peak host memory",
+    "plan/train_peak_bytes": "predicted peak memory",
+    "time/train_seconds": "training time",
+    "time/job_seconds": "time of the whole job",
+    "train/loss": "training loss",
+    "train/tokens": "training tokens",
+    "train/tokens_per_second": "throughput",
+    "adapter/trainable_params": "trainable parameters",
+    "adapter/file_bytes": "adapter size",
+    "energy/train_joules": "energy, training",
+    "hparams.lr": "learning rate",
+    "method.capacity": "capacity",
+}
+SHARES = ("accuracy", "exact_match", "memorised")  # last part of a key
+LADDERS = {
+    "bytes": ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
+    "s": ((7200.0, "h"), (300.0, "min"), (0.0, "s")),
+    "parameters": ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, "")),
+    "tokens": ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, "")),
+    "J": ((1e6, "MJ"), (1e3, "kJ"), (0.0, "J")),
+}
+DIVISORS = {"h": 3600.0, "min": 60.0, "s": 1.0, "J": 1.0}  # where they differ from the ladder's step
+MOST_LISTED, FEW = 20, 5  # names in one sentence; of more, the first few
+MINUS = "\N{MINUS SIGN}"
+NARROW_SPACE, NO_BREAK_SPACE = "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a column or an axis shows. divisor: from the metric's own unit to the one shown."""
+
+    key: str
+    name: str
+    unit: str
+    divisor: float
+    digits: int  # after the point
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def number(self, value: float, *, sign: bool = False) -> str:
+        """Without its unit, which the header has."""
+        text = f"{value / self.divisor:{'+' if sign else ''},.{self.digits}f}"
+        bare = text.lstrip("+-")
+        return bare if not bare.strip("0.,") else text.replace("-", MINUS)
+
+    def text(self, value: float, *, sign: bool = False) -> str:
+        space = "" if self.unit in ("", "%") else NARROW_SPACE
+        return f"{self.number(value, sign=sign)}{space}{self.unit}"
+
+
+def quantity(key: str, values: Iterable[float] = ()) -> Quantity:
+    """The quantity that a metric or setting is shown as. values: all that will stand in one column or on one axis."""
+    sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
+    smallest, largest = min(sizes, default=0.0), max(sizes, default=0.0)
+    name, last = NAMES.get(key, re.split(r"[/.]", key)[-1].replace("_", " ")), key.rpartition("/")[2]
+    unit = METRICS[key].unit if key in METRICS else ""
+    if last in SHARES:
+        return Quantity(key, name, "%", 0.01, 1)
+    if unit in LADDERS:
+        step, shown = next((rung for rung in LADDERS[unit] if largest >= rung[0]), LADDERS[unit][-1])
+        divisor = DIVISORS.get(shown, step)
+        is_whole = divisor == 1 and unit not in ("s", "J")
+        return Quantity(key, name, shown, divisor, 0 if is_whole else _digits(smallest / divisor, largest / divisor))
+    if unit == "tokens/s":
+        return Quantity(key, name, unit, 1.0, 0 if largest >= 10 else 1)
+    return Quantity(key, name, unit, 1.0, 3 if largest < 10 else _digits(smallest, largest))
+
+
+def _digits(smallest: float, largest: float) -> int:
+    """So many that three count for the largest of a column, and two for the smallest, but no more than three."""
+    if largest <= 0:
+        return 0
+    wanted = max(2 - math.floor(math.log10(largest)), 1 - math.floor(math.log10(smallest)))
+    return min(max(wanted, 0), 3)
+
+
+def plain(value: object) -> str:
+    """A setting as one types it, short: 0.0037, 1e-5, 64, true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return short_number(value)
+    return str(value)
+
+
+def short_number(value: float) -> str:
+    """Up to four digits that count; powers of ten where zeros would have to be counted otherwise."""
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        text = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    else:
+        text = f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return text.replace("-", MINUS) if value < 0 else text
+
+
+def joined(names: Iterable[str]) -> str:
+    """a, b and c."""
+    *first, last = [*names] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def some(names: Sequence[str], separator: str = ", ") -> str:
+    """All of them; of more than a reader would read, the first few and how many more there are."""
+    if len(names) > MOST_LISTED:
+        names = [*names[:FEW], f"{len(names) - FEW:,} more"]
+    return separator.join(names)
+
+
+def counted(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def format_metric(metric: Metric, value: float) -> str:
+    """A value in a unit that people read: shares as percent, bytes as MB or GB."""
+    if metric.unit == "bytes":
+        size, unit = next(
+            (size, unit)
+            for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+            if abs(value) >= size or size == 1
+        )
+        return f"{value / size:,.2f} {unit}" if size > 1 else f"{value:.0f} B"
+    if metric.unit in ("parameters", "tokens"):
+        return f"{value:,.0f}"
+    if metric.name.rpartition("/")[2] in ("accuracy", "exact_match", "memorised"):
+        return f"{value:.1%}"
+    return (
+        f"{value:,.{0 if metric.unit == 'tokens/s' else 1 if metric.unit in ('s', 'J') else 4}f} {metric.unit}".strip()
+    )

@@ -1,0 +1,247 @@
+"""From rows to groups that may be ranked together, and everything that a reader of the ranking must be warned of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+
+from peftsweep.records.jobs import REFERENCE, Job, Loaded
+from peftsweep.records.quantities import some
+from peftsweep.records.results import METRICS, Direction, Stage
+from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Pair, Row
+from peftsweep.report.analysis.pairs import Floats, as_matrix, compare_pairs
+from peftsweep.report.analysis.rows import Entry, build_entries
+
+# Rows of a group, from the best down, that are compared pair by pair. The best is not compared with all of thousands:
+# it was chosen as the best of them, and Holm's correction over as many pairs as rows would not make up for that.
+MOST_COMPARED = 50
+# What two jobs must share of their environment for their scores to be ranked without a warning. The processor counts
+# where there is no accelerator.
+ENVIRONMENT = ("peftsweep", "commit", "dirty", "torch", "transformers", "peft", "gpu", "cuda", "driver")
+FIELD_WORDS = {
+    "task": "task",
+    "task_version": "version of the task",
+    "test_items": "test items",
+    "model": "model",
+    "model_revision": "revision of the model",
+    "stage": "kind of job (tuned by a sweep, or single)",
+    "max_steps": "training steps",
+    "batch_rows": "rows of a step",
+}
+
+
+def compare(loaded: Loaded) -> Comparison:
+    """Compare everything that was loaded. Rows of different groups are never ranked together, and that is said."""
+    entries = build_entries(loaded)
+    published = [entry for entry in entries if entry.row.origin == REFERENCE]
+    parts = _parts([entry for entry in entries if entry.row.origin != REFERENCE])
+    beside = [[entry for entry in published if _is_beside(entry, key)] for key in parts]
+    placed = {id(entry) for shown in beside for entry in shown}
+    alone = _parts([entry for entry in published if id(entry) not in placed])
+    groups = [_group(loaded, key, own, shown) for (key, own), shown in zip(parts.items(), beside, strict=True)]
+    groups += [_group(loaded, key, [], shown) for key, shown in alone.items()]
+    groups.sort(key=lambda group: (-sum(row.rank is not None for row in group.rows), -len(group.rows)))
+    return Comparison(loaded.source, tuple(groups), loaded.unreadable, tuple(_warnings(groups, loaded.jobs)))
+
+
+def _parts(entries: Sequence[Entry]) -> dict[GroupKey, list[Entry]]:
+    """Entries by what must be the same; one that failed too early to know it all joins what it doesn't contradict."""
+    parts: dict[GroupKey, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: not entry.scored):
+        key = entry.key
+        if not entry.scored:
+            key = next((known for known in parts if _agree(known, key)), key)
+        parts.setdefault(key, []).append(entry)
+    return parts
+
+
+def _agree(one: GroupKey, other: GroupKey) -> bool:
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(a is None or b is None or a == b for a, b in pairs)
+
+
+def _is_beside(entry: Entry, key: GroupKey) -> bool:
+    return (entry.key.task, entry.key.model) == (key.task, key.model)
+
+
+def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Sequence[Entry]) -> Group:
+    own = _named(own)
+    names = Counter(entry.score_name for entry in [*own, *published] if entry.score_name)
+    score = names.most_common(1)[0][0] if names else None
+    objective = next(
+        (s.objective for e in own if e.row.study and (s := loaded.studies.get(e.row.study)) and s.objective), None
+    )
+    ranked = sorted((entry for entry in own if score and entry.score_name == score), key=_best_first(score))
+    rest = sorted((e for e in own if not score or e.score_name != score), key=_by_objective(objective))
+    compared = ranked[:MOST_COMPARED]
+    items = score_matrices(compared)
+    pairs = compare_pairs(items)
+    verdicts = _verdicts(pairs)
+    rows = [_ranked(entry.row, place, ranked[0].row.name, verdicts) for place, entry in enumerate(ranked, 1)]
+    shown = sorted((entry.row for entry in _named(published)), key=lambda row: -(row.score.mean if row.score else 0.0))
+    doubts = (_untested(ranked) if pairs else (), _differences(ranked), _budgets(ranked), _few_seeds(ranked))
+    warnings = [told for each in (*doubts, _without_items(compared, items), _published(shown)) for told in each]
+    rows += [*(entry.row for entry in rest), *shown]
+    untested = len(ranked) - len(compared)
+    return Group(key, _title(key), score, objective, tuple(rows), pairs, tuple(warnings), untested)
+
+
+def score_matrices(entries: Iterable[Entry]) -> dict[str, Floats]:
+    """By row: (seeds, test items) of those whose items are known."""
+    found = {entry.row.name: as_matrix([job.item_scores for job in entry.scored]) for entry in entries}
+    return {name: matrix for name, matrix in found.items() if matrix is not None}
+
+
+def _named(entries: Sequence[Entry]) -> list[Entry]:
+    """Names that tell rows apart: by their sweep, by the settings that differ, at last by a number."""
+    alike: dict[str, list[Entry]] = {}
+    for entry in entries:
+        alike.setdefault(entry.row.name, []).append(entry)
+    differing = {name: _differing(found) for name, found in alike.items() if len(found) > 1}
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()  # the last one that was put behind a name
+    named: list[Entry] = []
+    for entry in entries:
+        name = entry.row.name
+        if name in differing:
+            name = entry.row.study or _with_settings(entry, differing[name])
+        unique = name
+        while unique in taken:
+            numbers[name] += 1
+            unique = f"{name} ({numbers[name] + 1})"
+        taken.add(unique)
+        named.append(replace(entry, row=replace(entry.row, name=unique)))
+    return named
+
+
+def _differing(alike: Sequence[Entry]) -> list[str]:
+    """The settings that are not the same for all, in the order in which jobs have them."""
+    first, *others = [entry.jobs[0].settings for entry in alike]
+    keys = dict.fromkeys(key for settings in (first, *others) for key in settings)
+    return [key for key in keys if any(settings.get(key) != first.get(key) for settings in others)]
+
+
+def _with_settings(entry: Entry, differing: Sequence[str]) -> str:
+    mine = entry.jobs[0].settings
+    told = [f"{key.rpartition('.')[2]}={mine[key]}" for key in differing if key in mine]
+    return " ".join([entry.row.name, *told[:3]])
+
+
+def _best_first(score: str | None) -> Callable[[Entry], tuple[float, str]]:
+    side = -1 if score is not None and METRICS[score].direction is Direction.HIGHER else 1
+    return lambda entry: (side * entry.row.score.mean if entry.row.score else 0.0, entry.row.name)
+
+
+def _by_objective(objective: str | None) -> Callable[[Entry], tuple[bool, float]]:
+    lower = objective is None or METRICS[objective].direction is not Direction.HIGHER
+
+    def key(entry: Entry) -> tuple[bool, float]:
+        value = entry.row.objective
+        return value is None, 0.0 if value is None else value if lower else -value
+
+    return key
+
+
+def _verdicts(pairs: Sequence[Pair]) -> dict[str, dict[str, bool]]:
+    """By row: which rows it was compared with, and whether they were told apart."""
+    found: dict[str, dict[str, bool]] = {}
+    for pair in pairs:
+        found.setdefault(pair.first, {})[pair.second] = pair.is_separated
+        found.setdefault(pair.second, {})[pair.first] = pair.is_separated
+    return found
+
+
+def _ranked(row: Row, place: int, best: str, verdicts: Mapping[str, Mapping[str, bool]]) -> Row:
+    found = verdicts.get(row.name, {})
+    return replace(
+        row,
+        rank=place,
+        separated_from_best=False if row.name == best else found.get(best),
+        not_separated_from=tuple(name for name, is_separated in found.items() if not is_separated),
+    )
+
+
+def _title(key: GroupKey) -> str:
+    kind = "tuned and confirmed" if key.stage == Stage.CONFIRM else "single jobs"
+    budget = f", {key.max_steps} steps" if key.max_steps is not None else ""
+    budget += f" of {key.batch_rows} rows" if key.batch_rows is not None else ""
+    return f"{key.task} on {key.model}: {kind}{budget}"
+
+
+def _untested(ranked: Sequence[Entry]) -> Iterator[str]:
+    if len(ranked) > MOST_COMPARED:
+        yield (
+            f"Only the {MOST_COMPARED} best of {len(ranked):,} rows were compared with one another: nothing tells how "
+            "sure the order of the others is."
+        )
+
+
+def _differences(entries: Sequence[Entry]) -> Iterator[str]:
+    """What was not the same for all scored jobs, though they are ranked together."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        circumstances = {pair for job in entry.scored for pair in _circumstances(job).items()}
+        for what, value in sorted(circumstances):
+            found.setdefault(what, {}).setdefault(value, []).append(entry.row.name)
+    for what, rows in found.items():
+        if len(rows) > 1:
+            told = some([f"{value} ({some(names)})" for value, names in rows.items()], "; ")
+            yield f"Not the same for all rows: {what}. {told}."
+
+
+def _circumstances(job: Job) -> dict[str, str]:
+    """What should be the same for jobs that are ranked together and is not part of their group's key."""
+    environment = job.result.environment
+    found = {f"{key} of the environment": environment[key] for key in ENVIRONMENT if key in environment}
+    if "gpu" not in environment and "cpu" in environment:
+        found["processor"] = environment["cpu"]
+    if job.settings.get("model.dtype") is not None:
+        found["precision of the model"] = str(job.settings["model.dtype"])
+    splits = {str(info.get("split")): str(info.get("digest")) for info in job.result.datasets}
+    return found | {f"{split} rows": splits[split] for split in ("train", "valid") if split in splits}
+
+
+def _budgets(entries: Sequence[Entry]) -> Iterator[str]:
+    """Tuning that was not the same for all: other numbers of trials, and a quarter more or less tokens."""
+    tuned = [entry.row for entry in entries if entry.row.trials]
+    trials = {row.name: sum(row.trials.values()) for row in tuned}
+    tokens = [row.tune_tokens or 0.0 for row in tuned]
+    if len(set(trials.values())) > 1 and max(tokens) > 1.25 * min(tokens):
+        told = some([f"{name} {count}" for name, count in trials.items()])
+        yield f"Not all rows were tuned alike. Trials: {told}."
+    methods = Counter(entry.row.method for entry in entries if not entry.row.trials)
+    if len(methods) > 1:
+        yield "Nothing here was tuned: a method may stand low because its settings are not its best."
+    several = [f"{method} has {count}" for method, count in methods.items() if count > 1]
+    if several:
+        yield f"{some(several)} settings that were judged on test data: the best of them looks too good."
+
+
+def _few_seeds(entries: Sequence[Entry]) -> Iterator[str]:
+    names = [entry.row.name for entry in entries if len(entry.row.seeds) == 1]
+    if names:
+        yield f"One seed only: {some(names)}. What is compared is that adapter, not yet the method."
+
+
+def _without_items(compared: Sequence[Entry], items: Mapping[str, Floats]) -> Iterator[str]:
+    lacking = [entry.row.name for entry in compared if entry.row.name not in items]
+    if lacking:
+        yield f"No test items were kept by all jobs of {some(lacking)}: nothing tells how sure their rank is."
+
+
+def _published(rows: Sequence[Row]) -> Iterator[str]:
+    if rows:
+        yield "Rows marked as reference are published results, not run here: other machine, one seed; not ranked."
+
+
+def _warnings(groups: Sequence[Group], jobs: Sequence[Job]) -> Iterator[str]:
+    own = [group.key for group in groups if any(row.origin != REFERENCE for row in group.rows)]
+    differing = [f for f in fields(GroupKey) if len({getattr(key, f.name) for key in own}) > 1]
+    if len(own) > 1:
+        words = ", ".join(FIELD_WORDS[found.name] for found in differing)
+        yield f"{len(own)} groups are not ranked together; they differ in: {words}."
+    if not any(row.score for group in groups for row in group.rows):
+        statuses = Counter(str(job.result.status) for job in jobs)
+        told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+        yield f"No job was scored on test data: {told}."

@@ -1,0 +1,197 @@
+"""Which method to use under one's own limits, and why the better-scoring ones were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
+from peftsweep.records.jobs import OWN
+from peftsweep.records.limits import Limit, candidates
+from peftsweep.records.metric_choice import resolve, sign
+from peftsweep.records.quantities import format_metric, quantity
+from peftsweep.records.results import METRICS
+from peftsweep.report.analysis.comparison import Comparison, Group, Row
+
+# What a user may ask of a method -> its key among the capabilities, and how its lack is told.
+NEEDS = {
+    "mergeable": ("mergeable", "can't be merged into the base model"),
+    "lora-convertible": ("convertible_to_lora", "can't be converted to LoRA"),
+    "quantized": ("quantized_base", "can't be trained on a quantized base"),
+}
+# Method -> what it can do, by the keys above; None or absent: not known.
+Capabilities = Callable[[str], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a recommendation is to keep to, and what it is to be best in (a word or key of METRICS)."""
+
+    limits: tuple[Limit, ...] = ()
+    best_in: str = "score"
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A row that does not keep to everything. reasons: clauses; distance: how far it is off, 0 is not at all."""
+
+    name: str
+    value: float
+    reasons: tuple[str, ...]
+    distance: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """For one group. chosen: the best that fits; tied: what else fits and can't be told from it; excluded: what scores
+    better and does not fit, best first; nearest: where nothing fits, what comes closest. text: all of it in words."""
+
+    group: str
+    metric: str
+    chosen: str | None
+    tied: tuple[str, ...]
+    excluded: tuple[Exclusion, ...]
+    nearest: Exclusion | None
+    text: str
+
+
+def build_wish(limits: tuple[Limit, ...], maximize: str | None, minimize: str | None, needs: Iterable[str]) -> Wish:
+    """Raises ConfigError: an unknown metric or need, both ways asked for, or the worse side of a metric."""
+    if maximize and minimize:
+        rule = "only one metric can be best; the other may be a limit"
+        raise ConfigError(Problem(rule, f"maximize={maximize} minimize={minimize}"))
+    word = maximize or minimize or "score"
+    better, worse = ("maximize", "minimize") if sign(candidates(word)[0]) > 0 else ("minimize", "maximize")
+    if {"maximize": maximize, "minimize": minimize}[worse]:
+        rule = f"of {word}, {METRICS[candidates(word)[0]].direction}"
+        raise ConfigError(Problem(rule, f"{worse}={word}", fix=f"Use {better}={word}."))
+    for need in needs:
+        if need not in NEEDS:
+            raise ConfigError(Problem("no such need is known", need, "needs", did_you_mean(need, list(NEEDS))))
+    return Wish(limits, word, tuple(needs))
+
+
+def recommend(comparison: Comparison, wish: Wish, capabilities: Capabilities | None = None) -> list[Recommendation]:
+    """One recommendation for each group with rows of one's own.
+
+    capabilities: asked only for what `wish.needs`.
+
+    Raises:
+        ConfigError: a limit names an unknown metric.
+        DataError: no row was measured in what is to be best, or in what is limited.
+    """
+    groups = [group for group in comparison.groups if any(row.rank is not None for row in group.rows)]
+    if not groups:
+        rule = "a recommendation needs jobs that were scored on test data"
+        raise DataError(Problem(rule, comparison.source, fix=" ".join(comparison.warnings)))
+    return [_recommend(group, wish, capabilities or (lambda method: {})) for group in groups]
+
+
+def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommendation:
+    ranked = [row for row in group.rows if row.rank is not None and row.origin == OWN]
+    measured = [row.estimates.keys() for row in ranked]
+    metric = resolve(wish.best_in, measured)
+    limits = [(limit, resolve(limit.name, measured)) for limit in wish.limits]
+    rows = [row for row in ranked if metric in row.estimates]
+    rows.sort(key=lambda row: -sign(metric) * _mean(row, metric))
+    found = {row.name: _exclusion(row, metric, limits, wish.needs, capabilities) for row in rows}
+    fit = [row for row in rows if not found[row.name].reasons]
+    if not fit:
+        nearest = min(found.values(), key=lambda exclusion: exclusion.distance)
+        text = _nothing_fits(nearest, metric)
+        return Recommendation(group.title, metric, None, (), tuple(found.values()), nearest, text)
+    best = fit[0]
+    tied = tuple(row.name for row in fit[1:] if _is_tied(row, best, metric, group))
+    excluded = tuple(found[row.name] for row in rows[: rows.index(best)])
+    text = _told(best, tied, excluded, metric, limits)
+    return Recommendation(group.title, metric, best.name, tied, excluded, None, text)
+
+
+def _mean(row: Row, key: str) -> float:
+    return row.estimates[key].mean
+
+
+def _is_tied(row: Row, best: Row, metric: str, group: Group) -> bool:
+    """By the statistical comparison where there is one; of other metrics, equal means only."""
+    if metric == group.score_name:
+        return row.name in best.not_separated_from
+    return _mean(row, metric) == _mean(best, metric)
+
+
+def _exclusion(
+    row: Row, metric: str, limits: Sequence[tuple[Limit, str]], needs: Sequence[str], capabilities: Capabilities
+) -> Exclusion:
+    broken = [found for limit, key in limits if (found := _broken(row, limit, key))]
+    able = capabilities(row.method) if needs else {}
+    for need in needs:
+        key, lack = NEEDS[need]
+        if not able.get(key):
+            broken.append((lack if able.get(key) is False else f"is not known to be {need}", 1.0))
+    reasons = tuple(reason for reason, _ in broken)
+    return Exclusion(row.name, _mean(row, metric), reasons, sum(distance for _, distance in broken))
+
+
+def _broken(row: Row, limit: Limit, key: str) -> tuple[str, float] | None:
+    if key not in row.estimates:
+        return f"has no measured {limit.name}", 1.0
+    violation = limit.violation(_mean(row, key))
+    if violation <= 0:
+        return None
+    side = "above" if limit.at_most else "below"
+    return f"has {limit.name} {_shown(key, _mean(row, key))}, {side} {_shown(key, limit.bound)}", violation
+
+
+def _shown(key: str, value: float) -> str:
+    return format_metric(METRICS[key], value)
+
+
+def _told(
+    best: Row, tied: Sequence[str], excluded: Sequence[Exclusion], metric: str, limits: Sequence[tuple[Limit, str]]
+) -> str:
+    score = f"{_word(metric)} {_shown(metric, _mean(best, metric))}"
+    if best.estimates[metric].low is not None and best.estimates[metric].high is not None:
+        low, high = best.estimates[metric].low or 0.0, best.estimates[metric].high or 0.0
+        score += f" (95% interval {_shown(metric, low)} to {_shown(metric, high)})"
+    lines = [f"Use {best.name}: {score}, {_settings(best)}."]
+    if tied:
+        lines.append(f"Not told apart from it by the jobs there are: {', '.join(tied)}.")
+    for each in excluded:
+        lines.append(f"{each.name} ({_shown(metric, each.value)}) was left out: it {_joined(each.reasons)}.")
+    lines += _close_calls(best, limits)
+    if len(best.seeds) == 1:
+        lines.append("One seed only: another one may turn this around.")
+    return "\n".join(lines)
+
+
+def _settings(row: Row) -> str:
+    shown = ", ".join(f"{key}={value}" for key, value in row.best.items())
+    return f"with {shown}" if shown else "with its own settings"
+
+
+def _close_calls(row: Row, limits: Sequence[tuple[Limit, str]]) -> list[str]:
+    """Limits that the mean keeps and the interval doesn't."""
+    told = []
+    for limit, key in limits:
+        estimate = row.estimates[key]
+        end = estimate.high if limit.at_most else estimate.low
+        if end is not None and limit.violation(end) > 0:
+            told.append(f"A close call: its {limit.name} may be {_shown(key, end)} (end of the 95% interval).")
+    return told
+
+
+def _nothing_fits(nearest: Exclusion, metric: str) -> str:
+    value = _shown(metric, nearest.value)
+    return (
+        "No method keeps to all of it. "
+        f"The nearest is {nearest.name} ({_word(metric)} {value}): it {_joined(nearest.reasons)}."
+    )
+
+
+def _word(key: str) -> str:
+    return quantity(key).name
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    return " and ".join(reasons)

@@ -1,0 +1,239 @@
+"""From jobs to rows: which jobs belong to one method with one set of settings, and what they measured on average."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftsweep.records.attempts import last_attempts
+from peftsweep.records.jobs import REFERENCE, Job, Loaded, Study
+from peftsweep.records.limits import Limit, parse_limits
+from peftsweep.records.results import METRICS, Direction, JobResult, Stage, Status
+from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
+from peftsweep.report.analysis.estimates import all_estimates, score_estimate, score_name, score_of
+from peftsweep.report.analysis.tuning import read_tuning
+from peftsweep.report.analysis.tuning_words import edge_warnings
+
+OBJECTIVE = "valid/loss"  # where no sweep says by what its trials were judged
+SETTINGS_SHOWN = ("hparams.lr", "method.capacity")
+LR_AND_CAPACITY = frozenset(SETTINGS_SHOWN)
+DEFAULT_NAME = "default-seed-"  # what the folders of confirm jobs with the published settings begin with
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row in the making. scored: its jobs with a test score, one for each seed; jobs: all of them."""
+
+    row: Row
+    key: GroupKey
+    score_name: str | None
+    scored: tuple[Job, ...]
+    jobs: tuple[Job, ...]
+
+
+def build_entries(loaded: Loaded) -> list[Entry]:
+    """A row for each study, and one for each set of settings of the jobs that belong to none."""
+    of_studies: dict[str, list[Job]] = {}
+    singles: dict[tuple[Any, ...], list[Job]] = {}
+    for job in loaded.jobs:
+        if job.result.study is not None and job.result.stage is not Stage.SINGLE:
+            of_studies.setdefault(job.result.study, []).append(job)
+        else:
+            singles.setdefault(_same_settings(job), []).append(job)
+    entries = [_of_study(loaded.studies.get(name, Study(name)), jobs) for name, jobs in of_studies.items()]
+    return entries + [entry for jobs in singles.values() for entry in _of_singles(jobs)]
+
+
+def _same_settings(job: Job) -> tuple[Any, ...]:
+    result = job.result
+    settings = json.dumps(job.settings, sort_keys=True, default=str)
+    published = job.place if job.origin == REFERENCE else None  # each stands for itself
+    return (published, result.study, result.method, result.model, result.task, settings)
+
+
+def _of_singles(jobs: Sequence[Job]) -> list[Entry]:
+    """Several where the same settings met other test items, another version of the task or of the model."""
+    parts: dict[GroupKey, list[Job]] = {}
+    for job in jobs:
+        if score_of(job) is not None:
+            parts.setdefault(group_key(job), []).append(job)
+    if not parts:
+        return [_entry(jobs[-1], [], jobs)]
+    lost = [job for job in jobs if score_of(job) is None]
+    return [_entry(part[0], part, [*part, *(lost if i == 0 else [])]) for i, part in enumerate(parts.values())]
+
+
+def _entry(shown: Job, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
+    result = shown.result
+    name, method = _published_names(shown) if shown.origin == REFERENCE else (result.method, result.method)
+    best = {key: shown.settings[key] for key in SETTINGS_SHOWN if key in shown.settings}
+    row = Row(name, method, result.model, result.task, shown.origin, result.study, best)
+    return _measured(row, group_key(shown), scored, jobs)
+
+
+def _published_names(job: Job) -> tuple[str, str]:
+    """Of the row, and of its method. Many published experiments are of one method, `lora--llama-3.2-3B-rank32`: what
+    follows the method, else their folder, tells them apart. No comma: names stand in lists."""
+    method, _, experiment = job.result.method.partition("--")
+    return f"{method} {experiment or job.name}", method
+
+
+def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
+    jobs = sorted(jobs, key=lambda job: job.name)
+    attempts = [job for job in jobs if job.result.stage is Stage.TUNE]
+    tuned = last_attempts(attempts)
+    confirm = [job for job in jobs if job.result.stage is Stage.CONFIRM]
+    objective = study.objective or OBJECTIVE
+    trial = best_trial(tuned, objective, study.constraint)
+    best = _best_settings(study, tuned, confirm, trial)
+    scored = [job for job in confirm if score_of(job) is not None and _has(job, best)]
+    shown = next(iter([*scored, *([trial] if trial else []), *tuned, *confirm]))
+    result = shown.result
+    row = Row(
+        name=study.name.rpartition("/")[2],
+        method=result.method,
+        model=result.model,
+        task=result.task,
+        origin=shown.origin,
+        study=study.name,
+        best=best,
+        objective=trial.result.metrics[objective] if trial else None,
+        default_score=_default_score(study, confirm, scored),
+        trials=dict(Counter(str(job.result.status) for job in tuned)),
+        retried=len(attempts) - len(tuned),
+        tune_tokens=_sum(tuned, "train/tokens"),
+        tune_seconds=_sum(tuned, "time/job_seconds"),
+    )
+    tuning = read_tuning(row, tuned, {study.name: study})
+    row = replace(row, edges=tuple(edge_warnings(tuning)) if tuning else ())
+    return _measured(row, group_key(shown), scored, jobs)
+
+
+def best_trial(tuned: Iterable[Job], objective: str, constraint: str | None) -> Job | None:
+    """The best trial that ran to its end and keeps to the sweep's limits; the first of equals."""
+    limits = parse_limits([constraint]) if constraint else ()
+    fit = [
+        job
+        for job in tuned
+        if job.result.status is Status.OK
+        and objective in job.result.metrics
+        and all(_keeps(job, limit) for limit in limits)
+    ]
+    side = -1 if METRICS[objective].direction is Direction.HIGHER else 1
+    return min(fit, key=lambda job: side * job.result.metrics[objective], default=None)
+
+
+def _keeps(job: Job, limit: Limit) -> bool:
+    """What was not measured breaks no limit."""
+    value = limit.measured(job.result.metrics)
+    return value is None or limit.violation(value) <= 0
+
+
+def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], trial: Job | None) -> dict[str, Any]:
+    """What the sweep's own best trial had, of the settings that were searched."""
+    if study.best is not None:
+        return dict(study.best)
+    chosen = trial or next((job for job in confirm if not job.name.startswith(DEFAULT_NAME)), None)
+    if chosen is None:
+        return {}
+    keys = [found.key for found in study.ranges] or _varied(tuned)
+    return {key: chosen.settings[key] for key in keys if key in chosen.settings}
+
+
+def _varied(tuned: Sequence[Job]) -> list[str]:
+    """Where nothing says what was searched: what differs between trials, and what is searched by default."""
+    seen: dict[str, set[str]] = {}
+    for job in tuned:
+        for key, value in job.settings.items():
+            seen.setdefault(key, set()).add(str(value))
+    return sorted(key for key, values in seen.items() if len(values) > 1 or key in LR_AND_CAPACITY)
+
+
+def _has(job: Job, settings: Mapping[str, Any]) -> bool:
+    return all(_equal(job.settings.get(key), value) for key, value in settings.items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """MLflow keeps settings as text."""
+    if str(one) == str(other):
+        return True
+    try:
+        return float(one) == float(other)
+    except (TypeError, ValueError):
+        return False
+
+
+def _default_score(study: Study, confirm: Sequence[Job], best: Sequence[Job]) -> Estimate | None:
+    """That of the published settings: of the confirm jobs that have them, whatever they were made as. Where nothing
+    better was found, those of the best settings are theirs."""
+    defaults = {found.key: found.default for found in study.ranges}
+    if defaults and None not in defaults.values():
+        jobs = [job for job in confirm if _has(job, defaults)]
+    else:
+        jobs = [job for job in confirm if job.name.startswith(DEFAULT_NAME)]
+        jobs = jobs or list(best if study.has_default_score else ())
+    scored = [job for job in jobs if score_of(job) is not None]
+    name = score_name(scored)
+    return score_estimate(scored, name) if name else None
+
+
+def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
+    """The row with what its jobs measured. Of jobs that repeat a seed, the last counts."""
+    latest = {job.result.seed: job for job in sorted(scored, key=lambda job: job.result.started_at)}
+    name, unique = score_name(scored), tuple(latest[seed] for seed in sorted(latest))
+    warnings = []
+    if len(unique) < len(scored):
+        warnings.append(f"{row.name} has several jobs of one seed: the last of each counts.")
+    if unscored := [job for job in jobs if _lacks_score(job)]:
+        ended = "a job that" if len(unscored) == 1 else f"{len(unscored)} jobs that"
+        warnings.append(f"{row.name} has {ended} ended well without a finite score on test data: not measured, or NaN.")
+    row = replace(
+        row,
+        score=score_estimate(unique, name) if name else None,
+        seeds=tuple(job.result.seed for job in unique),
+        estimates=all_estimates(unique, name),
+        causes=_causes(jobs),
+        places=tuple(job.place for job in unique),
+        warnings=tuple(warnings),
+    )
+    return Entry(row, key, name, unique, tuple(jobs))
+
+
+def _lacks_score(job: Job) -> bool:
+    """Trials have none on purpose; published results lack what they lack."""
+    ended_well = job.result.status is Status.OK and job.result.stage is not Stage.TUNE
+    return ended_well and job.origin != REFERENCE and score_of(job) is None
+
+
+def _causes(jobs: Sequence[Job]) -> dict[str, int]:
+    ended = [job.result for job in jobs if job.result.status not in (Status.OK, Status.PRUNED)]
+    return dict(Counter(_cause(result) for result in ended).most_common())
+
+
+def _cause(result: JobResult) -> str:
+    first_line = (result.cause or "no cause was told").strip().partition("\n")[0]
+    return f"{result.status}: {first_line}"
+
+
+def _sum(jobs: Sequence[Job], key: str) -> float | None:
+    values = [job.result.metrics[key] for job in jobs if key in job.result.metrics]
+    return sum(values) if values else None
+
+
+def group_key(job: Job) -> GroupKey:
+    result, settings = job.result, job.settings
+    rows = [settings.get(f"hparams.{key}") for key in ("batch_size", "gradient_accumulation")]
+    tested = next((info.get("digest") for info in result.datasets if info.get("split") == "test"), None)
+    return GroupKey(
+        task=result.task,
+        task_version=result.task_version,
+        test_items=result.test_items or tested,
+        model=result.model,
+        model_revision=result.model_revision,
+        stage=str(Stage.SINGLE if result.stage is Stage.SINGLE else Stage.CONFIRM),
+        max_steps=settings.get("hparams.max_steps"),
+        batch_rows=None if rows[0] is None else rows[0] * (rows[1] or 1),
+    )

@@ -1,0 +1,208 @@
+"""What a comparison says, in sentences: the answer, how sure it is, how the numbers were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from peftsweep.records.jobs import REFERENCE
+from peftsweep.records.limits import WORDS
+from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
+from peftsweep.records.results import METRICS, Direction, Stage
+from peftsweep.report.analysis.comparison import Estimate, Group, Pair, Row
+
+COSTS = (("memory", "Memory", "needs the least memory"), ("time", "Training time", "trains fastest"))
+MOST_NAMES, MOST_SAME = 3, 12  # in a headline; more are counted
+
+
+@dataclass(frozen=True)
+class Answer:
+    """headline: which method, or which tie, in one sentence; details: how sure, and what else decides."""
+
+    headline: str
+    details: tuple[str, ...] = ()
+
+
+def answer(group: Group) -> Answer:
+    """What to take from the ranking of one group."""
+    ranked = [row for row in group.rows if row.rank is not None and row.score]
+    if not ranked or group.score_name is None:
+        return _unscored(group)
+    best = ranked[0]
+    shown = quantity(group.score_name, [row.score.mean for row in ranked if row.score])
+    score = f"{best.name}: {shown.name} {_spread(best.score, shown)}, {counted(len(best.seeds), 'seed')}."
+    if len(ranked) == 1:
+        return Answer(f"Only {best.name} was scored, so there is nothing to compare it with.", (score,))
+    compared = ranked[1 : len(ranked) - group.untested]
+    tied = [row for row in compared if row.separated_from_best is False]
+    unknown = [row for row in compared if row.separated_from_best is None]
+    behind = [row for row in compared if row.separated_from_best]
+    details = [
+        score,
+        *_all_tied(best, tied),
+        *_certainty(group),
+        *_needed(group, best, tied),
+        *_cheapest([best, *tied]),
+    ]
+    headline = _headline(shown, best, tied, unknown, behind)
+    if group.untested and not unknown:
+        headline += f" Only the {len(compared) + 1} best of {len(ranked):,} rows were compared."
+    return Answer(headline, tuple(details))
+
+
+def _headline(shown: Quantity, best: Row, tied: Sequence[Row], unknown: Sequence[Row], behind: Sequence[Row]) -> str:
+    side = "highest" if METRICS[shown.key].direction is Direction.HIGHER else "lowest"
+    if unknown:
+        return f"{best.name} has the {side} {shown.name}, but nothing tells how sure that is."
+    same = [row for row in tied if row.score and best.score and row.score.mean == best.score.mean]
+    if same and not behind and len(same) == len(tied):
+        names = joined(row.name for row in (best, *tied)) if len(tied) <= MOST_SAME else f"the first {len(tied) + 1}"
+        return f"No winner: {names} all have the same {shown.name}."
+    if not tied:
+        return f"{best.name} is best: its {shown.name} is ahead of {_others(behind)} beyond chance."
+    told = f"No clear winner: {best.name} has the {side} {shown.name}, but {_names(tied)} can't be told apart from it"
+    return f"{told}; {_names(behind)} {'is' if len(behind) == 1 else 'are'} behind." if behind else f"{told}."
+
+
+def _others(behind: Sequence[Row]) -> str:
+    return _names(behind) if len(behind) == 1 else f"all {len(behind)} others"
+
+
+def _names(rows: Sequence[Row]) -> str:
+    return joined(row.name for row in rows) if len(rows) <= MOST_NAMES else f"{len(rows)} others"
+
+
+def _all_tied(best: Row, tied: Sequence[Row]) -> Iterator[str]:
+    """By name, where the headline only counts them."""
+    if len(tied) > MOST_NAMES:
+        yield f"Not told apart from {best.name}: {joined(row.name for row in tied)}."
+
+
+def _spread(estimate: Estimate | None, shown: Quantity) -> str:
+    if estimate is None:
+        return ""
+    if estimate.low is None or estimate.high is None:
+        return shown.text(estimate.mean)
+    low, high = shown.number(estimate.low), shown.text(estimate.high)
+    return f"{shown.text(estimate.mean)} (95% interval {low} to {high})"
+
+
+def _certainty(group: Group) -> Iterator[str]:
+    if group.pairs:
+        tests = joined(dict.fromkeys(pair.test for pair in group.pairs))
+        pairs = counted(len(group.pairs), "pair")
+        yield f"Compared on the same test items: {tests}, Holm's correction over {pairs}, level 5%."
+
+
+def _needed(group: Group, best: Row, tied: Sequence[Row]) -> Iterator[str]:
+    """What would break the tie with the runner-up."""
+    if tied:
+        wanted = {best.name, tied[0].name}
+        pair = next((pair for pair in group.pairs if {pair.first, pair.second} == wanted), None)
+        names = f"To tell {best.name} from {tied[0].name}"
+        if pair and (more := needed(pair)):
+            yield f"{names} it takes {more}, if the gap is as large as it looks."
+        elif pair and pair.difference:
+            yield f"{names}, neither more seeds nor more test items alone would do, if the gap is as small as it looks."
+
+
+def needed(pair: Pair) -> str:
+    """What it would take to tell two rows apart, should the gap be as large as it looks; empty if nothing would."""
+    if pair.more_seeds:
+        return f"{counted(pair.more_seeds, 'more seed')} each"
+    if pair.more_items:
+        return f"about {pair.more_items:,} more test items"
+    return ""
+
+
+def _cheapest(rows: Sequence[Row]) -> Iterator[str]:
+    """In a tie, costs decide, as far as the seeds agree on them."""
+    if len(rows) < 2:
+        return
+    for word, noun, verb in COSTS:
+        key = next((key for key in WORDS[word] if all(key in row.estimates for row in rows)), None)
+        if key:
+            first, *rest = sorted(rows, key=lambda row: row.estimates[key].mean)
+            shown = quantity(key, [row.estimates[key].mean for row in rows])
+            least, most = (shown.text(row.estimates[key].mean) for row in (first, rest[-1]))
+            if least == most:
+                continue
+            if _overlap(first.estimates[key], rest[-1].estimates[key]):
+                told = f"{least} ({first.name}) to {most} ({rest[-1].name})"
+                yield f"{noun} does not decide: {told} on average, but their 95% intervals overlap."
+            else:
+                yield f"Among these, {first.name} {verb}: {least}; {rest[-1].name}: {most}."
+
+
+def _overlap(less: Estimate, more: Estimate) -> bool:
+    """Single measurements, which have no interval, are taken as they are."""
+    return less.high is not None and more.low is not None and less.high >= more.low
+
+
+def _unscored(group: Group) -> Answer:
+    own = [row for row in group.rows if row.origin != REFERENCE]
+    if not own:
+        return Answer("Published results only: nothing here was run by you, so nothing is ranked.")
+    measured = [row for row in own if row.objective is not None]
+    if not measured or group.objective is None:
+        return Answer("No method was scored on test data, so none can be recommended.")
+    shown = quantity(group.objective, [row.objective for row in measured if row.objective is not None])
+    first = measured[0]
+    assert first.objective is not None
+    told = (
+        f"By {shown.name}, {first.name} is ahead ({shown.text(first.objective)}), but its settings were chosen by it."
+    )
+    return Answer("No method was scored on test data yet, so none can be recommended.", (told,))
+
+
+def protocol(group: Group) -> list[str]:
+    """How the numbers of a group were made, in a few sentences."""
+    return [*_tuning(group), *_scoring(group), *_statistics(group), *_measuring(group)]
+
+
+def _tuning(group: Group) -> Iterator[str]:
+    tuned = [row for row in group.rows if row.trials]
+    if not tuned:
+        yield "Nothing was tuned here: every job ran with the settings that it was given."
+        return
+    counts = sorted({sum(row.trials.values()) for row in tuned})
+    trials = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    steps = f" of at most {group.key.max_steps:,} optimizer steps" if group.key.max_steps else ""
+    yield f"Each method was tuned with {trials} trials{steps}, every trial in the method's own search space."
+    objective = quantity(group.objective).name if group.objective else "the objective"
+    yield f"Trials were judged by {objective} on held-out data, and poor ones ended early; test data were not read."
+
+
+def _scoring(group: Group) -> Iterator[str]:
+    ranked = [row for row in group.rows if row.rank is not None]
+    if not ranked or group.score_name is None:
+        return
+    counts = sorted({len(row.seeds) for row in ranked})
+    seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    score = quantity(group.score_name).name
+    if group.key.stage == Stage.CONFIRM:
+        yield f"The best settings were then trained again with {seeds} each, and judged once on the test data: {score}."
+    else:
+        yield f"Each row is the mean over its jobs, {seeds} each, judged on the test data: {score}."
+
+
+def _statistics(group: Group) -> Iterator[str]:
+    if group.pairs:
+        yield (
+            "Intervals are 95%: of scores over fresh seeds and test items, of costs over seeds. Few seeds that "
+            "disagree make them wide. Two methods are told apart if their difference on the same items has p < 0.05 "
+            "after Holm's correction, and are a tie otherwise."
+        )
+
+
+def _measuring(group: Group) -> Iterator[str]:
+    if any(row.estimates for row in group.rows):
+        yield "Costs are means over the same jobs; training time counts optimisation steps alone."
+
+
+def interval_text(estimate: Estimate, shown: Quantity) -> str:
+    """`36.0 to 100.0`; empty where there is none, or nothing between its ends."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    low, high = shown.number(estimate.low), shown.number(estimate.high)
+    return "" if low == high else f"{low}{NARROW_SPACE}to{NARROW_SPACE}{high}"

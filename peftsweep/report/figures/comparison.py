@@ -1,0 +1,221 @@
+"""What a comparison looks like: score against cost, and the gap of each method to the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from peftsweep.records.jobs import REFERENCE
+from peftsweep.records.quantities import SHARES, Quantity, quantity
+from peftsweep.records.results import METRICS, Direction
+from peftsweep.report.analysis.comparison import Estimate, Group, Pair
+from peftsweep.report.analysis.frontier import Pareto, Point
+from peftsweep.report.figures.canvas import Canvas, Line, Text, series_style, text_width
+from peftsweep.report.figures.frame import (
+    Box,
+    Frame,
+    Scale,
+    add_legend,
+    fitted,
+    framed,
+    place_labels,
+    tick_labels,
+)
+
+WIDE, NARROW = 760.0, 350.0  # pixels; the narrow one is for phones
+PALE = 0.55
+MOST_LABELS = 12  # beside points; more would hide the points
+MOST_DOMINATED = 40  # points that are drawn, of those that others beat
+MOST_NAMED = 40  # points of the frontier
+ROOM_FOR_INTERVALS, LEAST_ROOM = 0.6, 0.1  # of the range of means, and of the largest, on either side
+MOST_GAPS = 24  # rows of one figure
+Styles = Mapping[str, tuple[str, str]]  # row -> colour, shape
+
+
+def draw_pareto(pareto: Pareto, styles: Styles, width: float = WIDE) -> Canvas:
+    """The second metric against the first: points with intervals, the frontier, what it dominates paler."""
+    x_key, y_key = pareto.metrics[:2]
+    points = _shown_points(pareto.points)
+    x, y = (quantity(key, _extremes(points, key)) for key in (x_key, y_key))
+    canvas = Canvas(width, 430 if width > NARROW else 350, f"{y.name} against {x.name}, with the Pareto frontier")
+    frame = framed(
+        canvas,
+        (x, _drawn_range(points, x_key)),
+        (y, _extremes(points, y_key)),
+        log_x=_spans(points, x_key),
+        y_ends=(-0.02, 1.02) if y_key.rpartition("/")[2] in SHARES else None,
+    )
+    _frontier(canvas, frame, pareto, x_key, y_key)
+    for point in reversed(points):
+        _point(canvas, frame, point, styles[point.name], (x, y))
+    is_crowded = len(points) > MOST_LABELS
+    named = [point for point in points if point.on_frontier][:MOST_NAMED]
+    rest = [point for point in points if not point.on_frontier]
+    anchors = [
+        (frame.at(point.values[x_key].mean, point.values[y_key].mean), point.name, "ink" if point in named else "muted")
+        for point in [*named, *([] if is_crowded else rest)]
+    ]
+    place_labels(canvas, anchors, 12.5 if width > NARROW else 11.5, _line_boxes(canvas))
+    _better_corner(canvas, x_key, y_key)
+    if is_crowded:
+        add_legend(canvas, {point.name: styles[point.name] for point in rest})
+    return canvas
+
+
+def _shown_points(points: Sequence[Point]) -> list[Point]:
+    """The frontier, and of the rest the best in the first metric."""
+    rest = {point.name for point in [point for point in points if not point.on_frontier][:MOST_DOMINATED]}
+    return [point for point in points if point.on_frontier or point.name in rest]
+
+
+def _line_boxes(canvas: Canvas) -> list[Box]:
+    """What labels should keep off: intervals and the frontier, not the grid."""
+    return [
+        (min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1) + 1, max(y0, y1) + 1)
+        for item in canvas.items
+        if isinstance(item, Line) and item.color not in ("grid", "muted")
+        for (x0, y0), (x1, y1) in zip(item.points, item.points[1:], strict=False)
+    ]
+
+
+def _extremes(points: Sequence[Point], key: str) -> list[float]:
+    found = [point.values[key] for point in points]
+    return [value for estimate in found for value in (estimate.low, estimate.mean, estimate.high) if value is not None]
+
+
+def _drawn_range(points: Sequence[Point], key: str) -> list[float]:
+    """What the frame must hold of a cost: all means, and intervals as far as they don't push the points together."""
+    means = [point.values[key].mean for point in points]
+    if _spans(points, key):
+        return means
+    low, high = min(means), max(means)
+    room = max(ROOM_FOR_INTERVALS * (high - low), LEAST_ROOM * max(abs(low), abs(high)))
+    return [min(max(value, low - room), high + room) for value in _extremes(points, key)]
+
+
+def _spans(points: Sequence[Point], key: str) -> bool:
+    """Whether a log scale shows it better: sizes that differ more than twentyfold."""
+    means = [point.values[key].mean for point in points]
+    return bool(means) and min(means) > 0 and max(means) > 20 * min(means)
+
+
+def _point(
+    canvas: Canvas, frame: Frame, point: Point, style: tuple[str, str], shown: tuple[Quantity, Quantity]
+) -> None:
+    x, y = (point.values[one.key] for one in shown)
+    color, shape = style
+    opacity = 1.0 if point.on_frontier else PALE
+    low_x, high_x, low_y, high_y = (end for one in (x, y) for end in (_or_mean(one.low, one), _or_mean(one.high, one)))
+    canvas.add(Line((frame.at(x.mean, low_y), frame.at(x.mean, high_y)), color, 1.5, opacity=0.6 * opacity))
+    canvas.add(Line((frame.at(low_x, y.mean), frame.at(high_x, y.mean)), color, 1.5, opacity=0.6 * opacity))
+    hollow = point.origin == REFERENCE
+    canvas.mark(frame.at(x.mean, y.mean), shape, color, 6, hollow=hollow, opacity=opacity, title=_told(point, shown))
+
+
+def _told(point: Point, shown: tuple[Quantity, Quantity]) -> str:
+    """Everything that is known of a point, a third metric too."""
+    drawn = {one.key for one in shown}
+    rest = (quantity(key, [estimate.mean]) for key, estimate in point.values.items() if key not in drawn)
+    told = (
+        f"{one.name} {one.text(point.values[one.key].mean)}{_interval(point.values[one.key], one)}"
+        for one in (*shown, *rest)
+    )
+    beaten = f"; dominated by {', '.join(point.dominated_by)}" if point.dominated_by else ""
+    return f"{point.name}: {', '.join(told)}{beaten}"
+
+
+def _or_mean(value: float | None, estimate: Estimate) -> float:
+    return estimate.mean if value is None else value
+
+
+def _interval(estimate: Estimate, shown: Quantity) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f" ({shown.number(estimate.low)} to {shown.number(estimate.high)})"
+
+
+def _frontier(canvas: Canvas, frame: Frame, pareto: Pareto, x_key: str, y_key: str) -> None:
+    """A staircase through the points that nothing beats, in two metrics; with a third it would be no line."""
+    if len(pareto.metrics) > 2:
+        return
+    is_lower = METRICS[x_key].direction is Direction.LOWER
+    found = sorted(
+        ((p.values[x_key].mean, p.values[y_key].mean) for p in pareto.points if p.on_frontier), reverse=not is_lower
+    )
+    if not found:
+        return
+    is_higher = METRICS[y_key].direction is Direction.HIGHER
+    steps: list[tuple[float, float]] = [(found[0][0], frame.y.low if is_higher else frame.y.high)]
+    for x, y in found:
+        steps += [(x, steps[-1][1]), (x, y)]
+    steps.append((frame.x.high if is_lower else frame.x.low, found[-1][1]))
+    canvas.add(Line(tuple(frame.at(x, y) for x, y in steps), "ink", 1.2, dash=4, opacity=0.6))
+
+
+def _better_corner(canvas: Canvas, x_key: str, y_key: str) -> None:
+    """Where one would like to be, told in words: directions differ between metrics."""
+    side = "left" if METRICS[x_key].direction is Direction.LOWER else "right"
+    height = "top" if METRICS[y_key].direction is Direction.HIGHER else "bottom"
+    canvas.add(Text(canvas.width - 14, 16, f"better: {height} {side}", "muted", "end", 11))
+
+
+def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
+    """The difference of each ranked row to the best, with its 95% interval; None where nothing was compared."""
+    best = next((row.name for row in group.rows if row.rank == 1), None)
+    gaps = {other: gap for pair in group.pairs if best and (gap := _gap_to(best, pair)) for other in [gap[0]]}
+    ranked = [gaps[row.name] for row in group.rows if row.name in gaps][:MOST_GAPS]
+    if best is None or group.score_name is None or not ranked:
+        return None
+    shown = points_of(quantity(group.score_name, [value for _, *values, _ in ranked for value in values]))
+    canvas = Canvas(width, 72 + 26 * len(ranked), f"Difference to {best} in {shown.name}")
+    left = min(14 + max(text_width(name, 12) for name, *_ in ranked), 0.42 * width)
+    scale = fitted([0.0, *(value for _, *values, _ in ranked for value in values)], left, width - 14)
+    _gap_axis(canvas, scale, shown, best)
+    for number, (name, low, mean, high, is_separated) in enumerate(ranked):
+        y = 42.0 + 26 * number
+        color = "c2" if is_separated else "c1"
+        canvas.add(Text(left - 10, y + 4, _cut(name, left - 14), "ink", "end", 12))
+        canvas.add(Line(((scale(low), y), (scale(high), y)), color, 2))
+        words = "separated" if is_separated else "not told apart"
+        told = f"{name}: {shown.text(mean, sign=True)} ({shown.number(low)} to {shown.number(high)}), {words}"
+        canvas.mark(
+            (scale(mean), y), "square" if is_separated else "circle", color, 5.5, hollow=not is_separated, title=told
+        )
+    return canvas
+
+
+def points_of(shown: Quantity) -> Quantity:
+    """How a difference of two such values is shown: of shares, in percentage points."""
+    return Quantity(shown.key, shown.name, "percentage points", shown.divisor, 1) if shown.unit == "%" else shown
+
+
+def _gap_to(best: str, pair: Pair) -> tuple[str, float, float, float, bool] | None:
+    """name, low, mean, high of other minus best."""
+    if best not in (pair.first, pair.second):
+        return None
+    low = pair.difference if pair.low is None else pair.low
+    high = pair.difference if pair.high is None else pair.high
+    if pair.second == best:
+        return pair.first, low, pair.difference, high, pair.is_separated
+    return pair.second, -high, -pair.difference, -low, pair.is_separated
+
+
+def _gap_axis(canvas: Canvas, scale: Scale, shown: Quantity, best: str) -> None:
+    bottom = canvas.height - 40
+    ticks = scale.ticks(shown)
+    for tick, label in zip(ticks, tick_labels(ticks, shown), strict=True):
+        canvas.add(Line(((scale(tick), 26), (scale(tick), bottom)), "grid"))
+        canvas.add(Text(scale(tick), bottom + 15, label, "muted", "middle", 11))
+    canvas.add(Line(((scale(0), 22), (scale(0), bottom)), "ink", 1.2))
+    half = text_width(best, 12) / 2
+    canvas.add(Text(min(max(scale(0), half), canvas.width - half), 14, best, "ink", "middle", 12, bold=True))
+    canvas.add(Text(canvas.width - 14, canvas.height - 6, f"difference in {shown.title}", "ink", "end", 12))
+
+
+def _cut(name: str, room: float) -> str:
+    most = max(4, int(room / text_width("n", 12)))
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def styles_of(names: Sequence[str]) -> Styles:
+    """Colour and shape of each row, the same in all figures of one group."""
+    return {name: series_style(number) for number, name in enumerate(names)}

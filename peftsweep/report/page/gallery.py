@@ -1,0 +1,155 @@
+"""The contact sheets that image tasks leave, cut into their pictures: all methods beside each other."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from peftsweep.records.jobs import PREDICTIONS_FILE, Job
+from peftsweep.report.analysis.comparison import Row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONTACT_SHEET_FILE = "contact_sheet.png"
+# How `modalities.image.contact_sheet` lays a sheet out, which a report must not import; a test cuts one of its sheets.
+GAP, LINE_PIXELS, SIDES = 8, 18, range(192, 385)
+EMPTY = (232, 232, 232)  # where a picture is missing
+COLUMNS = (("base", "adapted", "photo"), ("adapted", "photo"))
+ADAPTED, SHARED = "adapted", ("photo", "base")  # of each method; the same for all, shown first
+MOST_PIXELS_WIDE, PICTURE_PIXELS = 640, 192
+QUALITY = 82  # of WebP, 0 to 100
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A whole contact sheet. name: of the row. source: a data URI. width, height: pixels."""
+
+    name: str
+    source: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What was drawn for one prompt. text: empty where only the sheet tells it, whose words are then in `words`, a data
+    URI. pictures: data URIs, one for each column; empty where there is none."""
+
+    text: str
+    words: str
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """columns: photo, base, then the rows' names. whole: sheets that could not be cut, or show other prompts."""
+
+    columns: tuple[str, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+    whole: tuple[Sheet, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A sheet in pieces. columns: name -> a picture for each prompt, None where it is missing; words: below them."""
+
+    columns: dict[str, list[Image | None]]
+    words: list[Image]
+
+
+def read_gallery(rows: Sequence[Row], jobs: Sequence[Job]) -> Gallery:
+    """Of each row's first scored job that left a contact sheet; one that can't be read is left out."""
+    sheets = dict(_sheets(rows, {job.place: job for job in jobs}))
+    cuts = {name: found for name, (picture, _) in sheets.items() if (found := cut_sheet(picture))}
+    first = next(iter(cuts.values()), None)
+    alike = {name: cut for name, cut in cuts.items() if first and _shape(cut) == _shape(first)}
+    whole = tuple(_whole(name, picture) for name, (picture, _) in sheets.items() if name not in alike)
+    if first is None:
+        return Gallery(whole=whole)
+    columns = {name: first.columns[name] for name in SHARED if name in first.columns}
+    columns |= {name: cut.columns[ADAPTED] for name, cut in alike.items()}
+    _, job = sheets[next(iter(alike))]
+    return Gallery(tuple(columns), tuple(_prompts(first, columns, _texts(job))), whole)
+
+
+def _sheets(rows: Sequence[Row], by_place: dict[str, Job]) -> Iterator[tuple[str, tuple[Image, Job]]]:
+    from PIL import Image, UnidentifiedImageError
+
+    for row in rows:
+        job = next((by_place[place] for place in row.places[:1] if place in by_place), None)
+        path = job.files.path(CONTACT_SHEET_FILE) if job else None
+        try:
+            if job and path:
+                with Image.open(path) as opened:
+                    yield row.name, (opened.convert("RGB"), job)
+        except (OSError, UnidentifiedImageError):
+            continue
+
+
+def _shape(cut: Cut) -> tuple[list[str], int]:
+    return list(cut.columns), len(cut.words)
+
+
+def cut_sheet(sheet: Image) -> Cut | None:
+    """A sheet's pictures, by its measures alone; None where these fit no layout, as of prompts of several lines."""
+    for names in COLUMNS:
+        side, rest = divmod(sheet.width - GAP, len(names))
+        side, height = side - GAP, side - GAP + 2 * GAP + LINE_PIXELS
+        rows, beyond = divmod(sheet.height - GAP - LINE_PIXELS, height)
+        if side in SIDES and not rest and not beyond and rows:
+            tops = [GAP + LINE_PIXELS + number * height for number in range(rows)]
+            columns = {
+                name: [_picture(sheet, GAP + place * (side + GAP), top, side) for top in tops]
+                for place, name in enumerate(names)
+            }
+            return Cut(columns, [_words(sheet, top + side + GAP // 2) for top in tops])
+    return None
+
+
+def _picture(sheet: Image, left: int, top: int, side: int) -> Image | None:
+    found = sheet.crop((left, top, left + side, top + side))
+    return None if found.getcolors(1) == [(side * side, EMPTY)] else found.resize((PICTURE_PIXELS, PICTURE_PIXELS))
+
+
+def _words(sheet: Image, top: int) -> Image:
+    """The line below a prompt's pictures, without the paper beside it."""
+    from PIL import ImageOps
+
+    line = sheet.crop((0, top, sheet.width, top + LINE_PIXELS))
+    left, _, right, _ = ImageOps.invert(line).getbbox() or (0, 0, sheet.width, 0)
+    return line.crop((left, 0, right, LINE_PIXELS))
+
+
+def _prompts(first: Cut, columns: Mapping[str, Sequence[Image | None]], texts: Sequence[str]) -> Iterator[Prompt]:
+    """texts: of the prompts with a photo, which come first."""
+    for number, (words, photo) in enumerate(zip(first.words, first.columns["photo"], strict=True)):
+        text = texts[number] if photo and number < len(texts) else ""
+        pictures = (column[number] for column in columns.values())
+        encoded = tuple(_encoded(picture) if picture else "" for picture in pictures)
+        yield Prompt(text, "" if text else _encoded(words), encoded)
+
+
+def _texts(job: Job) -> list[str]:
+    """Prompts with a photo, in a sheet's order; none if the job left no test items."""
+    path = job.files.path(PREDICTIONS_FILE)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    items = [json.loads(line) for line in lines]
+    return list({item["photo"]: str(item["prompt"]) for item in items if {"photo", "prompt"} <= item.keys()}.values())
+
+
+def _whole(name: str, picture: Image) -> Sheet:
+    if picture.width > MOST_PIXELS_WIDE:
+        picture = picture.resize((MOST_PIXELS_WIDE, round(picture.height * MOST_PIXELS_WIDE / picture.width)))
+    return Sheet(name, _encoded(picture), picture.width, picture.height)
+
+
+def _encoded(picture: Image) -> str:
+    """As a data URI."""
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=QUALITY, method=2)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

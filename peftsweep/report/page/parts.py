@@ -1,0 +1,254 @@
+"""What a page tells of each group of a comparison: its answer, table, figures and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftsweep.records.jobs import Job, Loaded
+from peftsweep.records.quantities import joined, quantity, some
+from peftsweep.report.analysis.comparison import Group, Row
+from peftsweep.report.analysis.frontier import DRAWS, Pareto
+from peftsweep.report.analysis.sentences import Answer, answer, protocol
+from peftsweep.report.analysis.tuning import Tuning, read_curve, read_tuning
+from peftsweep.report.analysis.tuning_words import edge_warnings, parameter_importance, tuning_sentences
+from peftsweep.report.figures.canvas import Canvas, file_svg, inline_svg
+from peftsweep.report.figures.comparison import (
+    MOST_DOMINATED,
+    NARROW,
+    WIDE,
+    Styles,
+    draw_gaps,
+    draw_pareto,
+    styles_of,
+)
+from peftsweep.report.figures.png import save_png
+from peftsweep.report.figures.settings import draw_importance, draw_parallel
+from peftsweep.report.figures.tuning import draw_best_so_far, draw_curves, draw_learning_rates
+from peftsweep.report.page.gallery import Gallery, read_gallery
+from peftsweep.report.page.table import PageTable, PairLine, build_pairs, build_table, pairs_title
+
+MOST_ROWS_DRAWN = 12  # of one group: the best
+MOST_NAMES = 3  # of those that dominate one method
+MOST_BEATEN = 6  # told in words; every point of the figure tells its own
+MOST_FAILURES = 200  # lines; all are in comparison.json
+SPLITS = "train valid test"  # in the order in which they are used
+LEAST_SHARE = 0.01  # of draws, for a place on the frontier to be told
+
+
+class Figures:
+    """Every figure of a page: drawn once, shown in the page and kept as files."""
+
+    def __init__(self) -> None:
+        self.drawn: dict[str, Canvas] = {}
+
+    def show(self, name: str, canvas: Canvas | None) -> str:
+        """The figure as part of the page; empty if there is none."""
+        if canvas is None:
+            return ""
+        self.drawn[name] = canvas
+        return inline_svg(canvas)
+
+    def show_both(self, name: str, wide: Canvas | None, narrow: Canvas | None) -> str:
+        """Two drawings of one figure, of which the page's style shows the one that fits."""
+        if wide is None or narrow is None:
+            return ""
+        self.drawn[name] = wide
+        return inline_svg(wide, "wide") + inline_svg(narrow, "narrow")
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, canvas in self.drawn.items():
+            (folder / f"{name}.svg").write_text(file_svg(canvas), encoding="utf-8")
+            save_png(canvas, folder / f"{name}.png")
+
+
+@dataclass(frozen=True)
+class TunedRow:
+    """How one row was tuned. Figures are parts of the page."""
+
+    name: str
+    learning_rates: str
+    sentences: tuple[str, ...]
+    warnings: tuple[str, ...]
+    parallel: str = ""
+    importance: str = ""
+
+
+@dataclass(frozen=True)
+class GroupPart:
+    """What the page tells of one group. Empty parts are left out of it."""
+
+    id: str
+    group: Group
+    answer: Answer
+    warnings: tuple[str, ...]
+    table: PageTable
+    pareto: str
+    pareto_metrics: int
+    pareto_notes: tuple[str, ...]
+    gaps: str
+    pairs: tuple[PairLine, ...]
+    pairs_title: str
+    tuned: tuple[TunedRow, ...]
+    untold: int  # rows that were tuned and are not drawn
+    searches: tuple[str, ...]
+    improves: str  # what a line of best objectives does
+    curves: tuple[str, ...]
+    failures: tuple[tuple[str, str, int], ...]  # row, cause, how many
+    more_failures: int  # lines that are left out
+    gallery: Gallery
+    protocol: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    datasets: tuple[dict[str, Any], ...]
+
+
+def build_part(
+    name: str, group: Group, pareto: Pareto | None, loaded: Loaded, figures: Figures, *, is_drawn: bool
+) -> GroupPart:
+    """name: of its figures, and of its place in the page; is_drawn: with figures."""
+    jobs = _jobs_of(group, loaded.jobs)
+    drawn = group.rows[:MOST_ROWS_DRAWN] if is_drawn else ()
+    tunings = [found for row in drawn if (found := read_tuning(row, jobs, loaded.studies))]
+    styles = styles_of([row.name for row in group.rows])
+    tuned = tuple(_tuned(tuning, f"{name}-{place + 1}", figures) for place, tuning in enumerate(tunings))
+    failures = [(row.name, cause, count) for row in group.rows for cause, count in row.causes.items()]
+    return GroupPart(
+        id=name,
+        group=group,
+        answer=answer(group),
+        warnings=tuple(_warnings(group, tuned)),
+        table=build_table(group),
+        pareto=_draw_pareto(pareto, f"{name}-pareto", styles, figures) if is_drawn else "",
+        pareto_metrics=len(pareto.metrics) if pareto else 0,
+        pareto_notes=tuple(_pareto_notes(pareto)),
+        gaps=_draw_gaps(group, f"{name}-differences", figures) if is_drawn else "",
+        pairs=build_pairs(group),
+        pairs_title=pairs_title(group),
+        tuned=tuned,
+        untold=sum(bool(row.trials) for row in group.rows) - len(tuned),
+        searches=tuple(_searches(tunings, styles, name, figures)),
+        improves="falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
+        curves=tuple(_curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures)),
+        failures=tuple(failures[:MOST_FAILURES]),
+        more_failures=max(0, len(failures) - MOST_FAILURES),
+        gallery=read_gallery(drawn, jobs),
+        protocol=tuple(protocol(group)),
+        environment=tuple(_environment(jobs)),
+        datasets=tuple(sorted(_datasets(jobs), key=lambda info: SPLITS.find(info["split"]))),
+    )
+
+
+def _jobs_of(group: Group, jobs: Sequence[Job]) -> list[Job]:
+    """Those that the group's rows are made of."""
+    places = {place for row in group.rows for place in row.places}
+    studies = {row.study for row in group.rows if row.study}
+    return [job for job in jobs if job.place in places or (job.result.study in studies and job.result.study)]
+
+
+def _draw_pareto(pareto: Pareto | None, name: str, styles: Styles, figures: Figures) -> str:
+    if pareto is None or len(pareto.points) < 2:
+        return ""
+    return figures.show_both(name, draw_pareto(pareto, styles, WIDE), draw_pareto(pareto, styles, NARROW))
+
+
+def _draw_gaps(group: Group, name: str, figures: Figures) -> str:
+    return figures.show_both(name, draw_gaps(group, WIDE), draw_gaps(group, NARROW))
+
+
+def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
+    """What the figure can't show: how sure a place on the frontier is, and who is missing."""
+    if pareto is None:
+        return
+    if len(pareto.points) < 2:
+        if pareto.missing:
+            names = joined(quantity(key).name for key in pareto.metrics)
+            yield f"Not drawn, as only {pareto.points[0].name} has {names}; {some(pareto.missing)} lacks one of them."
+        return
+    if len(pareto.metrics) > 2:
+        names = joined(quantity(key).name for key in pareto.metrics)
+        yield f"On the frontier is what nothing beats in {names} together; the figure shows the first two."
+    shares = sorted(((point.share or 0.0, point.name) for point in pareto.points), reverse=True)
+    sure = [f"{name} {share:.0%}" for share, name in shares if share >= LEAST_SHARE]
+    if sure:
+        draws = f"{DRAWS:,} bootstrap draws over seeds and test items"
+        yield f"Share of {draws} in which a method is on the frontier: {', '.join(sure)}."
+    beaten = [f"{point.name} (by {_some(point.dominated_by)})" for point in pareto.points if point.dominated_by]
+    if beaten:
+        more = f" and {len(beaten) - MOST_BEATEN} more" if len(beaten) > MOST_BEATEN else ""
+        yield f"Dominated: {', '.join(beaten[:MOST_BEATEN])}{more}."
+    if len(beaten) > MOST_DOMINATED:
+        yield f"Drawn are the frontier and, of what is dominated, the {MOST_DOMINATED} best in the first metric."
+    if pareto.missing:
+        yield f"Not drawn, as one of the metrics was not measured: {some(pareto.missing)}."
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return joined(names if more <= 1 else [*names[:MOST_NAMES], f"{more} more"])
+
+
+def _warnings(group: Group, tuned: Sequence[TunedRow]) -> Iterator[str]:
+    yield from group.warnings
+    yield from (warning for row in group.rows for warning in row.warnings)
+    on_edge = [row.name for row in tuned if row.warnings]
+    if on_edge:
+        yield (
+            f"The best settings of {joined(on_edge)} lie at an end of what was searched: better ones may lie beyond. "
+            "What to try is told below, under how each method was tuned."
+        )
+
+
+def _tuned(tuning: Tuning, name: str, figures: Figures) -> TunedRow:
+    return TunedRow(
+        tuning.row,
+        figures.show(f"{name}-learning-rates", draw_learning_rates(tuning)),
+        tuple(tuning_sentences(tuning)),
+        tuple(edge_warnings(tuning)),
+        figures.show(f"{name}-settings", draw_parallel(tuning)),
+        figures.show(f"{name}-importance", draw_importance(parameter_importance(tuning), tuning.row)),
+    )
+
+
+def _searches(tunings: Sequence[Tuning], styles: Styles, name: str, figures: Figures) -> Iterator[str]:
+    for by_tokens, what in ((False, "trials"), (True, "tokens")):
+        if drawn := draw_best_so_far(tunings, styles, by_tokens=by_tokens):
+            yield figures.show(f"{name}-best-by-{what}", drawn)
+
+
+def _curves(
+    rows: Sequence[Row],
+    jobs: Sequence[Job],
+    objective: str,
+    styles: Styles,
+    name: str,
+    figures: Figures,
+) -> Iterator[str]:
+    """Of each row, the first job that was scored."""
+    by_place = {job.place: job for job in jobs}
+    found = [read_curve(row, by_place[row.places[0]], objective) for row in rows if row.places]
+    curves = [curve for curve in found if curve]
+    for validation, what in ((False, "training"), (True, "validation")):
+        if drawn := draw_curves(curves, styles, validation=validation, objective=objective):
+            yield figures.show(f"{name}-{what}-loss", drawn)
+
+
+def _environment(jobs: Sequence[Job]) -> Iterator[tuple[str, str]]:
+    """Each thing known of the environment, with all the values it had."""
+    found: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        for key, value in job.result.environment.items():
+            found.setdefault(key, {})[str(value)] = None
+    yield from ((key, "; ".join(values)) for key, values in found.items())
+
+
+def _datasets(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+    seen = set()
+    for job in jobs:
+        for info in job.result.datasets:
+            told = {key: info.get(key, "") for key in ("name", "split", "source", "rows", "digest")}
+            if (line := tuple(map(str, told.values()))) not in seen:
+                seen.add(line)
+                yield told

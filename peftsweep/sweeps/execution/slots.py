@@ -1,0 +1,52 @@
+"""How many workers a machine gets, and what each may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from peftsweep.errors import ConfigError, Problem
+from peftsweep.sweeps.execution.worker import Slot
+
+MOST_CPU_WORKERS = 8
+# Launchers whose jobs land on machines of a cluster, which gives each its devices.
+CLUSTER_LAUNCHERS = ("SlurmLauncher", "RayLauncher", "RayAWSLauncher", "RQLauncher")
+
+
+def plan_slots(
+    workers: int | None, gpus: Sequence[str], device: str, *, may_share: bool, trials: int
+) -> tuple[list[Slot], list[Slot]]:
+    """Slots for tuning, and for confirming: there one for each device, as its time and memory are to be compared.
+
+    gpus: names for CUDA_VISIBLE_DEVICES; trials: more workers than these would only wait. Raises ConfigError for more
+    workers than GPUs without leave to share them.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device == "cpu" or not gpus:
+        count = min(workers or min(cores, MOST_CPU_WORKERS), max(1, trials))
+        tune = [Slot(index, None, max(1, cores // count)) for index in range(count)]
+        return tune, [Slot(0, None, cores)]
+    if device not in ("auto", "cuda"):
+        gpus = [_chosen(gpus, device)]
+    if workers is not None and workers > len(gpus) and not may_share:
+        rule = f"each worker needs a GPU of its own, and there are {len(gpus)}"
+        fix = "Lower workers, or add allow_shared_gpu=true: times and memory of trials can't be compared then."
+        raise ConfigError(Problem(rule, workers, "workers", fix))
+    count = min(workers or len(gpus), max(1, trials))
+    threads = max(1, cores // count)
+    tune = [Slot(index, gpus[index % len(gpus)], threads) for index in range(count)]
+    confirm = gpus[:count]  # fewer workers than GPUs: the others are left to somebody else
+    return tune, [Slot(index, gpu, max(1, cores // len(confirm))) for index, gpu in enumerate(confirm)]
+
+
+def _chosen(gpus: Sequence[str], device: str) -> str:
+    number = device.partition(":")[2] or "0"
+    if not number.isdecimal() or int(number) >= len(gpus):
+        raise ConfigError(Problem(f"the device must be one of the {len(gpus)} GPUs of this machine", device, "device"))
+    return gpus[int(number)]
+
+
+def cluster_slots(workers: int | None) -> tuple[list[Slot], list[Slot]]:
+    """Slots on other machines: whatever the cluster gives each worker."""
+    slots = [Slot(index) for index in range(workers or 1)]
+    return slots, slots

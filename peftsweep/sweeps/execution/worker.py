@@ -1,0 +1,350 @@
+"""A worker: claim a trial, let the warm child run it, tell the storage how it ended; again, until nothing is left.
+
+It is light (no torch) and trusts nothing that runs a trial: the child may crash, hang or run out of memory. It waits
+for no other worker, and decides nothing about the sweep: tickets and lost trials are the controller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import logging
+import math
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+from filelock import FileLock
+from optuna.trial import TrialState
+
+from peftsweep.records.results import Stage
+from peftsweep.sweeps.execution import stopping
+from peftsweep.sweeps.execution.child import outcome_left_behind
+from peftsweep.sweeps.execution.lease import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
+from peftsweep.sweeps.execution.messages import Begun, Proposed, Reported, Request, Stepped
+from peftsweep.sweeps.execution.stopping import Stop
+from peftsweep.sweeps.execution.storage import open_storage
+from peftsweep.sweeps.execution.tickets import MOST_ATTEMPTS, Ending, Outcome, Tickets, Trial, seen, stopped_because
+from peftsweep.sweeps.execution.warm import WarmChild
+from peftsweep.sweeps.protocol.constraints import violations
+from peftsweep.sweeps.protocol.pruning import should_prune
+from peftsweep.sweeps.protocol.specification import PLAN_FILE, StudyPlan, SweepPlan, load_plan
+from peftsweep.sweeps.protocol.stage import is_over, stage_study_name
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+RETRY_PAUSE_SECONDS = 1.0  # before a crashed trial is tried again: what was at fault may need a moment
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A worker's place. device: value of CUDA_VISIBLE_DEVICES, None leaves it as it is; threads: at most these, and no
+    more than OMP_NUM_THREADS asks for; None leaves them as they are."""
+
+    index: int = 0
+    device: str | None = None
+    threads: int | None = None
+
+    def environment(self) -> dict[str, str]:
+        given = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
+        if self.threads is not None:
+            asked = os.environ.get("OMP_NUM_THREADS", "")
+            threads = min(self.threads, int(asked)) if asked.isdecimal() else self.threads
+            given |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        return dict(os.environ) | given | {"PYTHONUNBUFFERED": "1"}
+
+    @property
+    def lock_name(self) -> str:
+        """Equal for slots that share a device."""
+        return f"gpu-{self.device}" if self.device else f"visible-{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
+
+
+def run_worker(
+    folder: Path, slot: Slot, *, stage: Stage | None = None, controller: str | None = None, log_to: IO[bytes] | int = 1
+) -> int:
+    """Work for a sweep until nothing is left to do; answers how many trials ended here.
+
+    stage: work in this one only, None follows the controller from one to the next; controller: `<host> <process id>` of
+    the one that started this worker, with which it goes. Raises DataError if `folder` is no sweep's.
+    """
+    plan = load_plan(folder)
+    if Path(plan.working_folder).is_dir():
+        os.chdir(plan.working_folder)
+    worker = Worker(plan, slot, stage, controller, log_to)
+    with stopping.on_signals(worker.stop):
+        return worker.run()
+
+
+@dataclass
+class Worker:
+    plan: SweepPlan
+    slot: Slot
+    only_stage: Stage | None
+    controller: str | None
+    log_to: IO[bytes] | int
+    _stop: Stop = Stop.NO
+    _ended: int = 0
+    _doing: dict[str, Any] = field(default_factory=dict)
+    _queues: dict[str, Tickets] = field(default_factory=dict)
+    _plan_read_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{self.slot.index}"
+        self._lease = LeaseFile(self.plan.path / WORKERS_FOLDER / f"{self.name}.json", self.name)
+        self._storage = open_storage(self.plan.path, self.plan.settings.storage)
+        self._child = WarmChild(self.slot.environment(), self.log_to, self.plan.settings.stall_seconds)
+
+    def stop(self, stop: Stop) -> None:
+        self._stop = max(self._stop, stop)
+
+    def run(self) -> int:
+        self._say(slot=self.slot.index, state="waiting")
+        try:
+            while self._is_told() is Stop.NO:
+                if not self._work_once(self._stage()):
+                    break
+        finally:
+            self._child.close()
+            self._lease.remove()
+        return self._ended
+
+    def _is_told(self) -> Stop:
+        """The strongest order: by a signal, by the sweep's stop file, or by the end of who started this worker."""
+        told = max(self._stop, stopping.read_stop(self.plan.path))
+        return told if self._controller_lives() else max(told, Stop.FINISH)
+
+    def _controller_lives(self) -> bool:
+        host, _, pid = (self.controller or "").partition(" ")
+        if host != socket.gethostname():
+            return not host or is_alive(self.plan.path / CONTROLLER_FILE, self.plan.settings.lease_seconds)
+        try:
+            return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def _stage(self) -> Stage:
+        if self.only_stage is not None:
+            return self.only_stage
+        return self._told_stage() or Stage.TUNE  # what waits can still be run, though nobody confirms it
+
+    def _told_stage(self) -> Stage | None:
+        """What the controller works at; None where none is alive, or it is through."""
+        path = self.plan.path / CONTROLLER_FILE
+        lease = read_lease(path) if is_alive(path, self.plan.settings.lease_seconds) else None
+        stage = lease.doing.get("stage") if lease else None
+        return Stage(stage) if stage in (Stage.TUNE, Stage.CONFIRM) else None
+
+    def _work_once(self, stage: Stage) -> bool:
+        """Run one trial, or wait a moment. False: there is nothing left to wait for."""
+        self._read_plan_again()
+        try:
+            everything = [(study, self._tickets(study, stage)) for study in self.plan.studies]
+        except KeyError:  # joined before the controller has made the studies
+            time.sleep(IDLE_SECONDS)
+            return self._told_stage() is not None
+        progress = {study.label: tickets.trials() for study, tickets in everything}
+        for study, tickets in sorted(everything, key=lambda pair: _begun(progress[pair[0].label])):
+            if stopped_because(progress[study.label]):
+                continue
+            trial = tickets.claim(self.name, time.time())
+            if trial is not None:
+                self._work(study, stage, tickets, trial)
+                return True
+        is_all_over = all(is_over(self.plan, study, stage, progress[study.label]) for study in self.plan.studies)
+        if self.only_stage is None and self._told_stage() is None:
+            return False  # nothing waits, and nobody will take lost trials back or confirm anything
+        if is_all_over and self.only_stage is not None:
+            return False  # else the controller goes on to the next stage in a moment
+        self._say(state="waiting")
+        time.sleep(IDLE_SECONDS)
+        return True
+
+    def _read_plan_again(self) -> None:
+        """Ranges may have been widened, or studies added, since."""
+        changed_at = (self.plan.path / PLAN_FILE).stat().st_mtime
+        if changed_at != self._plan_read_at:
+            self._plan_read_at, self.plan = changed_at, load_plan(self.plan.path)
+
+    def _tickets(self, study: StudyPlan, stage: Stage) -> Tickets:
+        name = stage_study_name(study, stage)
+        if name not in self._queues:
+            self._queues[name] = Tickets(self._storage, name)
+        return self._queues[name]
+
+    def _work(self, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> None:
+        with self._alone_on_device(stage) as is_ready:
+            if not is_ready:
+                tickets.requeue(trial, "stopped before it began", costs_attempt=False)
+                return
+            request = self._request(study, stage, tickets, trial)
+            tickets.note(trial, folder=request.folder)
+            if request.params and not trial.params:
+                tickets.set_params(trial, study.space, request.params)
+            self._say(state="running", study=study.label, number=trial.number, step=0, of=study.max_steps, stage=stage)
+            outcome = self._child.run(
+                request,
+                lambda message: self._hear(message, study, stage, tickets, trial),
+                lambda: self._is_told() is Stop.NOW or self._breathe(),
+            )
+        self._conclude(tickets, tickets.trial(trial.number), outcome)
+
+    def _breathe(self) -> bool:
+        self._lease.refresh()
+        return False
+
+    @contextmanager
+    def _alone_on_device(self, stage: Stage) -> Iterator[bool]:
+        """Confirm jobs are the ones whose time and memory are compared: one at a time on a device of this machine.
+        False: the worker was told to stop while it waited."""
+        if stage is not Stage.CONFIRM:
+            yield True
+            return
+        name = f"peftsweep-{getpass.getuser()}-{self.slot.lock_name}.lock"
+        lock = FileLock(Path(tempfile.gettempdir()) / name)
+        while not lock.is_locked and self._is_told() is Stop.NO:
+            with contextlib.suppress(TimeoutError):
+                lock.acquire(timeout=IDLE_SECONDS)
+                break
+            self._say(state="waiting for the device, which another confirm job uses")
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
+
+    def _request(self, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> Request:
+        known = trial.params if len(trial.params) == len(study.space) else trial.terms.params  # None: to be proposed
+        settings = self.plan.settings
+        history = () if known is not None else tuple(seen([t for t in tickets.trials() if t.number != trial.number]))
+        return Request(
+            overrides=(*study.overrides, *self._job_overrides(study, stage, trial)),
+            folder=str(_fresh_folder(self.plan.path / study.label, stage, trial)),
+            report=self.plan.objective,
+            params=known,
+            space=study.space,
+            history=history,
+            sampler=settings.sampler.name,
+            sampler_kwargs=settings.sampler.kwargs,
+            seed=stable_seed(settings.sampler_seed, study.name, trial.number),
+            direction=self.plan.direction,
+            config_dir=self.plan.config_dir,
+            tokens=trial.terms.tokens,
+            seconds=trial.terms.seconds,
+            number=trial.number,
+        )
+
+    def _job_overrides(self, study: StudyPlan, stage: Stage, trial: Trial) -> list[str]:
+        steps = ",".join(str(step) for step in self.plan.report_steps(study))
+        shown = [dimension.key for dimension in study.space] + ["method.name", "seed", "hparams.max_steps"]
+        settings: dict[str, Any] = {
+            "stage": stage,
+            "study": f"'{study.name}'",
+            "hparams.eval_steps": f"[{steps}]",
+            "tracking.params": f"[{','.join(shown)}]",
+        }
+        if study.parent_run_id:
+            settings["tracking.parent_run_id"] = f"'{study.parent_run_id}'"
+        if stage is Stage.TUNE:  # a hundred adapters that nobody will use, and a sampling thread for each
+            settings |= {"save_adapter": "false", "tracking.system_metrics": "false"}
+        if self.slot.device is not None:
+            settings["device"] = "cuda:0"  # the only one that the child sees
+        if trial.terms.seed is not None:
+            settings["seed"] = trial.terms.seed
+        return [f"++{key}={value}" for key, value in settings.items()]  # ++: a group's YAML need not name them all
+
+    def _hear(self, message: Any, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> bool | None:
+        match message:
+            case Proposed(params):
+                tickets.set_params(trial, study.space, params)
+            case Begun(run_id):
+                tickets.note(trial, mlflow_run_id=run_id)
+                self._say(run=run_id)
+            case Stepped(step, _):
+                self._say(step=step)
+            case Reported(step, value) if not self._owns(tickets, trial):
+                return False
+            case Reported(step, value):
+                return self._judge(step, value, study, stage, tickets, trial)
+        return None
+
+    def _judge(self, step: int, value: float, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> bool:
+        """Keep a report; answer whether the trial is to go on."""
+        if not math.isfinite(value):
+            return True  # the job itself ends over a loss that is not finite
+        tickets.report(trial, step, value)
+        if stage is not Stage.TUNE or step >= study.max_steps:
+            return True
+        pruner, kwargs = self.plan.settings.pruner.name, self.plan.pruner_kwargs
+        return not should_prune(tickets.study, trial.id, pruner=pruner, kwargs=kwargs, max_steps=study.max_steps)
+
+    def _conclude(self, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
+        """Finish the trial, or put it back where it should be run again."""
+        self._ended += 1
+        if not self._owns(tickets, trial):
+            log.warning(
+                "%s trial %d was given to another worker; this run of it is left out.", tickets.name, trial.number
+            )
+            return
+        if outcome.ending is Ending.CRASHED and trial.folder:  # maybe after the job was done, while MLflow was told
+            outcome = outcome_left_behind(Path(trial.folder)) or outcome
+        if outcome.ending is Ending.INTERRUPTED:
+            tickets.requeue(trial, outcome.cause or "interrupted", costs_attempt=False)
+        elif outcome.ending is Ending.CRASHED and trial.attempts + 1 < MOST_ATTEMPTS:
+            log.warning("%s trial %d: %s. It is run again.", tickets.name, trial.number, outcome.cause)
+            tickets.requeue(trial, outcome.cause or "crashed", costs_attempt=True)
+            time.sleep(RETRY_PAUSE_SECONDS)
+        else:
+            conclude(self.plan, tickets, trial, outcome)
+
+    def _owns(self, tickets: Tickets, trial: Trial) -> bool:
+        """False after this worker was taken for dead, as on a machine that was suspended for long."""
+        now = tickets.trial(trial.number)
+        return now.state is TrialState.RUNNING and now.worker == self.name
+
+    def _say(self, **doing: Any) -> None:
+        self._doing = ({} if "state" in doing else self._doing) | doing
+        self._lease.refresh({"slot": self.slot.index} | self._doing, now="state" in doing)
+
+
+def conclude(plan: SweepPlan, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
+    """Tell the storage how a trial ended: its value, and how it keeps to the limits."""
+    from dataclasses import replace
+
+    value = outcome.metrics.get(plan.objective)
+    if outcome.ending is Ending.FINISHED and (value is None or not math.isfinite(value)):
+        outcome = replace(outcome, ending=Ending.DIVERGED, cause=f"{plan.objective} was not finite")
+    broken = violations(plan.limits, outcome.metrics)
+    if outcome.ending is Ending.OOM:
+        broken["memory"] = max(1.0, broken.get("memory", 0.0))
+    tickets.finish(trial, outcome, value, broken)
+
+
+def stable_seed(*parts: object) -> int:
+    """A seed that is the same on every machine and after every resume."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+def _begun(trials: list[Trial]) -> int:
+    """Trials that were started: the study with the fewest is served first, so that all advance together."""
+    return sum(trial.worker is not None for trial in trials)
+
+
+def _fresh_folder(study_folder: Path, stage: Stage, trial: Trial) -> Path:
+    """A folder that no attempt has used: a killed one may still write into its own."""
+    name = f"{trial.number:04d}"
+    if stage is Stage.CONFIRM:
+        name = f"{trial.terms.role}-seed-{trial.terms.seed}"
+    attempt, folder = 1, study_folder / name
+    while folder.exists():
+        attempt += 1
+        folder = study_folder / f"{name}-attempt-{attempt}"
+    folder.mkdir(parents=True)
+    return folder

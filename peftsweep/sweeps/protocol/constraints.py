@@ -1,0 +1,36 @@
+"""What a winner must keep to: limits on what a trial measures, and how far a trial is off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from peftsweep.errors import ConfigError, Problem
+from peftsweep.records.limits import Limit, candidates, parse_limits
+
+SOURCE = "constraint"
+# A trial never reads test data, so that a limit on these would keep nobody out.
+NOT_OF_A_TRIAL = ("test/", "base/")
+
+
+def trial_limits(constraint: str | None) -> tuple[Limit, ...]:
+    """Several are separated by commas. Raises ConfigError for what is no limit, or is none of a trial's metrics."""
+    limits = parse_limits([constraint], SOURCE) if constraint else ()
+    for limit in limits:
+        if all(key.startswith(NOT_OF_A_TRIAL) for key in candidates(limit.name)):
+            rule = "a constraint must be on what a trial measures, and a trial reads no test data"
+            fix = f"Limit memory, time, forgetting or valid/loss; afterwards, `peftsweep recommend '{limit.text}'`."
+            raise ConfigError(Problem(rule, limit.text, SOURCE, fix))
+    return limits
+
+
+def violations(limits: Iterable[Limit], metrics: Mapping[str, float]) -> dict[str, float]:
+    """By name, how much of each limit a trial is off, at most 0 where it keeps to it; without what it did not measure.
+
+    Of two limits on one metric, the one that is broken more counts.
+    """
+    found: dict[str, float] = {}
+    for limit in limits:
+        value = limit.measured(metrics)
+        if value is not None:
+            found[limit.name] = max(limit.violation(value), found.get(limit.name, float("-inf")))
+    return found

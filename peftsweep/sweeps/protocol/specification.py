@@ -1,0 +1,307 @@
+"""A sweep as it was asked for, plain and complete: `sweep.json` in its folder, from which any worker can take part."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from peftsweep.config.compose import compose_config
+from peftsweep.config.schema import (
+    BudgetConfig,
+    ConfirmConfig,
+    ImageGenConfig,
+    JobConfig,
+    PrunerConfig,
+    SamplerConfig,
+    SweepConfig,
+    objectives_of,
+)
+from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
+from peftsweep.job.resolve import resolve_job
+from peftsweep.records.environment import describe_environment
+from peftsweep.records.limits import Limit
+from peftsweep.records.redact import redact_params
+from peftsweep.records.results import METRICS, Direction
+from peftsweep.records.space import Dimension, Space
+from peftsweep.sweeps.protocol.constraints import trial_limits
+from peftsweep.sweeps.protocol.pruning import BOOTSTRAP_COUNT, report_steps
+from peftsweep.sweeps.protocol.request import Request, build_space
+from peftsweep.tracking.tracker import flatten
+
+PLAN_FILE = "sweep.json"
+PLAN_SCHEMA = 1
+SWEEPS_FOLDER = Path("outputs/sweeps")
+DEFAULT_TRIALS = 10
+PIXELS_PER_TOKEN = 16  # of FLUX.2, side of a square; the model itself isn't loaded for an estimate
+NO_MATTER = ("tracking", "device", "allow_shared_gpu", "cache", "resume", "save_adapter")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One study: all trials of one method x task x model (and whatever else the command line spans)."""
+
+    label: str  # its folder, and its name in tables
+    name: str  # in the storage and in MLflow: <sweep>/<label>
+    overrides: tuple[str, ...]  # what its jobs have in common, as typed
+    method: str
+    model: str
+    task: str
+    seed: int
+    max_steps: int
+    step_rows: int  # rows of one optimizer step
+    row_tokens: int  # the longest row, in tokens
+    space: Space
+    asked_space: Space  # what the command line and the method's YAML say; `extend` may have widened `space`
+    job: dict[str, str] = field(default_factory=dict)  # all settings of its jobs before a search, to tell what changed
+    parent_run_id: str | None = None  # its MLflow run, under which its jobs are nested
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All studies of one command, and the rules they share. Nothing in it changes while the sweep runs, except that
+    ranges grow with `extend`."""
+
+    name: str
+    folder: str
+    working_folder: str  # relative paths in overrides start here
+    config_dir: str | None
+    arguments: tuple[str, ...]  # the command line, to continue with
+    objective: str
+    settings: SweepConfig
+    studies: tuple[StudyPlan, ...]
+    extensions: int = 0  # how often `extend` has widened ranges, each time for half the budget again
+    tracking: bool = True
+    tracking_uri: str | None = None
+    experiment: str = "peftsweep"
+    device: str = "auto"
+    allow_shared_gpu: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder)
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        return "maximize" if METRICS[self.objective].direction is Direction.HIGHER else "minimize"
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return trial_limits(self.settings.constraint)
+
+    @property
+    def n_trials(self) -> int | None:
+        """Trials of each study, or None where tokens or seconds are the budget."""
+        budget = self.settings.budget
+        paid_otherwise = budget.tokens is not None or budget.gpu_seconds is not None
+        asked = self.settings.n_trials or (None if paid_otherwise else DEFAULT_TRIALS)
+        return None if asked is None else asked + self.extensions * max(1, asked // 2)
+
+    @property
+    def tokens(self) -> int | None:
+        """Training tokens of each study, where they are the budget."""
+        asked = self.settings.budget.tokens
+        return None if asked is None else asked + self.extensions * asked // 2
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """Device seconds of each study, where they are the budget."""
+        asked = self.settings.budget.gpu_seconds
+        return None if asked is None else asked * (1 + self.extensions / 2)
+
+    def study(self, label: str) -> StudyPlan:
+        return next(study for study in self.studies if study.label == label)
+
+    @property
+    def pruner_kwargs(self) -> dict[str, Any]:
+        """Arguments of the pruner. In a short study fewer trials are probes, or none would be left to finish."""
+        pruner = self.settings.pruner
+        if pruner.name != "successive_halving" or self.n_trials is None:
+            return pruner.kwargs
+        return {"bootstrap_count": min(BOOTSTRAP_COUNT, self.n_trials // 2)} | pruner.kwargs
+
+    def report_steps(self, study: StudyPlan) -> tuple[int, ...]:
+        return report_steps(study.max_steps, self.settings.pruner.name, self.pruner_kwargs)
+
+
+def plan_sweep(
+    request: Request, arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None = None
+) -> SweepPlan:
+    """Everything that the sweep will do, found without loading anything.
+
+    Raises:
+        ConfigError: with all problems of all studies.
+    """
+    problems: list[Problem] = []
+    composed: list[tuple[dict[str, str], tuple[str, ...], JobConfig]] = []
+    for cell in request.cells():
+        overrides = (*(f"{key}={value}" for key, value in cell.items()), *request.fixed)
+        try:
+            composed.append((cell, overrides, resolve_job(compose_config(overrides, config_dir), overrides)))
+        except PeftsweepError as error:
+            problems += error.problems
+    _raise_all(problems)
+    spaces = [_space_or_problem(job, request, problems) for _, _, job in composed]
+    _raise_all(problems)
+    name = settings.name or _name_of(request, composed[0][2])
+    labels = _labels([(cell, job) for cell, _, job in composed])
+    studies = tuple(
+        _study(label, f"{name}/{label}", overrides, job, space)
+        for label, (_, overrides, job), space in zip(labels, composed, spaces, strict=True)
+    )
+    first = composed[0][2]
+    return SweepPlan(
+        name=name,
+        folder=str((SWEEPS_FOLDER / name).absolute()),
+        working_folder=str(Path.cwd()),
+        config_dir=str(config_dir) if config_dir else None,
+        arguments=tuple(arguments),
+        objective=_objective([job for _, _, job in composed], settings.objective),
+        settings=settings,
+        studies=studies,
+        tracking=first.tracking.enabled,
+        tracking_uri=first.tracking.uri,
+        experiment=first.tracking.experiment,
+        device=first.device,
+        allow_shared_gpu=first.allow_shared_gpu,
+        environment=describe_environment(),
+    )
+
+
+def _raise_all(problems: list[Problem]) -> None:
+    if problems:
+        raise ConfigError(*{str(problem): problem for problem in problems}.values())
+
+
+def _space_or_problem(job: JobConfig, request: Request, problems: list[Problem]) -> Space:
+    try:
+        return build_space(job, request)
+    except ConfigError as error:
+        problems += error.problems
+        return ()
+
+
+def _objective(jobs: Sequence[JobConfig], asked: str | None) -> str:
+    """The metric that trials are judged by, which every task of the sweep must report while it trains."""
+    for job in jobs:
+        known = objectives_of(job.task.name)
+        if asked is not None and asked not in known:
+            rule = f"the objective must be one that task {job.task.name} reports during training"
+            raise ConfigError(Problem(rule, asked, "objective", f"Choose from: {', '.join(known)}."))
+    return asked or objectives_of(jobs[0].task.name)[0]
+
+
+def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, space: Space) -> StudyPlan:
+    hparams = job.hparams
+    return StudyPlan(
+        label=label,
+        name=name,
+        overrides=overrides,
+        method=job.method.name,
+        model=job.model.name,
+        task=job.task.name,
+        seed=job.seed,
+        max_steps=hparams.max_steps,
+        step_rows=hparams.batch_size * hparams.gradient_accumulation,
+        row_tokens=_row_tokens(job),
+        space=space,
+        asked_space=space,
+        job=_settings_that_matter(job),
+    )
+
+
+def _row_tokens(job: JobConfig) -> int:
+    """The most that one row feeds to the model."""
+    task = job.task
+    if isinstance(task, ImageGenConfig):
+        return (task.resolution // PIXELS_PER_TOKEN) ** 2 + task.max_prompt_tokens
+    return job.hparams.max_seq_length
+
+
+def _settings_that_matter(job: JobConfig) -> dict[str, str]:
+    """All but where results go and what they run on."""
+    settings = {key: value for key, value in asdict(job).items() if key not in NO_MATTER}
+    return flatten(redact_params(settings))
+
+
+def _labels(cells: Sequence[tuple[Mapping[str, str], JobConfig]]) -> list[str]:
+    """The method, and where other axes are swept over their values too: `lora`, `lora-seed-1`."""
+    found: list[str] = []
+    for cell, job in cells:
+        others = [_word(key, value) for key, value in cell.items() if key != "method"]
+        label = re.sub(r"[^\w.-]+", "-", "-".join([job.method.name, *others])).strip("-")[:100]
+        unique, number = label, 2
+        while unique in found:
+            unique, number = f"{label}-{number}", number + 1
+        found.append(unique)
+    return found
+
+
+def _word(key: str, value: str) -> str:
+    return value if key in ("task", "model", "hparams", "experiment") else f"{key.rpartition('.')[2]}-{value}"
+
+
+def _name_of(request: Request, job: JobConfig) -> str:
+    """The same for the same comparison, however long, by how many workers and under what budget it is made."""
+    asked = [*request.fixed, *(f"{key}={value}" for key, values in request.axes.items() for value in values)]
+    asked += [str(override.input_line) for override in request.searched]
+    digest = hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()[:8]
+    return f"{job.task.name}-{job.model.name}-{digest}"
+
+
+def save_plan(plan: SweepPlan) -> None:
+    """Write sweep.json whole or not at all."""
+    path = plan.path / PLAN_FILE
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps({"schema_version": PLAN_SCHEMA, **asdict(plan)}, indent=2), encoding="utf-8")
+    if plan.settings.storage:
+        partial.chmod(0o600)  # its address may hold a password, which workers need
+    partial.replace(path)
+
+
+def load_plan(folder: Path) -> SweepPlan:
+    """Read sweep.json. Raises DataError: the folder is no sweep's, or a newer peftsweep wrote it."""
+    try:
+        content = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        rule = f"a sweep's folder must hold a readable {PLAN_FILE} ({type(error).__name__})"
+        raise DataError(Problem(rule, str(folder), fix="Sweeps lie under outputs/sweeps.")) from None
+    if content.pop("schema_version", PLAN_SCHEMA + 1) > PLAN_SCHEMA:
+        raise DataError(Problem("this peftsweep is too old for the sweep", str(folder), fix="Upgrade peftsweep."))
+    content["studies"] = tuple(_read_study(study) for study in content["studies"])
+    content["settings"] = _read_settings(content["settings"])
+    content["arguments"] = tuple(content["arguments"])
+    # The folder may have been moved, or be seen under another path from another machine.
+    return SweepPlan(**(content | {"folder": str(folder.absolute())}))
+
+
+def _read_study(content: dict[str, Any]) -> StudyPlan:
+    spaces = {key: _read_space(content[key]) for key in ("space", "asked_space")}
+    return StudyPlan(**(content | spaces | {"overrides": tuple(content["overrides"])}))
+
+
+def _read_space(content: list[dict[str, Any]]) -> Space:
+    return tuple(Dimension(**(dimension | {"choices": tuple(dimension["choices"])})) for dimension in content)
+
+
+def _read_settings(content: dict[str, Any]) -> SweepConfig:
+    nested = {"budget": BudgetConfig, "sampler": SamplerConfig, "pruner": PrunerConfig, "confirm": ConfirmConfig}
+    built = {key: kind(**content[key]) for key, kind in nested.items()}
+    return SweepConfig(**(content | built))
+
+
+def with_parents(plan: SweepPlan, run_ids: Mapping[str, str]) -> SweepPlan:
+    """The plan, knowing the MLflow run of each study."""
+    studies = tuple(dataclasses.replace(study, parent_run_id=run_ids.get(study.name)) for study in plan.studies)
+    return dataclasses.replace(plan, studies=studies)
+
+
+def with_space(plan: SweepPlan, label: str, space: Space) -> SweepPlan:
+    studies = tuple(dataclasses.replace(s, space=space) if s.label == label else s for s in plan.studies)
+    return dataclasses.replace(plan, studies=studies)

@@ -1,0 +1,106 @@
+"""What MLflow shows of a study: its best settings, scores, counts and plots, on the run that its trials nest under."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from optuna.storages import BaseStorage
+
+from peftsweep.errors import PeftsweepError
+from peftsweep.records.results import Stage, Status
+from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
+from peftsweep.sweeps.execution.tickets import Tickets
+from peftsweep.sweeps.protocol.specification import SweepPlan, load_plan
+from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
+from peftsweep.tracking import ImportReport, import_jobs
+from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
+from peftsweep.tracking.summary import Score, StudySummary
+
+
+def open_parents(plan: SweepPlan) -> StudyRuns:
+    """A run for each study, made before any worker starts; what an earlier run of the sweep left open is closed."""
+    if not plan.tracking:
+        return StudyRuns(None, {})
+    parents = open_studies(plan.tracking_uri, plan.experiment, _study_tags(plan))
+    if parents.run_ids:
+        close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
+    return parents
+
+
+def finish_studies(
+    plan: SweepPlan, parents: StudyRuns, table: SweepTable, storage: BaseStorage, *, interrupted: bool
+) -> None:
+    """Bring the studies' runs up to date and end them. Never raises: the sweep's folder holds everything."""
+    if not plan.tracking or not parents.run_ids:
+        return
+    _close_lost(plan, parents, storage)
+    journal = Path(plan.folder) / JOURNAL
+    for study in plan.studies:
+        tickets = Tickets(storage, stage_study_name(study, Stage.TUNE))
+        row = next(row for row in table.rows if row.study == study.label)
+        files = [journal] if journal.exists() else []
+        parents.log_study(study.name, optuna_study=tickets.study, summary=_summary(plan, row), files=files)
+    parents.finish(interrupted=interrupted)
+
+
+def publish(folder: Path, uri: str | None, experiment: str) -> ImportReport:
+    """Fill MLflow from a sweep's folder: its studies' runs, all jobs beneath them, plots and notes.
+
+    For sweeps on machines that reach no tracking server. Raises DataError, TrackingError as `import_jobs` does.
+    """
+    plan = replace(load_plan(folder), tracking=True, tracking_uri=uri, experiment=experiment)
+    storage = open_storage(plan.path, plan.settings.storage)
+    parents = open_studies(uri, experiment, _study_tags(plan))
+    report = import_jobs([folder], uri=uri, experiment=experiment)
+    finish_studies(plan, parents, build_table(plan, storage), storage, interrupted=False)
+    return report
+
+
+def _study_tags(plan: SweepPlan) -> dict[str, dict[str, str]]:
+    return {s.name: {"method": s.method, "model": s.model, "task": s.task} for s in plan.studies}
+
+
+def _close_lost(plan: SweepPlan, parents: StudyRuns, storage: BaseStorage) -> None:
+    """No worker of ours runs now; one that joined from elsewhere puts its run's status right when its job ends.
+
+    A job that was killed after its result was written, while it told MLflow, counts: its run is completed.
+    """
+    lost = close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
+    names = [stage_study_name(study, stage) for study in plan.studies for stage in (Stage.TUNE, Stage.CONFIRM)]
+    known = {study.study_name for study in storage.get_all_studies()}
+    trials = [trial for name in names if name in known for trial in Tickets(storage, name).trials()]
+    ended = [trial.outcome for trial in trials if trial.is_result and trial.outcome]
+    folders = [Path(found.folder) for found in ended if found.mlflow_run_id in lost and found.folder]
+    if folders:
+        with contextlib.suppress(PeftsweepError):  # `peftsweep import` finds them again
+            import_jobs(folders, uri=plan.tracking_uri, experiment=plan.experiment)
+
+
+def _summary(plan: SweepPlan, row: SweepRow) -> StudySummary:
+    remarks = [f"The best value lies at an end of its range; try `{edge}`." for edge in row.edges]
+    remarks += [f"Stopped: {row.stopped}."] if row.stopped else []
+    return StudySummary(
+        objective=plan.objective,
+        constraint=plan.settings.constraint,
+        best_settings=row.best,
+        best_objective=row.objective,
+        trials=_counts(row),
+        tokens=row.tokens,
+        confirmed=_scores(row.score_name, row.score, row.interval, row.seeds),
+        default=_scores(row.score_name, row.default_score, row.default_interval, row.default_seeds),
+        remarks=remarks,
+    )
+
+
+def _counts(row: SweepRow) -> Mapping[Status, int]:
+    return {Status.OK: row.ok, Status.PRUNED: row.pruned, Status.OOM: row.oom, Status.FAILED: row.failed}
+
+
+def _scores(name: str | None, mean: float | None, interval: tuple[float, float] | None, seeds: int) -> dict[str, Score]:
+    if name is None or mean is None or interval is None:
+        return {}
+    return {name: Score(mean, *interval, seeds)}

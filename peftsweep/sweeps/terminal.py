@@ -1,0 +1,300 @@
+"""What a person sees of a sweep: a line for each study and each worker while it runs, one table when it is over."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from peftsweep.records.quantities import format_metric
+from peftsweep.records.results import METRICS, Stage
+from peftsweep.records.space import CAPACITY, LR, describe_range
+from peftsweep.sweeps.execution.lease import Lease
+from peftsweep.sweeps.execution.stopping import Stop
+from peftsweep.sweeps.execution.tickets import Trial, best_of, current, stopped_because
+from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
+from peftsweep.sweeps.table import SweepRow, SweepTable
+
+FILE_WIDTH = 140  # characters of a line where there is no terminal
+MOST_WIDTH = 10_000
+COUNTS = ("trials", "pruned", "oom", "failed")
+SHORT = {LR: "lr", CAPACITY: "capacity"}
+
+
+def wide_console() -> Console:
+    """Standard output; where that is a file or a pipe, wide enough for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
+
+
+def print_plain(console: Console, text: str) -> None:
+    """A line as it is: rich would take brackets in a path or an error message for its own markup."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+class Progress:
+    """Live lines on a terminal; a line for each finished trial where the output goes to a file."""
+
+    def __init__(self, plan: SweepPlan, console: Console | None = None) -> None:
+        self.plan, self.console = plan, console or Console(stderr=True)
+        self._live: Live | None = None
+        self._told: set[tuple[str, str, int]] = set()
+        self._lock = threading.Lock()
+        self._stop_note = ""
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> None:
+        with self._lock:
+            self._tell_finished(stage, trials)
+            if self._live is not None:
+                self._live.update(self._picture(stage, trials, workers))
+
+    def tell_stop(self, stop: Stop) -> None:
+        notes = {
+            Stop.FINISH: "Stopping: what runs is finished first. Press Ctrl-C again to stop now; nothing is lost.",
+            Stop.NOW: "Stopping now; unfinished trials are run again when the sweep goes on.",
+        }
+        self._stop_note = notes.get(stop, "")
+        if self._live is None:
+            print_plain(self.console, self._stop_note)
+
+    def _tell_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
+        for label, found in trials.items():
+            finished = [trial for trial in current(found) if trial.is_finished]
+            new = [trial for trial in finished if (stage, label, trial.number) not in self._told]
+            for done, trial in enumerate(new, start=len(finished) - len(new) + 1):
+                self._told.add((stage, label, trial.number))
+                if self._live is None:
+                    of = f"{done}/{self._total(stage, found)}"
+                    print_plain(self.console, f"{label} {stage} {of}: {_sentence(self.plan, trial)}")
+
+    def _total(self, stage: Stage, trials: Sequence[Trial]) -> str:
+        if stage is Stage.TUNE and self.plan.n_trials is not None:
+            return str(self.plan.n_trials)
+        return str(len(current(trials))) if stage is Stage.CONFIRM else "?"
+
+    def _picture(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> Group:
+        studies = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+        for column in (str(stage), "done", "best", "settings", "left"):
+            studies.add_column(column, justify="right" if column in ("done", "best", "left") else "left", no_wrap=True)
+        speed = max(1, len(workers))
+        for label, found in trials.items():
+            studies.add_row(*map(Text, self._study_line(stage, label, found, speed / max(1, len(trials)))))
+        lines = Table(box=None, pad_edge=False, show_header=False)
+        for lease in workers.values():
+            lines.add_row(*map(Text, _worker_line(lease)))
+        return Group(studies, Text(""), lines, Text(self._stop_note, style="yellow"))
+
+    def _study_line(self, stage: Stage, label: str, trials: Sequence[Trial], share: float) -> list[str]:
+        finished = [trial for trial in current(trials) if trial.is_finished]
+        best = best_of(trials, self.plan.direction)
+        stopped = stopped_because(trials)
+        value = "" if best is None or best.value is None else f"{best.value:.4f}"
+        total = self._total(stage, trials)
+        left = "stopped" if stopped else _left(finished, total, share)
+        return [label, f"{len(finished)}/{total}", value, describe_params(best.params) if best else "", left]
+
+
+def _left(finished: Sequence[Trial], total: str, share: float) -> str:
+    """Time that a study still needs, if all go on as they did."""
+    seconds = [trial.outcome.seconds for trial in finished if trial.outcome]
+    if not total.isdigit() or not seconds:
+        return ""
+    remaining = int(total) - len(finished)
+    return "done" if remaining <= 0 else duration(remaining * statistics.fmean(seconds) / share)
+
+
+def _worker_line(lease: Lease) -> list[str]:
+    doing: dict[str, Any] = lease.doing
+    if doing.get("state") != "running":
+        return [f"worker {doing.get('slot', '')}", str(doing.get("state", "")), ""]
+    step = f"step {doing.get('step', 0)}/{doing.get('of', '?')}"
+    return [f"worker {doing.get('slot', '')}", f"{doing.get('study')} trial {doing.get('number')}", step]
+
+
+def _sentence(plan: SweepPlan, trial: Trial) -> str:
+    outcome = trial.outcome
+    settings = describe_params(trial.params)
+    if outcome is None:
+        return f"{settings}: {trial.state.name.lower()}"
+    value = f" {plan.objective} {trial.value:.4f}" if trial.value is not None else ""
+    told = (outcome.cause or "").partition("\n")[0][:160].rstrip(".")
+    cause = f" ({told})" if told and trial.value is None else ""
+    return f"{settings}: {outcome.ending}{value}{cause}, {duration(outcome.seconds)}"
+
+
+def describe_params(params: Mapping[str, Any]) -> str:
+    return "  ".join(f"{SHORT.get(key, key.rpartition('.')[2])} {_setting(value)}" for key, value in params.items())
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A table, and how it is shown where that is too wide: no number may be cut off."""
+
+    wide: Table
+    narrow: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        natural = Measurement.get(console, options.update(width=MOST_WIDTH), self.wide).maximum
+        yield self.wide if natural <= options.max_width else self.narrow
+
+
+def final_table(table: SweepTable) -> Fitting:
+    """Method, best settings, confirmed score, what the default gives, and how the trials ended."""
+    return Fitting(_wide_table(table), _narrow_table(table))
+
+
+def _narrow_table(table: SweepTable) -> Table:
+    """Settings, score and counts each in one column, on several lines."""
+    unit = METRICS[table.score or table.objective]
+    shown = Table(
+        title=f"sweep {table.sweep}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    shown.add_column("study", overflow="fold")
+    shown.add_column("best", overflow="fold")
+    for column in (table.objective, table.score or "score", "default", "trials"):
+        shown.add_column(column.replace("/", "/\n"), justify="right", no_wrap=True)
+    for row in table.rows:
+        score, interval, default = _scores(row, unit)
+        settings = [f"{SHORT.get(key, key)} {_setting(value)}" for key, value in row.best.items()]
+        counts = [
+            f"{count} {word}"
+            for count, word in zip(_counts(row), COUNTS, strict=True)
+            if count != "0" or word == COUNTS[0]
+        ]
+        cells = [row.study, "\n".join(settings), _number(row.objective), f"{score}\n{interval}", default]
+        shown.add_row(*map(Text, [*cells, "\n".join(counts)]))
+    return shown
+
+
+def _wide_table(table: SweepTable) -> Table:
+    unit = METRICS[table.score or table.objective]
+    shown = Table(title=f"sweep {table.sweep}", title_justify="left", box=box.SIMPLE_HEAD)
+    keys = list(dict.fromkeys(key for row in table.rows for key in row.best))
+    shown.add_column("study", no_wrap=True)
+    for key in keys:
+        shown.add_column(SHORT.get(key, key), justify="right", no_wrap=True)
+    for column in (table.objective, table.score or "score", "95% interval", "default", *COUNTS):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in table.rows:
+        settings = [_setting(row.best.get(key)) for key in keys]
+        line = [row.study, *settings, _number(row.objective), *_scores(row, unit), *_counts(row)]
+        shown.add_row(*map(Text, line))
+    return shown
+
+
+def _setting(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _scores(row: SweepRow, metric: Any) -> list[str]:
+    def shown(value: float | None) -> str:
+        return "" if value is None else format_metric(metric, value)
+
+    interval = "" if row.interval is None else f"{shown(row.interval[0])} to {shown(row.interval[1])}"
+    return [shown(row.score), interval, shown(row.default_score)]
+
+
+def _counts(row: SweepRow) -> list[str]:
+    return [str(row.trials), str(row.pruned), str(row.oom), str(row.failed + row.confirm_failed)]
+
+
+def notes(table: SweepTable) -> list[str]:
+    """What must be known beside the numbers: edges, gaps, mixtures."""
+    found = []
+    for row in table.rows:
+        if row.stopped:
+            found.append(f"{row.study}: stopped. {row.stopped}")
+        if row.edges:
+            found.append(f"{row.study}: the best value lies at an end of its range; try {' '.join(row.edges)}")
+        if row.is_mixed:
+            found.append(f"{row.study}: its trials differ in {', '.join(row.is_mixed)}; don't compare them unseen")
+        if row.confirm_failed:
+            found.append(f"{row.study}: {_counted(row.confirm_failed, 'confirm job')} failed")
+    return [*found, *_seeds_note(table)]
+
+
+def _seeds_note(table: SweepTable) -> list[str]:
+    best = sorted({row.seeds for row in table.rows if row.seeds})
+    default = sorted({row.default_seeds for row in table.rows if row.default_seeds})
+    if not best:
+        return []
+    among = f"Scores are means over {_range_of(best)} of the best settings"
+    return [f"{among}; of the default, over {_range_of(default)}." if default else f"{among}."]
+
+
+def _range_of(seeds: Sequence[int]) -> str:
+    return _counted(seeds[-1], "fresh seed", f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else None)
+
+
+def _counted(count: int, thing: str, shown: str | None = None) -> str:
+    return f"{shown or count} {thing}{'' if count == 1 else 's'}"
+
+
+def dry_run_table(plan: SweepPlan, workers: int) -> Table:
+    """What the sweep would do: studies, what each searches, and the most that it can cost."""
+    shown = Table(
+        title=f"sweep {plan.name}, {workers} workers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column in ("study", "searches", "first trial"):
+        shown.add_column(column, overflow="fold")
+    for column in ("trials", "confirm\njobs", "steps,\nat most", "tokens,\nat most"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for study in plan.studies:
+        shown.add_row(*map(Text, _dry_line(plan, study)))
+    return shown
+
+
+def _dry_line(plan: SweepPlan, study: StudyPlan) -> list[str]:
+    from peftsweep.records.space import defaults_of
+
+    settings = plan.settings
+    confirm = settings.confirm.seeds + min(settings.confirm.default_seeds, settings.confirm.seeds)
+    row_tokens = study.step_rows * study.row_tokens
+    if plan.n_trials is not None:
+        tuned_steps = plan.n_trials * study.max_steps
+    elif settings.budget.tokens is not None:
+        tuned_steps = settings.budget.tokens // row_tokens
+    else:
+        tuned_steps = 0
+    steps = tuned_steps + confirm * study.max_steps
+    tokens = (settings.budget.tokens or tuned_steps * row_tokens) + confirm * study.max_steps * row_tokens
+    is_open = plan.n_trials is None and settings.budget.tokens is None
+    return [
+        study.label,
+        "\n".join(f"{d.key}={describe_range(d)}" for d in study.space),
+        describe_params(defaults_of(study.space)),
+        str(plan.n_trials or "by budget"),
+        str(confirm),
+        "by time" if is_open else f"{steps:,}",
+        "by time" if is_open else f"{tokens:,}",
+    ]

@@ -1,0 +1,72 @@
+"""Every method can be planned, and a plan trains what a job would train."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from peftsweep.config.schema import JobConfig
+from peftsweep.errors import MethodError
+from peftsweep.job.plan.planner import ON_ONE_BLOCK, MemoryPlan
+from peftsweep.memory.ledger import Category
+from peftsweep.methods.attach import attach_method, calibration_batches_wanted
+from peftsweep.methods.catalog import method_files
+from peftsweep.methods.optimizers import build_optimizer
+from peftsweep.modalities.base_model import spec_of
+from peftsweep.modalities.loading import load_base
+
+METHODS = sorted(method_files())
+UNTRACEABLE = {"frod", "shira"}  # their sparse matrices have sizes that depend on values
+MUST_SEE_WEIGHTS = {"adamss", "adamss-asa", "kasa"}
+NEEDS_CUDA = {"loftq"}
+
+JobOf = Callable[..., JobConfig]
+PlanOf = Callable[..., MemoryPlan]
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in UNTRACEABLE])
+def test_a_method_is_planned_with_the_parameters_that_a_job_trains(name: str, job_of: JobOf, plan_of: PlanOf) -> None:
+    plan = plan_of(f"method={name}")
+    assert plan.train_peak_bytes >= plan.train_allocated_bytes > 4 * plan.total_params
+    assert sum(plan.parts.values()) == plan.train_peak_bytes
+    assert (ON_ONE_BLOCK in plan.notes) == (name in MUST_SEE_WEIGHTS)
+    config = job_of(f"method={name}")
+    if name not in NEEDS_CUDA and not calibration_batches_wanted(config.method):
+        assert (plan.trainable_params, plan.total_params) == really_attached(config)
+
+
+def really_attached(config: JobConfig) -> tuple[int, int]:
+    """(trainable, total) parameters of the loaded model with the method on it and its optimizer made."""
+    base = load_base(spec_of(config.model), torch.device("cpu"), keep=True)
+    torch.manual_seed(0)
+    attached = attach_method(copy.deepcopy(base.model), config.method, total_steps=2, tokenizer=base.tokenizer)
+    build_optimizer(attached, "AdamW", lr=1e-3, weight_decay=0.0)
+    return attached.count_parameters()
+
+
+@pytest.mark.parametrize("name", sorted(UNTRACEABLE))
+def test_a_method_that_cannot_be_traced_says_so(name: str, plan_of: PlanOf) -> None:
+    with pytest.raises(MethodError, match="without sparse tensors") as caught:
+        plan_of(f"method={name}")
+    assert "hparams.max_steps=5" in str(caught.value)
+
+
+def test_a_method_that_does_not_fit_the_model_says_why(plan_of: PlanOf) -> None:
+    with pytest.raises(MethodError, match="must be at most 256"):
+        plan_of("method=lora", "method.capacity=1000")
+
+
+@pytest.mark.parametrize("name", ["lora", "kasa", "full", "lokr", "ln-tuning"])
+def test_a_method_is_planned_on_a_diffusion_transformer(name: str, job_of: JobOf, plan_of: PlanOf) -> None:
+    settings = ("task=image-gen", f"method={name}")
+    plan = plan_of(*settings)
+    assert plan.train_peak_bytes > 4 * plan.total_params
+    assert plan.parts[Category.LOGITS] == 0
+    attached = attach_to_transformer(job_of(*settings))
+    assert (plan.trainable_params, plan.total_params) == attached
+
+
+def attach_to_transformer(config: JobConfig) -> tuple[int, int]:
+    base = load_base(spec_of(config.model), torch.device("cpu"), keep=True)
+    return attach_method(copy.deepcopy(base.model), config.method, total_steps=2, task_type=None).count_parameters()

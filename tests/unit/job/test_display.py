@@ -1,0 +1,110 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from peftsweep.job.display import ROWS, Display, result_table
+from peftsweep.records.quantities import format_metric
+from peftsweep.records.results import METRICS, JobResult, Status
+
+
+def build_result(metrics: dict[str, float], intervals: dict[str, tuple[float, float]] | None = None) -> JobResult:
+    result = JobResult(Status.OK, "lora", "pocket-llama", "metamath", seed=3)
+    result.metrics |= metrics
+    result.intervals |= intervals or {}
+    return result
+
+
+def printed(result: JobResult) -> list[str]:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(result_table(result))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("test/accuracy", 0.5234, "52.3%"),
+        ("test/exact_match", 1.0, "100.0%"),
+        ("test/loss", 1.23456, "1.2346"),
+        ("forgetting_nats", -0.00004, "-0.0000 nats"),
+        ("adapter/file_bytes", 999, "999 B"),
+        ("adapter/file_bytes", 460_850, "460.85 kB"),
+        ("memory/job_peak_rss_bytes", 2_500_000, "2.50 MB"),
+        ("memory/job_peak_rss_bytes", 23_456_000_000, "23.46 GB"),
+        ("adapter/trainable_params", 1_114_688, "1,114,688"),
+        ("time/train_seconds", 3671.26, "3,671.3 s"),
+        ("train/tokens_per_second", 12345.6, "12,346 tokens/s"),
+        ("energy/train_joules", 12.345, "12.3 J"),
+    ],
+)
+def test_values_are_shown_in_units_that_people_read(key: str, value: float, text: str) -> None:
+    assert format_metric(METRICS[key], value) == text
+
+
+def test_every_row_of_the_table_is_a_metric() -> None:
+    assert [key for _, key in ROWS if key not in METRICS] == []
+
+
+def test_every_metric_can_be_shown() -> None:
+    assert all(format_metric(metric, 12.5) for metric in METRICS.values())
+
+
+def test_a_score_stands_with_its_interval_above_the_base_models() -> None:
+    metrics = {"test/accuracy": 0.5, "base/accuracy": 0.01, "test/loss": 1.5}
+    lines = printed(build_result(metrics, {"test/accuracy": (0.4, 0.6)}))
+    [score, base, loss] = [line for line in lines if "accuracy" in line or "loss" in line]
+    assert "test accuracy" in score
+    assert "50.0%" in score
+    assert "40.0% to 60.0%" in score
+    assert "before training" in base
+    assert "1.0%" in base
+    assert "test loss" in loss
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    text = "\n".join(printed(build_result({"test/accuracy": 0.5})))
+    assert "peak memory" not in text
+    assert "energy" not in text
+
+
+def test_the_title_says_what_was_run_and_how_it_ended() -> None:
+    title = result_table(build_result({"test/accuracy": 0.5})).title
+    assert title == "lora on pocket-llama, task metamath, seed 3: ok"
+
+
+def build_display(*, terminal: bool) -> tuple[Display, io.StringIO]:
+    stream = io.StringIO()
+    return Display(Console(file=stream, force_terminal=terminal, width=160)), stream
+
+
+def test_bars_show_the_current_and_the_validation_loss() -> None:
+    display, stream = build_display(terminal=True)
+    with display.running(), display.training("training lora", total=3) as show:
+        show(1, {"train/loss": 2.5})
+        show(1, {"valid/loss": 2.25})
+        show(2, {"train/loss": 1.75})
+    assert "loss 1.7500  valid 2.2500" in stream.getvalue()
+    assert "2/3" in stream.getvalue()
+
+
+def test_a_resumed_bar_starts_where_the_job_was() -> None:
+    display, stream = build_display(terminal=True)
+    with display.running(), display.training("training lora", total=30, done=20):
+        pass
+    assert "20/30" in stream.getvalue()
+
+
+def test_activities_advance_by_what_was_done() -> None:
+    display, stream = build_display(terminal=True)
+    with display.running(), display.progress("answering", 10) as advance:
+        advance(3)
+        advance(4)
+    assert "7/10" in stream.getvalue()
+
+
+def test_a_file_gets_no_bars() -> None:
+    display, stream = build_display(terminal=False)
+    with display.running(), display.training("training lora", total=3) as show:
+        show(1, {"train/loss": 2.5})
+    assert stream.getvalue().strip() == ""

@@ -1,0 +1,316 @@
+"""The fused loss is the plain loss: same value, same gradients, for every way of wrapping a model."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import (
+    AdaLoraConfig,
+    CPTConfig,
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TrainableTokensConfig,
+    get_peft_model,
+)
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from peftsweep.modalities.text import loss as language_loss
+from peftsweep.modalities.text.loss import LanguageLoss, language_model_loss, supports_fused_loss
+
+VOCABULARY_SIZE = 97
+
+PEFT_CONFIGS: dict[str, Callable[[], PeftConfig]] = {
+    "lora": lambda: LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False),
+    "adalora": lambda: AdaLoraConfig(task_type="CAUSAL_LM", total_step=10),
+    "ia3": lambda: IA3Config(task_type="CAUSAL_LM"),
+    "prefix tuning": lambda: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "prompt tuning": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "cpt": lambda: CPTConfig(
+        task_type="CAUSAL_LM", cpt_token_ids=[1, 2, 3], cpt_mask=[1, 1, 1], cpt_tokens_type_mask=[1, 2, 4]
+    ),
+}
+WRAPPINGS = ["full", *PEFT_CONFIGS]
+
+
+def build_llama(*, tied: bool = True, head_dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).to(head_dtype)
+
+
+def build_model(wrapping: str) -> nn.Module:
+    model = build_llama()
+    if wrapping == "full":
+        return model
+    torch.manual_seed(1)
+    return get_peft_model(model, PEFT_CONFIGS[wrapping]())
+
+
+def build_batch() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    input_ids = torch.randint(VOCABULARY_SIZE, (3, 11), generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[1, 7:] = 0
+    labels = input_ids.masked_fill(attention_mask == 0, -100)
+    labels[0, :4] = -100
+    return input_ids, attention_mask, labels
+
+
+def gradients_of(model: nn.Module, loss: LanguageLoss) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.objective.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_fused_value_is_the_plain_value(wrapping: str) -> None:
+    model = build_model(wrapping).eval()
+    plain = language_model_loss(model, *build_batch(), fused=False)
+    fused = language_model_loss(model, *build_batch())
+    torch.testing.assert_close(fused.mean, plain.mean, rtol=0, atol=1e-5)
+    assert fused.n_tokens == plain.n_tokens == 3 * 10 - 3 - 4
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_fused_gradients_are_the_plain_gradients(wrapping: str) -> None:
+    model = build_model(wrapping).eval()
+    plain = gradients_of(model, language_model_loss(model, *build_batch(), fused=False))
+    fused = gradients_of(model, language_model_loss(model, *build_batch()))
+    assert plain
+    assert plain.keys() == fused.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(fused[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrapping", ["full", "lora", "prefix tuning", "prompt tuning"])
+def test_plain_value_is_what_transformers_computes(wrapping: str) -> None:
+    model = build_model(wrapping).eval()
+    input_ids, attention_mask, labels = build_batch()
+    labels[:, 0] = -100  # after virtual tokens PEFT would count it, we never do
+    expected = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).loss
+    loss = language_model_loss(model, input_ids, attention_mask, labels, fused=False)
+    torch.testing.assert_close(loss.mean, expected)
+
+
+@pytest.mark.parametrize("wrapping", ["prompt tuning", "cpt"])
+def test_methods_with_virtual_tokens_count_the_same_tokens(wrapping: str) -> None:
+    model = build_model(wrapping).eval()
+    assert language_model_loss(model, *build_batch()).n_tokens == 3 * 10 - 3 - 4
+
+
+def test_gradients_of_a_separate_head_reach_it() -> None:
+    model = build_llama(tied=False)
+    gradients = gradients_of(model, language_model_loss(model, *build_batch()))
+    assert gradients["lm_head.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adalora_adds_its_orthogonality_to_the_objective_alone(fused: bool) -> None:
+    model = build_model("adalora").eval()
+    input_ids, attention_mask, labels = build_batch()
+    expected = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).loss
+    loss = language_model_loss(model, *build_batch(), fused=fused)
+    assert loss.auxiliary > 0.1
+    torch.testing.assert_close(loss.objective, expected)
+
+
+def test_a_batch_without_targets_costs_nothing_and_has_a_gradient() -> None:
+    model = build_llama()
+    input_ids, attention_mask, labels = build_batch()
+    loss = language_model_loss(model, input_ids, attention_mask, torch.full_like(labels, -100))
+    gradients = gradients_of(model, loss)
+    assert loss.n_tokens == 0
+    assert loss.mean == 0
+    assert all(gradient.abs().sum() == 0 for gradient in gradients.values())
+
+
+def test_model_is_left_as_it_was_even_after_an_error() -> None:
+    model = build_llama()
+    before = dict(vars(model)), model.get_output_embeddings()
+    with pytest.raises(IndexError):
+        language_model_loss(model, torch.full((1, 4), VOCABULARY_SIZE), torch.ones(1, 4), torch.ones(1, 4).long())
+    language_model_loss(model, *build_batch())
+    assert (dict(vars(model)), model.get_output_embeddings()) == before
+
+
+def test_without_torchs_own_operator_the_loss_and_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_llama()
+    plain_loss = language_model_loss(model, *build_batch(), fused=False)
+    plain = gradients_of(model, plain_loss)
+    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", False)
+    monkeypatch.setattr(language_loss, "_slice_tokens", lambda n_tokens, vocabulary_size: 4)
+    sliced_loss = language_model_loss(model, *build_batch())
+    torch.testing.assert_close(sliced_loss.sum, plain_loss.sum, rtol=1e-6, atol=1e-5)
+    for name, gradient in gradients_of(model, sliced_loss).items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_operator", [True, False])
+def test_slices_of_any_length_give_the_same_sum(monkeypatch: pytest.MonkeyPatch, has_operator: bool) -> None:
+    if has_operator and not language_loss.TORCH_HAS_LINEAR_CROSS_ENTROPY:
+        pytest.skip("this torch has no linear_cross_entropy")
+    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", has_operator)
+    generator = torch.Generator().manual_seed(0)
+    states, weight = torch.randn(23, 8, generator=generator), torch.randn(50, 8, generator=generator)
+    bias, targets = torch.randn(50, generator=generator), torch.randint(50, (23,), generator=generator)
+    expected = nn.functional.cross_entropy(states @ weight.T + bias, targets, reduction="sum")
+    for n_rows in (1, 7, 23):
+        monkeypatch.setattr(language_loss, "_slice_tokens", lambda n_tokens, vocabulary_size, n=n_rows: n)
+        torch.testing.assert_close(language_loss.linear_cross_entropy_sum(states, weight, bias, targets), expected)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 255, 2044, 100_000])
+@pytest.mark.parametrize("vocabulary_size", [97, 49_152, 262_144])
+def test_a_slice_is_never_larger_than_its_memory_allows(n_tokens: int, vocabulary_size: int) -> None:
+    n_rows = language_loss._slice_tokens(n_tokens, vocabulary_size)
+    assert 1 <= n_rows <= n_tokens
+    fits = n_rows * vocabulary_size * 4 <= language_loss.SLICE_LOGITS_BYTES
+    assert fits or n_rows <= language_loss.MIN_SLICE_TOKENS
+
+
+def test_bfloat16_sum_keeps_float32_precision() -> None:
+    model = build_llama(head_dtype=torch.bfloat16).eval()
+    plain = language_model_loss(model, *build_batch(), fused=False)
+    fused = language_model_loss(model, *build_batch())
+    assert fused.sum.dtype == torch.float32
+    torch.testing.assert_close(fused.sum, plain.sum, rtol=2e-3, atol=0)
+
+
+def test_under_autocast_the_fused_loss_is_the_plain_loss() -> None:
+    model = build_llama()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain_loss = language_model_loss(model, *build_batch(), fused=False)
+        fused_loss = language_model_loss(model, *build_batch())
+    torch.testing.assert_close(fused_loss.sum, plain_loss.sum, rtol=2e-3, atol=0)
+    plain, fused = gradients_of(model, plain_loss), gradients_of(model, fused_loss)
+    for name, gradient in plain.items():
+        assert (fused[name] - gradient).norm() <= 0.02 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("has_operator", [True, False])
+def test_under_autocast_states_and_weight_may_differ_in_precision(
+    monkeypatch: pytest.MonkeyPatch, has_operator: bool
+) -> None:
+    if has_operator and not language_loss.TORCH_HAS_LINEAR_CROSS_ENTROPY:
+        pytest.skip("this torch has no linear_cross_entropy")
+    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", has_operator)
+    generator = torch.Generator().manual_seed(0)
+    states, weight = torch.randn(9, 8, generator=generator).bfloat16(), torch.randn(50, 8, generator=generator)
+    targets = torch.arange(9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = nn.functional.cross_entropy(nn.functional.linear(states, weight).float(), targets, reduction="sum")
+        found = language_loss.linear_cross_entropy_sum(states, weight, None, targets)
+    torch.testing.assert_close(found, expected, rtol=5e-3, atol=0)
+
+
+def test_under_gradient_checkpointing_gradients_are_the_same() -> None:
+    model = build_model("lora").train()
+    expected = gradients_of(model, language_model_loss(model, *build_batch()))
+    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    checkpointed = gradients_of(model, language_model_loss(model, *build_batch()))
+    assert expected.keys() == checkpointed.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(checkpointed[name], gradient)
+
+
+@pytest.mark.parametrize("wrapping", ["full", "lora"])
+def test_compiled_model_gives_the_same_loss_and_compiles_once(wrapping: str) -> None:
+    model = build_model(wrapping).eval()
+    expected = language_model_loss(model, *build_batch())
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    first = language_model_loss(compiled, *build_batch())
+    torch.testing.assert_close(first.mean, expected.mean, rtol=1e-5, atol=1e-5)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        language_model_loss(compiled, *build_batch()).objective.backward()
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_fused_loss_is_supported_for(wrapping: str) -> None:
+    assert supports_fused_loss(build_model(wrapping))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "lm_head"], init_lora_weights=False),
+        LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["lm_head"]),
+        TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=[1, 2]),
+    ],
+    ids=["adapted head", "head trained in full", "trainable tokens on a tied head"],
+)
+def test_fused_loss_is_not_supported_with(config: PeftConfig) -> None:
+    tied = isinstance(config, TrainableTokensConfig)
+    assert not supports_fused_loss(get_peft_model(build_llama(tied=tied), config))
+
+
+def build_gemma(softcapping: float | None) -> Gemma2ForCausalLM:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=softcapping,
+    )
+    return Gemma2ForCausalLM(config)
+
+
+def test_fused_loss_is_not_supported_with_capped_logits() -> None:
+    assert supports_fused_loss(build_gemma(None))
+    assert not supports_fused_loss(build_gemma(30.0))
+
+
+def test_asking_for_support_changes_neither_mode_nor_random_state() -> None:
+    model = build_model("lora").train()
+    model.get_base_model().model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    supports_fused_loss(model)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def peak_bytes(model: nn.Module, *, fused: bool) -> int:
+    """What one forward and backward pass allocates at its peak, by the profiler: the same figure every time."""
+    input_ids = torch.arange(512).view(2, 256)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        language_model_loss(model, input_ids, torch.ones_like(input_ids), input_ids, fused=fused).sum.backward()
+    changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("has_operator", [True, False])
+def test_fused_loss_takes_at_least_30_percent_less_memory(monkeypatch: pytest.MonkeyPatch, has_operator: bool) -> None:
+    if has_operator and not language_loss.TORCH_HAS_LINEAR_CROSS_ENTROPY:
+        pytest.skip("this torch has no linear_cross_entropy")
+    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", has_operator)
+    monkeypatch.setattr(language_loss, "SLICE_LOGITS_BYTES", 2**20)
+    monkeypatch.setattr(language_loss, "MIN_SLICE_TOKENS", 64)
+    sizes = {"vocab_size": 8192, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, tie_word_embeddings=True))
+    plain_bytes = peak_bytes(model, fused=False)
+    logits_bytes = 2 * 255 * 8192 * 4
+    assert plain_bytes > 2 * logits_bytes, "the plain loss holds the logits and their gradient"
+    assert peak_bytes(model, fused=True) < 0.7 * plain_bytes

@@ -1,0 +1,208 @@
+"""Which of two rows is better: on simulated sweeps whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from peftsweep.report.analysis.pairs import (
+    MCNEMAR,
+    PAIRED_T,
+    TWO_WAY,
+    Floats,
+    compare_pairs,
+    find_gap,
+    items_needed,
+    mcnemar_p_value,
+    seeds_needed,
+)
+
+SIMULATED = 3000
+
+
+def simulate(
+    seeds: tuple[int, int], items: int, *, of_seeds: tuple[float, float], gap: float = 0.0, count: int = SIMULATED
+) -> tuple[Floats, Floats]:
+    """Two methods on the same items, `gap` apart in the long run. Items are hard or easy for both, a little more so
+    for one or the other; each seed of a method is better or worse on all items."""
+    draw = np.random.default_rng(0)
+    common = draw.uniform(-0.3, 0.3, (count, 1, items))
+    sides = []
+    for number, spread, shift in zip(seeds, of_seeds, (gap / 2, -gap / 2), strict=True):
+        own = draw.uniform(-0.1, 0.1, (count, 1, items))
+        chance = 0.5 + shift + common + own + draw.normal(0, spread, (count, number, 1))
+        sides.append((draw.random((count, number, items)) < chance).astype(float))
+    return sides[0], sides[1]
+
+
+CASES = [
+    ((3, 3), 300, (0.02, 0.02)),
+    ((3, 3), 300, (0.05, 0.05)),
+    ((3, 3), 300, (0.05, 0.0)),
+    ((5, 5), 300, (0.02, 0.02)),
+    ((10, 10), 100, (0.03, 0.03)),
+    ((1, 3), 300, (0.02, 0.02)),
+]
+
+
+@pytest.mark.parametrize(("seeds", "items", "of_seeds"), CASES)
+def test_equal_methods_are_told_apart_in_at_most_one_case_of_twenty(
+    seeds: tuple[int, int], items: int, of_seeds: tuple[float, float]
+) -> None:
+    assert np.mean(find_gap(*simulate(seeds, items, of_seeds=of_seeds)).p_value() < 0.05) <= 0.05
+
+
+@pytest.mark.parametrize(("seeds", "items", "of_seeds"), [CASES[1], CASES[3], CASES[4], CASES[5]])
+def test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says(
+    seeds: tuple[int, int], items: int, of_seeds: tuple[float, float]
+) -> None:
+    gap = find_gap(*simulate(seeds, items, of_seeds=of_seeds, gap=0.1))
+    assert 0.93 <= np.mean(np.abs(gap.difference - 0.1) <= gap.half_width()) <= 0.97
+
+
+def test_equal_adapters_of_one_seed_are_told_apart_as_seldom() -> None:
+    first, second = simulate((1, 1), 300, of_seeds=(0.0, 0.0))
+    p_values = [mcnemar_p_value(one[0], other[0]) for one, other in zip(first, second, strict=True)]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.05
+
+
+def test_a_group_of_equal_methods_has_a_false_claim_in_at_most_one_case_of_twenty() -> None:
+    """Holm's correction claims nothing unless the smallest of the p-values, times their number, is below 5%."""
+    draw = np.random.default_rng(0)
+    common = draw.uniform(-0.3, 0.3, (1000, 1, 100))
+    chances = [0.5 + common + draw.normal(0, 0.03, (1000, 3, 1)) for _ in range(4)]
+    scores = [(draw.random((1000, 3, 100)) < chance).astype(float) for chance in chances]
+    p_values = [find_gap(one, other).p_value() for one, other in itertools.combinations(scores, 2)]
+    assert np.mean(np.min(p_values, axis=0) * 6 < 0.05) <= 0.05
+
+
+def claims_among_equals(compared: int, *, is_best_alone: bool) -> float:
+    """Of 300 simulated groups of 400 equal adapters, the share in which a false claim is made of the best ones."""
+    draw = np.random.default_rng(0)
+    claims = 0
+    for _ in range(300):
+        scores = (draw.random((400, 1, 60)) < draw.uniform(0.3, 0.7, 60)).astype(float)
+        best = scores[np.argsort(-scores.mean(axis=(1, 2)))][:compared]
+        first, second = (
+            (np.zeros(compared - 1, int), np.arange(1, compared)) if is_best_alone else np.triu_indices(compared, 1)
+        )
+        claims += find_gap(best[first], best[second]).p_value().min() * len(first) < 0.05
+    return claims / 300
+
+
+def test_the_best_of_many_equals_are_told_apart_in_at_most_one_case_of_twenty() -> None:
+    """Rows that were chosen for their score lie closer together than as many that were not."""
+    assert claims_among_equals(50, is_best_alone=False) <= 0.05
+
+
+def test_the_best_of_many_against_each_of_them_would_claim_too_much() -> None:
+    """Why thousands of rows are not each compared with the best."""
+    assert claims_among_equals(400, is_best_alone=True) > 0.5
+
+
+def test_a_real_gap_is_found() -> None:
+    first, second = simulate((3, 3), 300, of_seeds=(0.02, 0.02), gap=0.25, count=300)
+    assert np.mean(find_gap(first, second).p_value() < 0.05) > 0.9
+
+
+def test_a_bootstrap_of_three_seeds_would_claim_too_much() -> None:
+    """Why seeds are not drawn anew here."""
+    first, second = simulate((3, 3), 300, of_seeds=(0.05, 0.05), count=300)
+    draw = np.random.default_rng(0)
+    claims = []
+    for one, other in zip(first.mean(axis=-1), second.mean(axis=-1), strict=True):
+        gaps = draw.choice(one, (500, 3)).mean(axis=1) - draw.choice(other, (500, 3)).mean(axis=1)
+        low, high = np.quantile(gaps, [0.025, 0.975])
+        claims.append(low > 0 or high < 0)
+    assert np.mean(claims) > 0.1
+
+
+def test_one_seed_each_of_right_and_wrong_is_mcnemars_exact_test() -> None:
+    first, second = np.array([[1.0] * 9 + [0] + [1] * 5]), np.array([[0.0] * 9 + [1] + [1] * 5])
+    (pair,) = compare_pairs({"a": first, "b": second})
+    assert (pair.test, pair.p_value) == (MCNEMAR, pytest.approx(22 / 1024))  # 2 (1 + 10) / 2**10
+    assert mcnemar_p_value(first[0], second[0]) == pair.p_value
+
+
+def test_one_seed_each_of_other_scores_is_a_paired_t_test() -> None:
+    first, second = np.array([[0.5, 0.6, 0.9, 0.4]]), np.array([[0.4, 0.6, 0.7, 0.1]])
+    (pair,) = compare_pairs({"a": first, "b": second})
+    assert (pair.test, pair.p_value) == (PAIRED_T, pytest.approx(ttest_rel(first[0], second[0]).pvalue))
+
+
+def test_several_seeds_are_compared_over_items_and_seeds() -> None:
+    first, second = simulate((3, 2), 50, of_seeds=(0.05, 0.05), count=1)
+    (pair,) = compare_pairs({"a": first[0], "b": second[0]})
+    assert pair.test == TWO_WAY
+    assert pair.difference == pytest.approx(first.mean() - second.mean())
+    assert pair.low is not None
+    assert pair.high is not None
+    assert pair.low < pair.difference < pair.high
+
+
+def test_p_values_are_corrected_for_the_number_of_pairs() -> None:
+    draw = np.random.default_rng(0)
+    scores = {name: (draw.random((2, 40)) < 0.5).astype(float) for name in "abcd"}
+    pairs = compare_pairs(scores)
+    smallest = min(pairs, key=lambda pair: pair.p_value)
+    assert len(pairs) == 6
+    assert smallest.adjusted_p_value == pytest.approx(min(1.0, 6 * smallest.p_value))
+    assert all(pair.adjusted_p_value >= pair.p_value for pair in pairs)
+
+
+def test_rows_that_answer_all_alike_are_one() -> None:
+    same = np.array([[1.0, 0, 1]])
+    (pair,) = compare_pairs({"a": same, "b": same})
+    assert (pair.p_value, pair.is_separated, pair.low, pair.more_seeds, pair.more_items) == (
+        1.0,
+        False,
+        None,
+        None,
+        None,
+    )
+
+
+def test_rows_with_other_items_are_not_compared() -> None:
+    assert compare_pairs({"a": np.ones((1, 3)), "b": np.zeros((1, 4))}) == ()
+
+
+def test_the_seeds_that_are_said_to_be_needed_do_find_the_gap_four_times_in_five() -> None:
+    """Of methods whose gap and whose spread over seeds are those that were observed."""
+    first, second = simulate((3, 3), 2000, of_seeds=(0.06, 0.06), gap=0.1, count=200)
+    typical = [seeds_needed(find_gap(one, other)) for one, other in zip(first, second, strict=True)]
+    seeds = 3 + round(float(np.median([needed for needed in typical if needed])))
+    found = find_gap(*simulate((seeds, seeds), 2000, of_seeds=(0.06, 0.06), gap=0.1, count=300)).p_value() < 0.05
+    assert 0.65 <= np.mean(found) <= 0.97
+
+
+def test_nothing_is_said_of_seeds_where_nothing_is_known_of_them() -> None:
+    first, second = simulate((1, 1), 100, of_seeds=(0.0, 0.0), gap=0.02, count=1)
+    assert seeds_needed(find_gap(first[0], second[0])) is None
+
+
+def test_where_seeds_cant_help_items_may() -> None:
+    draw = np.random.default_rng(0)
+    easy = draw.random((1, 40)) < 0.5
+    first = np.repeat(easy, 3, axis=0).astype(float)
+    second = first.copy()
+    second[:, :6] = np.array([0, 0, 0, 1, 1, 0])
+    assert seeds_needed(find_gap(first, second)) is None
+    needed = items_needed(find_gap(first, second))
+    assert needed is not None
+    assert needed > 40
+
+
+def test_where_only_one_of_two_spreads_over_seeds_more_of_them_are_needed() -> None:
+    """As many as do find the gap, of a method whose seeds have a standard deviation of 0.06 and one that has none."""
+    gap, level = 0.15, 0.05 / 15
+    draw = np.random.default_rng(0)
+    items = draw.normal(0.5, 0.1, (1, 300))
+    needed = seeds_needed(find_gap(np.repeat(items, 3, axis=0), items - gap + [[-0.06], [0.0], [0.06]]), level)
+    assert needed is not None
+    seeds = 3 + needed
+    spread = draw.normal(0.0, 0.06, (500, seeds, 1))
+    found = find_gap(np.repeat(items[None], seeds, axis=1), items - gap + spread).p_value() < level
+    assert 0.65 <= np.mean(found) <= 0.97

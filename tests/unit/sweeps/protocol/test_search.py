@@ -1,0 +1,210 @@
+import itertools
+import logging
+import math
+import warnings
+
+import optuna
+import pytest
+
+from peftsweep.errors import ConfigError
+from peftsweep.records.space import CAPACITY, LR, Dimension
+from peftsweep.sweeps.protocol.search import Seen, losses_of, propose
+
+RATES = Dimension(LR, low=1e-4, high=1e-1, log=True)
+RANKS = Dimension(CAPACITY, choices=(4, 8, 16, 32))
+NAMES = Dimension("hparams.scheduler", choices=("cosine", "linear"))
+SPACE = (RATES, RANKS)
+SAMPLERS = ("gp", "tpe", "random")
+
+
+def next_of(seen, space=SPACE, sampler="gp", seed=0, direction="minimize", **kwargs):
+    return propose(space, seen, sampler=sampler, kwargs=kwargs, seed=seed, direction=direction)
+
+
+def trial(lr, rank=8, state="ok", value=None, **kwargs):
+    return Seen({LR: lr, CAPACITY: rank}, state, value, **kwargs)
+
+
+def bowl(lr, rank=8, best=5e-3):
+    """A completed trial of an objective whose minimum is at one rate, whatever the rank."""
+    return trial(lr, rank, value=0.3 + (math.log10(lr) - math.log10(best)) ** 2)
+
+
+def decades_from(lr, other):
+    return abs(math.log10(lr / other))
+
+
+COMPLETED = [bowl(1e-3, 32), bowl(3e-4, 8), bowl(2e-2, 16), bowl(9e-2, 4), bowl(2e-3, 8)]
+EVERY_STATE = [
+    *COMPLETED,
+    trial(1e-2, state="pruned", reports={5: 1.2, 10: 0.8}),
+    trial(8e-2, 32, "oom", violations={"memory": 3e9}),
+    trial(5e-2, state="diverged", reports={5: math.inf}),
+    trial(4e-3, 16, "running"),
+    trial(6e-3, 16, "failed"),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "seen", [[], COMPLETED[:1], COMPLETED, EVERY_STATE], ids=["none", "one", "some", "every state"]
+)
+def test_what_is_proposed_lies_in_the_space_and_names_every_dimension(sampler, seen):
+    found = next_of(seen, (*SPACE,), sampler)
+    assert list(found) == [LR, CAPACITY]
+    assert RATES.holds(found[LR])
+    assert RANKS.holds(found[CAPACITY])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_arguments_give_the_same_settings(sampler):
+    assert next_of(EVERY_STATE, sampler=sampler) == next_of(EVERY_STATE, sampler=sampler)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_another_seed_starts_elsewhere(sampler):
+    assert next_of([], sampler=sampler, seed=1) != next_of([], sampler=sampler, seed=2)
+
+
+def test_a_gaussian_process_goes_to_the_best_of_a_bowl():
+    near = [bowl(lr, rank) for lr in (1e-3, 3e-3, 9e-3, 3e-2) for rank in (4, 32)]
+    assert decades_from(next_of(near)[LR], 5e-3) < 0.3
+
+
+def test_where_higher_is_better_it_goes_to_the_highest():
+    near = [bowl(lr, rank) for lr in (1e-3, 3e-3, 9e-3, 3e-2) for rank in (4, 32)]
+    upside_down = [Seen(seen.params, "ok", 2 - seen.value) for seen in near]
+    assert decades_from(next_of(upside_down, direction="maximize")[LR], 5e-3) < 0.3
+
+
+def test_two_workers_are_sent_to_different_places():
+    first = next_of(COMPLETED)
+    assert next_of([*COMPLETED, Seen(first, "running")]) != first
+
+
+def test_the_first_trials_are_spread_over_the_range_for_every_seed():
+    for seed in range(10):
+        seen = [trial(1e-3, value=1.0)]
+        for number in range(4):
+            seen.append(trial(*next_of(seen, seed=100 * seed + number).values(), state="running"))
+        rates = [RATES.low, *sorted(found.params[LR] for found in seen), RATES.high]
+        assert max(math.log10(right / left) for left, right in itertools.pairwise(rates)) < 1.5
+
+
+def test_the_first_trials_keep_the_published_choices():
+    space = (RATES, Dimension(CAPACITY, choices=(4, 8, 16, 32), default=16))
+    assert {next_of([], space, seed=seed)[CAPACITY] for seed in range(10)} == {16}
+
+
+def test_the_model_searches_between_rates_that_did_badly():
+    seen = [bowl(lr, rank) for lr, rank in ((2e-4, 32), (7e-4, 32), (4e-3, 32), (6e-3, 32), (6e-2, 32))]
+    assert all(7e-4 <= next_of(seen, sampler="tpe", seed=seed)[LR] <= 6e-2 for seed in range(30))
+
+
+def test_a_failed_trial_does_not_count_as_one_of_the_first():
+    failed = [trial(lr, state="failed") for lr in (1e-3, 2e-3, 4e-3, 8e-3, 2e-2)]
+    assert next_of(failed, n_startup_trials=1) != next_of(failed, n_startup_trials=0)
+
+
+def test_settings_that_were_tried_are_not_proposed_again():
+    space = (RANKS, NAMES)
+    seen = []
+    for number in range(8):
+        found = next_of(seen, space, seed=number)
+        assert found not in [trial.params for trial in seen]
+        seen.append(Seen(found, "failed" if number == 3 else "ok", 1.0))
+
+
+def test_an_exhausted_space_may_repeat():
+    space = (RANKS,)
+    seen = [Seen({CAPACITY: rank}, "ok", 1.0) for rank in RANKS.choices]
+    assert next_of(seen, space)[CAPACITY] in RANKS.choices
+
+
+def test_a_rate_almost_like_one_tried_is_not_worth_a_trial():
+    seen = [Seen({LR: 3e-3}, "ok", 1.0)]
+    proposed = [next_of(seen, (RATES,), "random", seed)[LR] for seed in range(100)]
+    assert min(decades_from(lr, 3e-3) for lr in proposed) > 0.05
+
+
+def test_trials_outside_the_space_are_left_out():
+    outside = [Seen({LR: 5.0, CAPACITY: 8}, "ok", 0.0), Seen({LR: 1e-3}, "ok", 0.0)]
+    assert next_of([*COMPLETED, *outside]) == next_of(COMPLETED)
+
+
+def test_out_of_memory_keeps_the_sampler_away_without_hiding_the_rest():
+    large = [trial(lr, 32, "oom") for lr in (1e-3, 5e-3, 3e-2)]
+    small = [trial(lr, rank, value=1.0 - rank / 100) for lr, rank in ((1e-3, 4), (3e-3, 8), (1e-2, 4), (3e-2, 8))]
+    proposed = [next_of([*large, *small], seed=seed)[CAPACITY] for seed in range(5)]
+    assert proposed.count(32) <= 1
+
+
+def test_a_violated_limit_keeps_the_sampler_away():
+    seen = [
+        trial(lr, rank, value=1.0 - rank / 100, violations={"memory": (rank - 20) * 1e9})
+        for lr, rank in ((1e-3, 4), (3e-3, 32), (1e-2, 8), (3e-2, 32), (3e-3, 16))
+    ]
+    proposed = [next_of(seen, seed=seed)[CAPACITY] for seed in range(5)]
+    assert proposed.count(32) <= 1
+
+
+def test_losses_are_logarithms_so_that_bad_ones_do_not_hide_good_ones():
+    assert losses_of([trial(1e-3, value=0.3), trial(1e-2, value=5.0)], "minimize") == [math.log(0.3), math.log(5.0)]
+
+
+def test_values_that_may_be_negative_stay_as_they_are():
+    assert losses_of([trial(1e-3, value=-0.3), trial(1e-2, value=5.0)], "minimize") == [-0.3, 5.0]
+    assert losses_of([trial(1e-3, value=0.7), trial(1e-2, value=0.2)], "maximize") == [-0.7, -0.2]
+
+
+def test_a_pruned_trial_is_expected_to_go_on_as_those_that_completed():
+    done = [trial(1e-3, value=1.0, reports={10: 2.0}), trial(1e-2, value=4.0, reports={10: 8.0})]
+    pruned = trial(1e-1, state="pruned", reports={5: 9.0, 10: 4.0})
+    assert losses_of([*done, pruned], "minimize")[-1] == pytest.approx(math.log(2.0))
+
+
+def test_a_probe_better_than_all_that_completed_is_expected_to_end_better():
+    done = trial(1e-3, value=1.0, reports={10: 2.0})
+    probes = [trial(1e-2, state="pruned", reports={10: report}) for report in (0.5, 1.0)]
+    best, second, worst = losses_of([*probes, done], "minimize")
+    assert best < second < worst
+
+
+@pytest.mark.parametrize("state", ["diverged", "oom"])
+def test_a_failure_of_the_settings_is_worth_the_worst_value(state):
+    assert losses_of([trial(1e-3, value=1.0), trial(1e-2, value=2.0), trial(1e-1, state=state)], "minimize")[
+        2
+    ] == math.log(2)
+
+
+def test_a_failure_beside_a_single_success_looks_worse():
+    success, failure = losses_of([trial(1e-3, value=1.0), trial(1e-1, state="diverged")], "minimize")
+    assert failure > success
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_trial_that_says_nothing_has_no_loss(state):
+    assert losses_of([trial(1e-3, state=state)], "minimize") == [None]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kwargs", "named"),
+    [
+        ("gpp", {}, "gp, tpe, random"),
+        ("gp", {"n_startup": 4}, "n_startup_trials"),
+        ("tpe", {"constraints_func": 4}, "n_startup_trials"),
+        ("random", {"n_startup_trials": 4}, "It takes none"),
+    ],
+)
+def test_what_a_sampler_does_not_take_is_refused_with_the_way_out(sampler, kwargs, named):
+    with pytest.raises(ConfigError, match=named):
+        next_of([], sampler=sampler, **kwargs)
+
+
+def test_nothing_is_said_about_the_view(caplog):
+    verbosity = optuna.logging.get_verbosity()
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next_of(EVERY_STATE, deterministic_objective=True)
+    assert caplog.text == ""
+    assert optuna.logging.get_verbosity() == verbosity

@@ -1,0 +1,228 @@
+"""What a person reads: nothing is cut off, nothing is told twice."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from peftsweep.config.schema import BudgetConfig, SweepConfig
+from peftsweep.records.results import Stage
+from peftsweep.records.space import CAPACITY, LR, Dimension
+from peftsweep.sweeps.execution.lease import Lease
+from peftsweep.sweeps.execution.stopping import Stop
+from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Trial
+from peftsweep.sweeps.protocol.specification import SweepPlan
+from peftsweep.sweeps.table import SweepRow, SweepTable
+from peftsweep.sweeps.terminal import Progress, describe_params, dry_run_table, duration, final_table, notes
+
+MakePlan = Callable[..., SweepPlan]
+MakeTrial = Callable[..., Trial]
+
+
+def row(study: str = "lora", **changes: Any) -> SweepRow:
+    found = SweepRow(
+        study=study,
+        method="lora",
+        model="pocket-llama",
+        task="metamath",
+        best={LR: 0.00314, CAPACITY: 16},
+        objective=0.4321,
+        score_name="test/accuracy",
+        score=0.6543,
+        interval=(0.6001, 0.7012),
+        seeds=3,
+        default_score=0.5432,
+        default_interval=(0.5, 0.6),
+        default_seeds=1,
+        trials=24,
+        ok=15,
+        pruned=6,
+        oom=2,
+        failed=1,
+        tokens=1_234_567,
+        seconds=100.0,
+    )
+    return replace(found, **changes)
+
+
+def table(*rows: SweepRow) -> SweepTable:
+    return SweepTable("monday", "/tmp/monday", "valid/loss", "test/accuracy", rows)
+
+
+def text_of(shown: RenderableType, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(shown)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def words(shown: RenderableType, width: int) -> str:
+    """Without line breaks within a cell: what a person puts together again."""
+    text = text_of(shown, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    return text
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_final_table_loses_no_number(width: int) -> None:
+    text = words(final_table(table(row(), row("prefix-tuning-text", best={LR: 1e-5}))), width)
+    for number in ("0.00314", "1e-05", "16", "0.4321", "65.4", "60.0", "70.1", "54.3", "24", "6", "2", "1"):
+        assert number in text
+
+
+def test_the_final_table_has_gaps_where_nothing_is_known() -> None:
+    gaps = row(best={}, objective=None, score=None, interval=None, default_score=None)
+    text = text_of(final_table(table(gaps)), 140)
+    assert "None" not in text
+    assert "nan" not in text
+
+
+def test_failed_confirm_jobs_count_as_failed() -> None:
+    assert text_of(final_table(table(row(failed=20, confirm_failed=3))), 140).split()[-1] == "23"
+
+
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    text = text_of(final_table(table(row("lora-[a]", best={"x": "[/b]"}))), 140)
+    assert "lora-[a]" in text
+    assert "[/b]" in text
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_dry_run_loses_no_number(width: int, sweep_plan: MakePlan) -> None:
+    text = words(dry_run_table(sweep_plan("lora", "oft"), workers=2), width)
+    steps = 4 * 90 + 4 * 90  # trials, then three seeds of the best and one of the default
+    for shown in ("4", f"{steps:,}", f"{steps * 8 * 128:,}", "2 workers"):
+        assert shown in text
+
+
+def test_a_dry_run_of_tokens_tells_tokens(sweep_plan: MakePlan) -> None:
+    settings = SweepConfig(budget=BudgetConfig(tokens=1_000_000))
+    text = text_of(dry_run_table(sweep_plan(settings=settings), 2), 140)
+    assert f"{1_000_000 + 4 * 90 * 8 * 128:,}" in text
+    assert "by budget" in text
+
+
+def test_a_dry_run_of_seconds_knows_no_steps(sweep_plan: MakePlan) -> None:
+    text = text_of(dry_run_table(sweep_plan(settings=SweepConfig(budget=BudgetConfig(gpu_seconds=60))), 2), 140)
+    assert "by time" in text
+
+
+def test_a_dry_run_shows_every_choice(sweep_plan: MakePlan) -> None:
+    plan = sweep_plan()
+    names = Dimension("hparams.scheduler", choices=("cosine", "a, b"))
+    study = replace(plan.studies[0], space=(*plan.studies[0].space, names))
+    assert "choice(cosine,'a, b')" in text_of(dry_run_table(replace(plan, studies=(study,)), 2), 140)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "note"),
+    [
+        ([(3, 1)], "Scores are means over 3 fresh seeds of the best settings; of the default, over 1 fresh seed."),
+        ([(1, 1)], "Scores are means over 1 fresh seed of the best settings; of the default, over 1 fresh seed."),
+        (
+            [(2, 1), (2, 2), (3, 0)],
+            "Scores are means over 2 to 3 fresh seeds of the best settings; of the default, over 1 to 2 fresh seeds.",
+        ),
+        ([(3, 0)], "Scores are means over 3 fresh seeds of the best settings."),
+        ([(0, 0)], None),
+    ],
+)
+def test_the_note_on_seeds_is_one_sentence(seeds: list[tuple[int, int]], note: str | None) -> None:
+    found = notes(table(*(row(seeds=best, default_seeds=default) for best, default in seeds)))
+    assert found == ([note] if note else [])
+
+
+def test_notes_tell_what_weakens_a_row() -> None:
+    weak = row(
+        stopped="3 trials failed in a row",
+        edges=("hparams.lr=interval(1e-5,0.1)",),
+        is_mixed=("code",),
+        confirm_failed=1,
+    )
+    found = "\n".join(notes(table(weak)))
+    for told in (
+        "3 trials failed in a row",
+        "try hparams.lr=interval(1e-5,0.1)",
+        "differ in code",
+        "1 confirm job failed",
+    ):
+        assert told in found
+
+
+@pytest.fixture
+def written() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def progress(written: io.StringIO, sweep_plan: MakePlan) -> Progress:
+    return Progress(sweep_plan(), Console(file=written, width=60))
+
+
+def test_a_finished_trial_is_told_once(progress: Progress, written: io.StringIO, trial: MakeTrial) -> None:
+    trials = [trial(0, value=0.4567), trial(1, None)]
+    with progress:
+        for _ in range(3):
+            progress.show(Stage.TUNE, {"lora": trials}, {})
+        progress.show(Stage.TUNE, {"lora": [trials[0], trial(1, Ending.PRUNED)]}, {})
+    lines = written.getvalue().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["lora tune 1/4", "lora tune 2/4"]
+    assert "lr 0.001  capacity 8: finished valid/loss 0.4567" in lines[0]
+    assert "pruned" in lines[1]
+
+
+def test_trials_that_finish_together_are_counted_one_by_one(
+    progress: Progress, written: io.StringIO, trial: MakeTrial
+) -> None:
+    progress.show(Stage.TUNE, {"lora": [trial(0), trial(1)]}, {})
+    assert [line.partition(":")[0] for line in written.getvalue().splitlines()] == ["lora tune 1/4", "lora tune 2/4"]
+
+
+def test_a_retried_failure_is_not_counted_twice(progress: Progress, written: io.StringIO, trial: MakeTrial) -> None:
+    progress.show(Stage.TUNE, {"lora": [trial(0, Ending.CRASHED)]}, {})
+    progress.show(Stage.TUNE, {"lora": [trial(0, Ending.CRASHED), trial(1, terms=Terms(retry_of=0))]}, {})
+    assert [line.partition(":")[0] for line in written.getvalue().splitlines()] == ["lora tune 1/4", "lora tune 1/4"]
+
+
+def test_a_cause_with_brackets_is_told_as_it_is(progress: Progress, written: io.StringIO, trial: MakeTrial) -> None:
+    outcome = Outcome(Ending.CRASHED, cause="[enforce fail at x.cpp:1] see [/var/log]\nmore")
+    progress.show(Stage.TUNE, {"lora": [trial(0, Ending.CRASHED, outcome=outcome)]}, {})
+    assert "([enforce fail at x.cpp:1] see [/var/log])" in written.getvalue()
+
+
+def test_on_a_terminal_there_is_a_line_for_each_study_and_worker(sweep_plan: MakePlan, trial: MakeTrial) -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    progress = Progress(sweep_plan("lora", "oft"), console)
+    doing = {"slot": 1, "state": "running", "study": "oft", "number": 2, "step": 30, "of": 90}
+    trials = {"lora": [trial(0)], "oft": [trial(0, None)]}
+    picture = Console(file=io.StringIO(), width=100)
+    picture.print(progress._picture(Stage.TUNE, trials, {"w": Lease("w", doing=doing)}))
+    text = picture.file.getvalue()  # type: ignore[attr-defined]
+    assert "1/4" in text
+    assert "0/4" in text
+    assert "oft trial 2" in text
+    assert "step 30/90" in text
+
+
+@pytest.mark.parametrize(("stop", "told"), [(Stop.FINISH, "Ctrl-C again"), (Stop.NOW, "run again")])
+def test_an_order_to_stop_is_told(progress: Progress, written: io.StringIO, stop: Stop, told: str) -> None:
+    progress.tell_stop(stop)
+    assert told in written.getvalue().replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (61, "1 min 01 s"), (3600, "1 h 00 min"), (90_000, "25 h 00 min")],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_settings_are_short() -> None:
+    params = {LR: 0.00123456, CAPACITY: 8, "hparams.weight_decay": 0.1, "hparams.scheduler": "linear"}
+    assert describe_params(params) == "lr 0.00123  capacity 8  weight_decay 0.1  scheduler linear"
