@@ -148,8 +148,8 @@ def _show(conversion: Conversion, console: object) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from peftsweep.records.metrics import METRICS
     from peftsweep.records.quantities import format_metric
-    from peftsweep.records.results import METRICS
 
     assert isinstance(console, Console)
     low, high = conversion.ranks

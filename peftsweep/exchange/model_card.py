@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import yaml
 
 from peftsweep.exchange.finished import FinishedJob
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import format_metric
-from peftsweep.records.results import METRICS
 
 SHOWN = ("test/", "base/", "forgetting_nats", "drift", "adapter/trainable_params")
 HPARAMS = ("lr", "max_steps", "batch_size", "gradient_accumulation", "optimizer", "weight_decay", "scheduler")

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import format_metric
-from peftsweep.records.results import METRICS, JobResult
+from peftsweep.records.results import JobResult
 
 SCORES = ("accuracy", "score", "exact_match", "dino_similarity")
 ROWS = (  # label, key of METRICS

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.records.results import METRICS, RESULT_FILE, JobResult, load_result
-from peftsweep.statistics.intervals import read_item_scores
+from peftsweep.records.items import read_item_scores
+from peftsweep.records.metrics import METRICS
+from peftsweep.records.results import RESULT_FILE, JobResult, load_result
 
 PREDICTIONS_FILE = "predictions.jsonl"
 HISTORY_FILE = "history.jsonl"

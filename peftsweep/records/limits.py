@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from peftsweep.config.units import COMMAND_LINE, UNITS, ways_to_write
 from peftsweep.errors import ConfigError, Problem, did_you_mean
-from peftsweep.records.results import METRICS
-from peftsweep.statistics.intervals import SCORES
+from peftsweep.records.metrics import METRICS, SCORES
 
 # A word for people -> the metrics that can answer it, the first that was measured.
 WORDS = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from peftsweep.config.units import COMMAND_LINE
 from peftsweep.errors import ConfigError, DataError, Problem
 from peftsweep.records.limits import candidates
-from peftsweep.records.results import METRICS, Direction
+from peftsweep.records.metrics import METRICS, Direction
 
 
 def resolve(name: str, measured: Sequence[Iterable[str]]) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peftsweep.records.results import METRICS, Metric
+from peftsweep.records.metrics import METRICS, Metric
 
 NAMES = {
     "test/accuracy": "accuracy",

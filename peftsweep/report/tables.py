@@ -15,8 +15,8 @@ from rich.text import Text
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.limits import WORDS
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import counted, format_metric
-from peftsweep.records.results import METRICS
 from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Pair, Row
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal

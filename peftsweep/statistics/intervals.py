@@ -1,81 +1,18 @@
-"""The score of a method: read by test item, and its mean over seeds and items with a 95% interval.
-
-The sweep's own table and the report both ask here, so that they never tell different numbers.
-"""
+"""Intervals of means over seeds and test items."""
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+LEVEL = 0.95
 MOST_FREEDOM = 1e6  # as good as a normal distribution
 DRAWS, HALVINGS = 1000, 30  # of an interval's search
 Floats = npt.NDArray[np.float64]
-
-SCORES = ("test/accuracy", "test/score", "test/exact_match", "test/dino_similarity")  # the first measured is compared
-# Between which ends a metric lies, by the last part of its key. All others are sizes, times, counts and losses.
-ENDS = {
-    "accuracy": (0.0, 1.0),
-    "exact_match": (0.0, 1.0),
-    "memorised": (0.0, 1.0),
-    "drift": (0.0, 1.0),
-    "dino_similarity": (-1.0, 1.0),
-    "text_similarity": (-1.0, 1.0),
-    "score": (-math.inf, math.inf),
-    "forgetting_nats": (-math.inf, math.inf),  # training may well improve the loss on general text
-}
-NOT_NEGATIVE = (0.0, math.inf)
-ITEM_SCORES = ("correct", "score", "similarity")  # what a line of predictions.jsonl calls its score
-
-
-def read_item_scores(path: Path) -> list[float]:
-    """One for each test item of a predictions.jsonl, in order; none if there is no such file.
-
-    Pictures of the same photo's prompt are one item, and count with their mean.
-
-    Raises:
-        ValueError: a line is no JSON object, or its score is no number.
-    """
-    if not path.exists():
-        return []
-    scores: dict[Any, list[float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number + 1} holds no object")
-        found = next((row[key] for key in ITEM_SCORES if key in row), 0.0)
-        scores.setdefault(row.get("photo", number), []).append(float(found))
-    return [statistics.fmean(of_item) for of_item in scores.values()]
-
-
-def score_interval(
-    items: Sequence[Sequence[float]], key: str, of_job: tuple[float, float] | None
-) -> tuple[float, float] | None:
-    """95% interval of the mean score over fresh seeds and fresh test items.
-
-    items: (seeds, test items); key: of METRICS; of_job: the interval of the single job, over items alone, that one
-    seed has. None where seeds were not asked the same items, or the items are not known.
-    """
-    if len(items) == 1:
-        return of_job
-    if len({len(scores) for scores in items}) != 1 or len(items[0]) < 2:
-        return None
-    return within_ends(*two_way_interval(items), key)
-
-
-def within_ends(low: float, high: float, key: str) -> tuple[float, float]:
-    """An interval without what the metric can't be. As the truth does not lie there either, it holds as often."""
-    least, most = ENDS.get(key.rpartition("/")[2], NOT_NEGATIVE)
-    return max(least, low), min(most, high)
 
 
 def two_way_interval(items: Sequence[Sequence[float]] | Floats) -> tuple[float, float]:
@@ -167,3 +104,21 @@ def variance_parts(scores: Floats) -> VarianceParts:
     rest = rest + scores.mean(axis=(-2, -1), keepdims=True)
     of_noise = (rest**2).sum(axis=(-2, -1)) / ((seeds - 1) * (items - 1)) / (seeds * items)
     return VarianceParts(of_items, of_seeds, of_noise, seeds, items)
+
+
+def share_interval(right: int, count: int) -> tuple[float, float]:
+    """Wilson's interval of a share: it stays within 0 and 1, and has a width where all or none are right."""
+    from scipy import stats
+
+    interval = stats.binomtest(right, count).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's interval of a mean; of a single value, that value."""
+    from scipy import stats
+
+    if len(values) < 2 or np.ptp(values) == 0:
+        return float(np.mean(values)), float(np.mean(values))
+    low, high = stats.t.interval(LEVEL, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    return float(low), float(high)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from optuna.storages import BaseStorage
 
 from peftsweep.job.record import PREDICTIONS_FILE
-from peftsweep.records.results import METRICS, Direction, Stage
+from peftsweep.records.items import read_item_scores, score_interval
+from peftsweep.records.metrics import METRICS, SCORES, Direction
+from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
-from peftsweep.statistics.intervals import SCORES, read_item_scores, score_interval
 from peftsweep.sweeps.execution.tickets import Tickets, Trial, best_of, current, stopped_because
 from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
 from peftsweep.sweeps.protocol.stage import stage_study_name

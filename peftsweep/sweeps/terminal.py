@@ -15,8 +15,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import format_metric
-from peftsweep.records.results import METRICS, Stage
+from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, describe_range
 from peftsweep.sweeps.execution.lease import Lease
 from peftsweep.sweeps.execution.stopping import Stop

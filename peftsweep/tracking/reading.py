@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import DataError, Problem, TrackingError
 from peftsweep.records.jobs import Files, FolderFiles, Job, Loaded, Study, finite, read_job
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.redact import redact_forms
-from peftsweep.records.results import METRICS, RESULT_FILE, JobResult
+from peftsweep.records.results import RESULT_FILE, JobResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

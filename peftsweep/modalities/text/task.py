@@ -26,7 +26,7 @@ from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of
 from peftsweep.modalities.text.tokens import IGNORED_LABEL, Form, TokenRows, collate, tokenize
-from peftsweep.statistics.item_intervals import mean_interval, share_interval
+from peftsweep.statistics.intervals import mean_interval, share_interval
 
 log = logging.getLogger(__name__)
 

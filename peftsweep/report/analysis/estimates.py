@@ -6,10 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from peftsweep.records.items import score_interval
 from peftsweep.records.jobs import Job
-from peftsweep.records.results import METRICS, Status
+from peftsweep.records.metrics import METRICS, SCORES, within_ends
+from peftsweep.records.results import Status
 from peftsweep.report.analysis.comparison import Estimate
-from peftsweep.statistics.intervals import SCORES, score_interval, within_ends
 
 
 def score_of(job: Job) -> str | None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from peftsweep.records.jobs import REFERENCE, Job, Loaded
+from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import some
-from peftsweep.records.results import METRICS, Direction, Stage
+from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Pair, Row
 from peftsweep.report.analysis.pairs import Floats, as_matrix, compare_pairs
 from peftsweep.report.analysis.rows import Entry, build_entries

@@ -10,8 +10,8 @@ from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
 from peftsweep.records.jobs import OWN
 from peftsweep.records.limits import Limit, candidates
 from peftsweep.records.metric_choice import resolve, sign
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import format_metric, quantity
-from peftsweep.records.results import METRICS
 from peftsweep.report.analysis.comparison import Comparison, Group, Row
 
 # What a user may ask of a method -> its key among the capabilities, and how its lack is told.

@@ -11,7 +11,8 @@ from typing import Any
 from peftsweep.records.attempts import last_attempts
 from peftsweep.records.jobs import REFERENCE, Job, Loaded, Study
 from peftsweep.records.limits import Limit, parse_limits
-from peftsweep.records.results import METRICS, Direction, JobResult, Stage, Status
+from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.results import JobResult, Stage, Status
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
 from peftsweep.report.analysis.estimates import all_estimates, score_estimate, score_name, score_of
 from peftsweep.report.analysis.tuning import read_tuning

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.limits import WORDS
+from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
-from peftsweep.records.results import METRICS, Direction, Stage
+from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Estimate, Group, Pair, Row
 
 COSTS = (("memory", "Memory", "needs the least memory"), ("time", "Training time", "trains fastest"))

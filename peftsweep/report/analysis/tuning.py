@@ -11,7 +11,8 @@ from typing import Any
 
 from peftsweep.records.attempts import last_attempts
 from peftsweep.records.jobs import Job, SearchRange, Study
-from peftsweep.records.results import METRICS, Direction, Stage, Status
+from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.results import Stage, Status
 from peftsweep.report.analysis.comparison import Row
 
 LR, CAPACITY = "hparams.lr", "method.capacity"

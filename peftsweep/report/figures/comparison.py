@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from peftsweep.records.jobs import REFERENCE
+from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import SHARES, Quantity, quantity
-from peftsweep.records.results import METRICS, Direction
 from peftsweep.report.analysis.comparison import Estimate, Group, Pair
 from peftsweep.report.analysis.frontier import Pareto, Point
 from peftsweep.report.figures.canvas import Canvas, Line, Text, series_style, text_width

@@ -8,8 +8,9 @@ from typing import Literal
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.limits import WORDS
+from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import NO_BREAK_SPACE, Quantity, counted, plain, quantity
-from peftsweep.records.results import METRICS, Direction, Status
+from peftsweep.records.results import Status
 from peftsweep.report.analysis.comparison import Estimate, Group, Pair, Row
 from peftsweep.report.analysis.sentences import interval_text, needed
 from peftsweep.report.figures.comparison import points_of

@@ -26,8 +26,8 @@ from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
 from peftsweep.job.resolve import resolve_job
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.limits import Limit
+from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.redact import redact_params
-from peftsweep.records.results import METRICS, Direction
 from peftsweep.records.space import Dimension, Space
 from peftsweep.sweeps.protocol.constraints import trial_limits
 from peftsweep.sweeps.protocol.pruning import BOOTSTRAP_COUNT, report_steps

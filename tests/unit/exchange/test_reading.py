@@ -11,7 +11,8 @@ from peftsweep.commands.import_benchmark import run_import
 from peftsweep.errors import DataError
 from peftsweep.exchange.benchmark import OF_TASK, TRAINING
 from peftsweep.exchange.reading import read_reference, write_reference
-from peftsweep.records.results import METRICS, Stage, Status, load_result
+from peftsweep.records.metrics import METRICS
+from peftsweep.records.results import Stage, Status, load_result
 
 REFERENCE = os.environ.get("PEFTSWEEP_REFERENCE")
 needs_reference = pytest.mark.skipif(

@@ -4,8 +4,9 @@ import pytest
 from rich.console import Console
 
 from peftsweep.job.display import ROWS, Display, result_table
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import format_metric
-from peftsweep.records.results import METRICS, JobResult, Status
+from peftsweep.records.results import JobResult, Status
 
 
 def build_result(metrics: dict[str, float], intervals: dict[str, tuple[float, float]] | None = None) -> JobResult:

@@ -7,7 +7,7 @@ import pytest
 from peftsweep.config.units import UNITS, parse_bytes
 from peftsweep.errors import ConfigError
 from peftsweep.records.limits import WORDS, Limit, candidates, parse_limits
-from peftsweep.records.results import METRICS
+from peftsweep.records.metrics import METRICS
 
 ACCELERATOR, HOST = "memory/train_peak_reserved_bytes", "memory/job_peak_rss_bytes"
 

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from peftsweep.errors import DataError
-from peftsweep.records.results import METRICS, RESULT_FILE, SCHEMA_VERSION, JobResult, Status, load_result, save_result
+from peftsweep.records.metrics import METRICS
+from peftsweep.records.results import RESULT_FILE, SCHEMA_VERSION, JobResult, Status, load_result, save_result
 
 
 def make_result(**changes):

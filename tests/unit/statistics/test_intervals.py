@@ -12,14 +12,9 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from peftsweep.statistics.intervals import (
-    Floats,
-    read_item_scores,
-    score_interval,
-    two_way_interval,
-    variance_parts,
-    within_ends,
-)
+from peftsweep.records.items import read_item_scores, score_interval
+from peftsweep.records.metrics import within_ends
+from peftsweep.statistics.intervals import Floats, two_way_interval, variance_parts
 
 ACCURACY = "test/accuracy"
 ITEMS = ([1, 0, 1, 1, 0, 1], [1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 0, 1])

@@ -1,6 +1,6 @@
 import pytest
 
-from peftsweep.statistics.item_intervals import mean_interval, share_interval
+from peftsweep.statistics.intervals import mean_interval, share_interval
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from optuna.storages import BaseStorage
 
+from peftsweep.records.items import score_interval
 from peftsweep.records.space import CAPACITY, LR, defaults_of
-from peftsweep.statistics.intervals import score_interval
 from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Tickets
 from peftsweep.sweeps.protocol.specification import SweepPlan
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table

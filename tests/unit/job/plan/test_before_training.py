@@ -9,7 +9,7 @@ from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError
 from peftsweep.job.plan import before_training as foresee_module
 from peftsweep.job.plan.before_training import METRIC, card_of, foresee, with_fitting_batch
 from peftsweep.job.plan.planner import MemoryPlan
-from peftsweep.records.results import METRICS
+from peftsweep.records.metrics import METRICS
 
 CPU = torch.device("cpu")
 SMALL_CARD = "gpu=1MB"
