@@ -21,7 +21,7 @@ from peftsweep.modalities.text import metamath, sft
 from peftsweep.modalities.text.general import build_general_texts
 from peftsweep.modalities.text.rows import Source
 from peftsweep.modalities.text.task import Judging, TextSettings, TextTask
-from peftsweep.modalities.text.tokens import Form
+from peftsweep.modalities.text.tokens import PromptFormat
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _text_task(
 ) -> TextTask:
     log.info("Task %s: rows from %s.", config.name, source.name)
     settings = TextSettings(
-        form=Form(config.template, hparams.max_seq_length, config.loss_on == "all"),
+        prompt_format=PromptFormat(config.template, hparams.max_seq_length, config.loss_on == "all"),
         train_rows=config.train_rows,
         test_rows=config.test_rows,
         max_new_tokens=config.max_new_tokens,

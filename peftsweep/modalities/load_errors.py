@@ -13,8 +13,8 @@ LIBRARIES = ("safetensors", "huggingface_hub", "httpx", "httpcore", "requests", 
 
 
 @contextlib.contextmanager
-def explained(spec: ModelSpec) -> Iterator[None]:
-    """Turn what transformers, safetensors and the hub raise into one error that says what to do."""
+def model_errors(spec: ModelSpec) -> Iterator[None]:
+    """Within it, what transformers, safetensors and the hub raise is a ModelError that says what to do."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:

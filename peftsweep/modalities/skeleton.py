@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from peftsweep.modalities.base_model import QUANTISED, ModelSpec
-from peftsweep.modalities.load_errors import explained
+from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import EMBEDDED, EMBEDDED_FOLDERS, base_location
 from peftsweep.modalities.quiet import quiet
 
@@ -104,7 +104,7 @@ def _build_language_model(
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:1]
     attention = "sdpa" if spec.attn_implementation in FUSED_ATTENTION else spec.attn_implementation
-    with explained(spec):
+    with model_errors(spec):
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=spec.trust_remote_code
         )
@@ -119,7 +119,7 @@ def _language_config(spec: ModelSpec) -> tuple[Any, str]:
         return AutoConfig.for_model(**known), "the table of architectures"
     location = base_location(spec)
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    with explained(spec):
+    with model_errors(spec):
         return AutoConfig.from_pretrained(location, **options), _told(spec)
 
 
@@ -142,7 +142,7 @@ def _transformer_config(spec: ModelSpec) -> tuple[dict[str, Any], str]:
     folder = Path(base_location(spec)) / "transformer"
     if folder.is_dir():
         return json.loads((folder / "config.json").read_text(encoding="utf-8")), _told(spec)
-    with explained(spec):
+    with model_errors(spec):
         found = Flux2Transformer2DModel.load_config(spec.id, subfolder="transformer", revision=spec.revision)
     return dict(found), _told(spec)
 

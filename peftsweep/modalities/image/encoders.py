@@ -18,7 +18,7 @@ from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base_model import ModelSpec
 from peftsweep.modalities.fingerprint import fingerprint_folder
 from peftsweep.modalities.image.pocket import DINO_FOLDER
-from peftsweep.modalities.load_errors import explained
+from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.quiet import quiet
 
 POCKET = "pocket"
@@ -86,7 +86,7 @@ def load_image_encoder(choice: str, device: torch.device) -> ImageEncoder:
     Raises ModelError if there is no such encoder, or it can't be loaded.
     """
     location = str(DINO_FOLDER) if choice == POCKET else str(Path(choice).expanduser())
-    with explained(ModelSpec(choice, choice)), quiet():
+    with model_errors(ModelSpec(choice, choice)), quiet():
         # Pillow's resizing is the same on every machine; torchvision, where installed, would be taken otherwise.
         processor = AutoImageProcessor.from_pretrained(location, backend="pil")
         model = AutoModel.from_pretrained(location, dtype=torch.float32)
@@ -97,7 +97,7 @@ def load_image_encoder(choice: str, device: torch.device) -> ImageEncoder:
 def load_text_image_scorer(choice: str, device: torch.device) -> TextImageScorer:
     """choice: the hub id or folder of a CLIP-like model. Raises ModelError as load_image_encoder does."""
     location = str(Path(choice).expanduser())
-    with explained(ModelSpec(choice, choice)), quiet():
+    with model_errors(ModelSpec(choice, choice)), quiet():
         processor = AutoProcessor.from_pretrained(location)
         model = AutoModel.from_pretrained(location, dtype=torch.float32)
     if not hasattr(model, "text_model"):

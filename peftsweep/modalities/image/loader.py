@@ -14,7 +14,7 @@ from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base_model import QUANTISED, BaseModel, ModelSpec
 from peftsweep.modalities.fingerprint import fingerprint_folder
 from peftsweep.modalities.image.pipeline import DiffusionParts
-from peftsweep.modalities.load_errors import explained, require_all_weights
+from peftsweep.modalities.load_errors import model_errors, require_all_weights
 from peftsweep.modalities.quiet import quiet
 
 PIPELINES = ("Flux2KleinPipeline",)
@@ -27,7 +27,7 @@ def load_pipeline(spec: ModelSpec, location: str, device: torch.device, *, is_em
     device: where a quantised transformer is placed; others are loaded on the host. Raises ModelError as load_base does,
     and for a pipeline of another class.
     """
-    with explained(spec), quiet():
+    with model_errors(spec), quiet():
         folder = _fetched(location, spec)
         _require_components(folder, spec)
         transformer, info = Flux2Transformer2DModel.from_pretrained(

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base_model import BaseModel, ModelSpec
 from peftsweep.modalities.fingerprint import fingerprint_folder
-from peftsweep.modalities.load_errors import explained, require_all_weights
+from peftsweep.modalities.load_errors import model_errors, require_all_weights
 from peftsweep.modalities.quiet import quiet
 
 
@@ -20,7 +20,7 @@ def load_language_model(spec: ModelSpec, location: str, device: torch.device, *,
 
     device: where quantised weights are placed; others are loaded on the host. Raises ModelError as load_base does.
     """
-    with explained(spec), quiet():
+    with model_errors(spec), quiet():
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = _load_tokenizer(location, options)

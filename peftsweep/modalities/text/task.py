@@ -25,7 +25,7 @@ from peftsweep.modalities.order import batch_order
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of
-from peftsweep.modalities.text.tokens import IGNORED_LABEL, Form, TokenRows, collate, tokenize
+from peftsweep.modalities.text.tokens import IGNORED_LABEL, PromptFormat, TokenRows, collate, tokenize
 from peftsweep.statistics.intervals import mean_interval, share_interval
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Judging:
 class TextSettings:
     """How a text task is trained on and judged; see the configuration's comments."""
 
-    form: Form
+    prompt_format: PromptFormat
     train_rows: int | None
     test_rows: int | None
     max_new_tokens: int
@@ -99,8 +99,8 @@ class TextTask:
             rows = getattr(self._source, split)()
             limit = {"train": self._settings.train_rows, "test": self._settings.test_rows}.get(split)
             rows = rows[:limit]
-            tokens = tokenize(rows, self._settings.form, self._tokenizer, self._settings.cache)
-            _tell_of_long_prompts(split, tokens, self._settings.form)
+            tokens = tokenize(rows, self._settings.prompt_format, self._tokenizer, self._settings.cache)
+            _tell_of_long_prompts(split, tokens, self._settings.prompt_format)
             self._read[split] = rows, tokens
         return self._read[split]
 
@@ -113,7 +113,7 @@ class TextTask:
         order = batch_order([lengths[row] for row in rows], batch_size, self._settings.bucket_batches, seed)
         for indices in islice(order, skip, None):
             batch = [rows[index] for index in indices]
-            yield self._collate(tokens, batch, loss_on_prompt=self._settings.form.loss_on_prompt)
+            yield self._collate(tokens, batch, loss_on_prompt=self._settings.prompt_format.loss_on_prompt)
 
     def longest_training_row(self) -> int:
         """Tokens of the longest row that is trained on."""
@@ -196,8 +196,8 @@ class TextTask:
             self.version,
             self._judging.key,
             digest_of(rows),
-            settings.form.template,
-            settings.form.max_seq_length,
+            settings.prompt_format.template,
+            settings.prompt_format.max_seq_length,
             settings.max_new_tokens,
         ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
@@ -205,12 +205,12 @@ class TextTask:
     @cached_property
     def _general_tokens(self) -> TokenRows | None:
         rows = [Row("", text) for text in self._general_texts()]
-        form = Form("", self._settings.form.max_seq_length, loss_on_prompt=True)
-        return tokenize(rows, form, self._tokenizer, self._settings.cache) if rows else None
+        prompt_format = PromptFormat("", self._settings.prompt_format.max_seq_length, loss_on_prompt=True)
+        return tokenize(rows, prompt_format, self._tokenizer, self._settings.cache) if rows else None
 
     def retention_key(self) -> str:
         """See tasks.base.Task."""
-        asked = [list(self._general_texts()), self._settings.form.max_seq_length]
+        asked = [list(self._general_texts()), self._settings.prompt_format.max_seq_length]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def measure_retention(self, model: nn.Module) -> float | None:
@@ -223,15 +223,15 @@ class TextTask:
         return {} if before is None or after is None else {"forgetting_nats": after - before}
 
 
-def _tell_of_long_prompts(split: str, tokens: TokenRows, form: Form) -> None:
+def _tell_of_long_prompts(split: str, tokens: TokenRows, prompt_format: PromptFormat) -> None:
     """Rows whose prompt alone fills `max_seq_length` have nothing to learn or to be judged by loss."""
     too_long = len(tokens) - len(tokens.with_response())
     if too_long == len(tokens) and split != "test":  # without test loss there is still a score
         rule = f"some {split} row's prompt must be shorter than hparams.max_seq_length; none is"
-        raise DataError(Problem(rule, form.max_seq_length, "hparams.max_seq_length", "Raise it."))
+        raise DataError(Problem(rule, prompt_format.max_seq_length, "hparams.max_seq_length", "Raise it."))
     if too_long:
         left_out = "training" if split == "train" else f"the {split} loss"
-        reason = f"their prompts alone have hparams.max_seq_length={form.max_seq_length} tokens or more"
+        reason = f"their prompts alone have hparams.max_seq_length={prompt_format.max_seq_length} tokens or more"
         log.warning("%d of %d %s rows are left out of %s: %s.", too_long, len(tokens), split, left_out, reason)
 
 

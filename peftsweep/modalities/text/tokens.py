@@ -30,7 +30,7 @@ CHUNK_ROWS = 2000  # rows handed to the tokenizer at once
 
 
 @dataclass(frozen=True)
-class Form:
+class PromptFormat:
     """How a row becomes tokens.
 
     template: text before the response, with {prompt}; max_seq_length: tokens, the rest is cut;
@@ -73,10 +73,10 @@ class TokenRows:
         return np.flatnonzero(np.diff(self.offsets) > self.prompt_lengths).tolist()
 
 
-def render(row: Row, form: Form, tokenizer: Any) -> tuple[str, str]:
+def render(row: Row, prompt_format: PromptFormat, tokenizer: Any) -> tuple[str, str]:
     """The text of the prompt and of the response. A chat goes through the tokenizer's own template."""
     if not row.messages:
-        return form.template.format(prompt=row.prompt), form.separator + row.response
+        return prompt_format.template.format(prompt=row.prompt), prompt_format.separator + row.response
     turns = [{"role": role, "content": content} for role, content in row.messages]
     source, fix = tokenizer.name_or_path, "Use prompt and response columns."
     if not tokenizer.chat_template:
@@ -91,14 +91,14 @@ def render(row: Row, form: Form, tokenizer: Any) -> tuple[str, str]:
     return prompt, whole[len(prompt) :].rstrip().removesuffix(tokenizer.eos_token)
 
 
-def tokenize(rows: Sequence[Row], form: Form, tokenizer: Any, cache: Path) -> TokenRows:
+def tokenize(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any, cache: Path) -> TokenRows:
     """Token ids of all rows, an end token after each response, so that the model learns to stop. Cached in `cache`.
 
     A row longer than `max_seq_length` is cut and has no end token; a prompt is never cut, so a row whose prompt alone
     is that long is nothing but prompt. Row i of the answer is row i of `rows`.
     """
-    key = _key(rows, form, tokenizer)
-    return _tokenize_cached(key, cache / "tokens" / f"{key}.npz", _Uncompared((rows, form, tokenizer)))
+    key = _key(rows, prompt_format, tokenizer)
+    return _tokenize_cached(key, cache / "tokens" / f"{key}.npz", _Uncompared((rows, prompt_format, tokenizer)))
 
 
 class _Uncompared(tuple):  # type: ignore[type-arg]
@@ -116,8 +116,8 @@ def _tokenize_cached(key: str, path: Path, arguments: _Uncompared) -> TokenRows:
     stored = _load_stored(path)
     if stored is not None:
         return stored
-    rows, form, tokenizer = arguments
-    tokens = _tokenize(rows, form, tokenizer)
+    rows, prompt_format, tokenizer = arguments
+    tokens = _tokenize(rows, prompt_format, tokenizer)
     log.info("Tokenised %d rows, %d tokens.", len(tokens), len(tokens.ids))
     _store(tokens, path)
     return tokens
@@ -135,8 +135,14 @@ def _load_stored(path: Path) -> TokenRows | None:
         return None
 
 
-def _key(rows: Sequence[Row], form: Form, tokenizer: Any) -> str:
-    parts = [FORMAT_VERSION, digest_of(rows), form.template, form.max_seq_length, tokenizer_fingerprint(tokenizer)]
+def _key(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any) -> str:
+    parts = [
+        FORMAT_VERSION,
+        digest_of(rows),
+        prompt_format.template,
+        prompt_format.max_seq_length,
+        tokenizer_fingerprint(tokenizer),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -150,16 +156,16 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(f"{content}{tokenizer.eos_token}{tokenizer.chat_template}".encode()).hexdigest()[:16]
 
 
-def _tokenize(rows: Sequence[Row], form: Form, tokenizer: Any) -> TokenRows:
+def _tokenize(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any) -> TokenRows:
     sequences: list[list[int]] = []
     prompt_lengths: list[int] = []
     for start in range(0, len(rows), CHUNK_ROWS):
-        rendered = [render(row, form, tokenizer) for row in rows[start : start + CHUNK_ROWS]]
+        rendered = [render(row, prompt_format, tokenizer) for row in rows[start : start + CHUNK_ROWS]]
         is_chat = bool(rows[start].messages)  # a chat template brings its own first token
         prompts = tokenizer([prompt for prompt, _ in rendered], add_special_tokens=not is_chat)["input_ids"]
         responses = tokenizer([response for _, response in rendered], add_special_tokens=False)["input_ids"]
         for prompt, response in zip(prompts, responses, strict=True):
-            room = max(0, form.max_seq_length - len(prompt))
+            room = max(0, prompt_format.max_seq_length - len(prompt))
             sequences.append([*prompt, *[*response, tokenizer.eos_token_id][:room]])
             prompt_lengths.append(len(prompt))
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)

@@ -17,7 +17,7 @@ from peftsweep.modalities.base_model import BaseModel
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row, Source
 from peftsweep.modalities.text.task import Judgement, Judging, TextSettings, TextTask
-from peftsweep.modalities.text.tokens import Form
+from peftsweep.modalities.text.tokens import PromptFormat
 
 LONG = Row("Mia has four shells and gives one to Omar. " * 4, "Three")
 SHORT = [Row(f"Is {number} more?", f"Yes, {number} is.") for number in range(6)]
@@ -41,7 +41,7 @@ def build(base: BaseModel, tmp_path: Path) -> Callable[..., TextTask]:
     def with_rows(judging: Judging | None = None, max_seq_length: int = 40, **splits: list[Row]) -> TextTask:
         rows = {"train": SHORT, "valid": SHORT, "test": SHORT} | splits
         source = Source("toy", *((lambda split=split: list(rows[split])) for split in ("train", "valid", "test")))
-        settings = TextSettings(Form("{prompt}\n", max_seq_length, True), None, None, 4, 2, 3, True, tmp_path)
+        settings = TextSettings(PromptFormat("{prompt}\n", max_seq_length, True), None, None, 4, 2, 3, True, tmp_path)
         judging = judging or Judging(judge, "toy judge", version=1, score="accuracy")
         return TextTask("toy", source, judging, lambda: ["A passage.", "Another."], base, settings)
 

@@ -16,7 +16,7 @@ from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row
 from peftsweep.modalities.text.tokens import (
     IGNORED_LABEL,
-    Form,
+    PromptFormat,
     TokenRows,
     collate,
     render,
@@ -25,7 +25,7 @@ from peftsweep.modalities.text.tokens import (
 )
 
 ROWS = [Row("Mia has 4 shells.", "She has 4."), Row("Omar has 12 coins.", "He has 12 coins now."), Row("Is it?", "Yes")]
-FORM = Form("Question: {prompt}\nAnswer:", max_seq_length=64, loss_on_prompt=True)
+PROMPT_FORMAT = PromptFormat("Question: {prompt}\nAnswer:", max_seq_length=64, loss_on_prompt=True)
 CHAT = Row("Hi", "Hello", (("user", "Hi"), ("assistant", "Hello")))
 CHAT_TEMPLATE = (
     "{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}{{ eos_token }}\n{% endfor %}"
@@ -48,9 +48,9 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     original = tokens._tokenize
 
-    def counting(rows: Any, form: Form, tokenizer: Any) -> TokenRows:
+    def counting(rows: Any, prompt_format: PromptFormat, tokenizer: Any) -> TokenRows:
         calls.append(len(rows))
-        return original(rows, form, tokenizer)
+        return original(rows, prompt_format, tokenizer)
 
     monkeypatch.setattr(tokens, "_tokenize", counting)
     return calls
@@ -62,7 +62,7 @@ def same(first: TokenRows, second: TokenRows) -> bool:
 
 
 def test_a_row_is_the_prompt_the_response_and_an_end_token(tokenizer: Any, tmp_path: Path) -> None:
-    found = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    found = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     for index, row in enumerate(ROWS):
         assert found.row(index)[-1] == tokenizer.eos_token_id
         text = tokenizer.decode(found.row(index), skip_special_tokens=True)
@@ -70,34 +70,34 @@ def test_a_row_is_the_prompt_the_response_and_an_end_token(tokenizer: Any, tmp_p
 
 
 def test_the_prompt_is_an_exact_prefix_of_its_row(tokenizer: Any, tmp_path: Path) -> None:
-    found = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    found = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     for index, row in enumerate(ROWS):
         assert found.prompt(index) == found.row(index)[: len(found.prompt(index))]
         assert found.prompt(index) == tokenizer(f"Question: {row.prompt}\nAnswer:")["input_ids"]
 
 
 def test_the_response_follows_a_blank_unless_the_template_ends_with_white_space(tokenizer: Any) -> None:
-    assert render(ROWS[2], FORM, tokenizer) == ("Question: Is it?\nAnswer:", " Yes")
-    assert render(ROWS[2], replace(FORM, template="{prompt}\n"), tokenizer) == ("Is it?\n", "Yes")
+    assert render(ROWS[2], PROMPT_FORMAT, tokenizer) == ("Question: Is it?\nAnswer:", " Yes")
+    assert render(ROWS[2], replace(PROMPT_FORMAT, template="{prompt}\n"), tokenizer) == ("Is it?\n", "Yes")
 
 
 def test_braces_in_a_prompt_are_text(tokenizer: Any) -> None:
-    assert render(Row("{x} {prompt}", "y"), FORM, tokenizer)[0] == "Question: {x} {prompt}\nAnswer:"
+    assert render(Row("{x} {prompt}", "y"), PROMPT_FORMAT, tokenizer)[0] == "Question: {x} {prompt}\nAnswer:"
 
 
 def test_a_long_response_is_cut_and_has_no_end_token(tokenizer: Any, tmp_path: Path) -> None:
-    whole = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    whole = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     limit = len(whole.row(1)) - 2
-    cut = tokenize(ROWS, replace(FORM, max_seq_length=limit), tokenizer, tmp_path)
+    cut = tokenize(ROWS, replace(PROMPT_FORMAT, max_seq_length=limit), tokenizer, tmp_path)
     assert cut.row(1) == whole.row(1)[:limit]
     assert cut.row(2) == whole.row(2)
 
 
 def test_a_long_prompt_is_kept_whole_and_in_its_place(tokenizer: Any, tmp_path: Path) -> None:
-    whole = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    whole = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     limit = len(whole.prompt(1))
     assert len(whole.prompt(0)) < limit
-    cut = tokenize(ROWS, replace(FORM, max_seq_length=limit), tokenizer, tmp_path)
+    cut = tokenize(ROWS, replace(PROMPT_FORMAT, max_seq_length=limit), tokenizer, tmp_path)
     assert len(cut) == len(ROWS)
     assert cut.row(1) == cut.prompt(1) == whole.prompt(1)
     assert cut.with_response() == [0, 2]
@@ -106,25 +106,29 @@ def test_a_long_prompt_is_kept_whole_and_in_its_place(tokenizer: Any, tmp_path: 
 def test_tokens_of_many_rows_do_not_depend_on_the_chunks(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tokenize(ROWS, FORM, tokenizer, tmp_path / "whole")
+    whole = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path / "whole")
     monkeypatch.setattr(tokens, "CHUNK_ROWS", 2)
     tokens._tokenize_cached.cache_clear()
-    assert same(tokenize(ROWS, FORM, tokenizer, tmp_path / "chunks"), whole)
+    assert same(tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path / "chunks"), whole)
 
 
 def test_the_second_time_nothing_is_tokenised(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_calls(monkeypatch)
-    first = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    first = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     tokens._tokenize_cached.cache_clear()
-    assert same(tokenize(ROWS, FORM, tokenizer, tmp_path), first)
+    assert same(tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path), first)
     assert calls == [3]
 
 
 def test_another_form_is_another_entry(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_calls(monkeypatch)
-    for form in (FORM, replace(FORM, template="{prompt}"), replace(FORM, max_seq_length=63)):
-        tokenize(ROWS, form, tokenizer, tmp_path)
-    tokenize(ROWS[:2], FORM, tokenizer, tmp_path)
+    for prompt_format in (
+        PROMPT_FORMAT,
+        replace(PROMPT_FORMAT, template="{prompt}"),
+        replace(PROMPT_FORMAT, max_seq_length=63),
+    ):
+        tokenize(ROWS, prompt_format, tokenizer, tmp_path)
+    tokenize(ROWS[:2], PROMPT_FORMAT, tokenizer, tmp_path)
     assert calls == [3, 3, 3, 2]
 
 
@@ -133,7 +137,7 @@ def test_targets_do_not_need_tokens_of_their_own(
 ) -> None:
     calls = count_calls(monkeypatch)
     for on_prompt in (True, False):
-        tokenize(ROWS, replace(FORM, loss_on_prompt=on_prompt), tokenizer, tmp_path)
+        tokenize(ROWS, replace(PROMPT_FORMAT, loss_on_prompt=on_prompt), tokenizer, tmp_path)
     assert calls == [3]
 
 
@@ -141,7 +145,7 @@ def test_another_tokenizer_is_another_entry(tokenizer: Any, tmp_path: Path, monk
     calls = count_calls(monkeypatch)
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["shells"])
-    found = [tokenize(ROWS, FORM, each, tmp_path) for each in (tokenizer, other)]
+    found = [tokenize(ROWS, PROMPT_FORMAT, each, tmp_path) for each in (tokenizer, other)]
     assert calls == [3, 3]
     assert not same(*found)
 
@@ -156,7 +160,7 @@ def test_a_padded_call_does_not_make_another_tokenizer(tokenizer: Any) -> None:
 def test_a_broken_entry_is_made_anew(
     damage: str, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    whole = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     [entry] = (tmp_path / "tokens").iterdir()
     content = entry.read_bytes()
     if damage == "other arrays":
@@ -165,7 +169,7 @@ def test_a_broken_entry_is_made_anew(
         entry.write_bytes({"garbage": b"no numbers", "cut": content[: len(content) // 2], "empty": b""}[damage])
     tokens._tokenize_cached.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert same(tokenize(ROWS, FORM, tokenizer, tmp_path), whole)
+        assert same(tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path), whole)
     assert "made anew" in caplog.text
     assert entry.read_bytes() == content
 
@@ -179,12 +183,12 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
     monkeypatch.setattr(np, "savez", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
-        tokenize(ROWS, FORM, tokenizer, tmp_path)
+        tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     assert list((tmp_path / "tokens").iterdir()) == []
 
 
 def _tokenize_in_a_process(cache: Path) -> None:
-    tokenize(ROWS * 200, FORM, AutoTokenizer.from_pretrained(LLAMA_FOLDER), cache)
+    tokenize(ROWS * 200, PROMPT_FORMAT, AutoTokenizer.from_pretrained(LLAMA_FOLDER), cache)
 
 
 def test_two_processes_can_make_the_same_entry_at_once(tokenizer: Any, tmp_path: Path) -> None:
@@ -196,11 +200,11 @@ def test_two_processes_can_make_the_same_entry_at_once(tokenizer: Any, tmp_path:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert len(list((tmp_path / "tokens").iterdir())) == 1
-    assert len(tokenize(ROWS * 200, FORM, tokenizer, tmp_path)) == 600
+    assert len(tokenize(ROWS * 200, PROMPT_FORMAT, tokenizer, tmp_path)) == 600
 
 
 def test_labels_leave_out_padding_and_prompts(tokenizer: Any, tmp_path: Path) -> None:
-    found = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    found = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     batch = collate(found, [1, 2], 0, loss_on_prompt=False)
     for position, index in enumerate((1, 2)):
         row, first = found.row(index), len(found.prompt(index))
@@ -212,12 +216,12 @@ def test_labels_leave_out_padding_and_prompts(tokenizer: Any, tmp_path: Path) ->
 
 
 def test_labels_hold_the_prompt_where_it_is_trained_on(tokenizer: Any, tmp_path: Path) -> None:
-    batch = collate(tokenize(ROWS, FORM, tokenizer, tmp_path), [0, 1, 2], 0, loss_on_prompt=True)
+    batch = collate(tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path), [0, 1, 2], 0, loss_on_prompt=True)
     assert torch.equal(batch["labels"] != IGNORED_LABEL, batch["attention_mask"].bool())
 
 
 def test_the_end_token_is_a_target_although_it_is_the_padding_too(tokenizer: Any, tmp_path: Path) -> None:
-    found = tokenize(ROWS, FORM, tokenizer, tmp_path)
+    found = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     batch = collate(found, [2, 1], tokenizer.pad_token_id, loss_on_prompt=False)
     assert (batch["labels"] == tokenizer.eos_token_id).sum() == 2
@@ -225,7 +229,7 @@ def test_the_end_token_is_a_target_although_it_is_the_padding_too(tokenizer: Any
 
 def test_a_chat_goes_through_the_template_once(tokenizer: Any, tmp_path: Path) -> None:
     tokenizer.chat_template = CHAT_TEMPLATE
-    found = tokenize([CHAT], FORM, tokenizer, tmp_path)
+    found = tokenize([CHAT], PROMPT_FORMAT, tokenizer, tmp_path)
     end = tokenizer.eos_token
     assert tokenizer.decode(found.prompt(0)) == f"[user] Hi{end}\n[assistant] "
     assert tokenizer.decode(found.row(0)) == f"[user] Hi{end}\n[assistant] Hello{end}"
@@ -237,7 +241,7 @@ def test_another_chat_template_is_another_entry(
     calls = count_calls(monkeypatch)
     for mark in "[<":
         tokenizer.chat_template = CHAT_TEMPLATE.replace("[", mark)
-        tokenize([CHAT], FORM, tokenizer, tmp_path)
+        tokenize([CHAT], PROMPT_FORMAT, tokenizer, tmp_path)
     assert calls == [1, 1]
 
 
@@ -256,4 +260,4 @@ def test_a_chat_template_that_does_not_fit_is_told(trouble: str, tokenizer: Any,
     template, rule = CHAT_TROUBLES[trouble]
     tokenizer.chat_template = template
     with pytest.raises(DataError, match=rule):
-        tokenize([CHAT], FORM, tokenizer, tmp_path)
+        tokenize([CHAT], PROMPT_FORMAT, tokenizer, tmp_path)
