@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from peftsweep.config.schema import ImageGenConfig
 from peftsweep.modalities.base import Batch
-from peftsweep.modalities.image.flow import NoiseDensity, draw_sigmas, held_out_grid
+from peftsweep.modalities.image.flow import draw_sigmas, held_out_noise
 from peftsweep.modalities.order import batch_order
 
 
@@ -31,25 +32,20 @@ class TrainingSet:
 
 
 def training_batches(
-    data: TrainingSet, batch_size: int, density: NoiseDensity, levels: Tensor, seed: int, skip: int
+    data: TrainingSet, batch_size: int, config: ImageGenConfig, levels: Tensor, seed: int, skip: int
 ) -> Iterator[Batch]:
     """Endless batches in an order that follows the seed.
 
     With prior pictures, as many of them as photos are added to each batch, and `is_prior` (b,) tells them apart.
     """
     order = batch_order([1] * len(data.latents), batch_size, 1, seed)
-    for number, photos in zip(count(), order, strict=False):
-        if number >= skip:
-            yield _batch(data, photos, density, levels, _generator(seed, number))
-
-
-def _generator(seed: int, batch: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, batch]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+    for number, photos in islice(enumerate(order), skip, None):
+        state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+        yield _batch(data, photos, config, levels, torch.Generator().manual_seed(int(state[0])))
 
 
 def _batch(
-    data: TrainingSet, photos: list[int], density: NoiseDensity, levels: Tensor, generator: torch.Generator
+    data: TrainingSet, photos: list[int], config: ImageGenConfig, levels: Tensor, generator: torch.Generator
 ) -> Batch:
     variants = torch.randint(data.latents.shape[1], (len(photos),), generator=generator)
     latents, prompt_embeds = data.latents[photos, variants], data.prompt_embeds[photos]
@@ -59,20 +55,13 @@ def _batch(
         latents = torch.cat([latents, data.prior_latents[chosen]])
         prompt_embeds = torch.cat([prompt_embeds, data.prior_embeds.expand(len(photos), -1, -1)])
         extra["is_prior"] = torch.arange(len(latents)) >= len(photos)
-    sigmas = draw_sigmas(len(latents), density, levels, generator)
+    sigmas = draw_sigmas(len(latents), config, levels, generator)
     noise = torch.randn(latents.shape, generator=generator)
     return {"latents": latents, "noise": noise, "sigmas": sigmas, "prompt_embeds": prompt_embeds, **extra}
 
 
 def held_out_batches(latents: Tensor, prompt_embeds: Tensor, levels: Tensor, batch_size: int) -> Iterator[Batch]:
     """Each photo, of latents (n, c, h, w) and prompt_embeds (n, s, d), at all noise levels that are asked for."""
-    grid = held_out_grid(latents, levels)
-    for start in range(0, len(grid.rows), batch_size):
-        chosen = slice(start, start + batch_size)
-        rows = grid.rows[chosen]
-        yield {
-            "latents": latents[rows],
-            "noise": grid.noise[chosen],
-            "sigmas": grid.sigmas[chosen],
-            "prompt_embeds": prompt_embeds[rows],
-        }
+    parts = zip(*(part.split(batch_size) for part in held_out_noise(latents, levels)), strict=True)
+    for rows, sigmas, noise in parts:
+        yield {"latents": latents[rows], "noise": noise, "sigmas": sigmas, "prompt_embeds": prompt_embeds[rows]}

@@ -18,8 +18,6 @@ from peftsweep.modalities.base import Progress
 from peftsweep.modalities.base_model import BaseModel
 from peftsweep.modalities.image import reference_prompts
 from peftsweep.modalities.image.encoders import POCKET, load_image_encoder, load_text_image_scorer
-from peftsweep.modalities.image.flow import NoiseDensity
-from peftsweep.modalities.image.generation import GenerationSettings
 from peftsweep.modalities.image.photos import PhotoSource, build_source
 from peftsweep.modalities.image.pocket import world as image_world
 from peftsweep.modalities.image.task import ImageSettings, ImageTask
@@ -55,14 +53,8 @@ def _settings(
     drift = image_world.DRIFT_PROMPTS if base.is_embedded else reference_prompts.DRIFT_PROMPTS
     samples = {"embedded": image_world.SAMPLE_PROMPTS, "hub": reference_prompts.SAMPLE_PROMPTS}.get(source.name, ())
     return ImageSettings(
-        generation=GenerationSettings(
-            config.resolution,
-            config.inference_steps,
-            config.guidance,
-            config.max_prompt_tokens,
-            tuple(config.text_encoder_layers),
-        ),
-        density=NoiseDensity(config.noise_density, config.logit_mean, config.logit_std, config.mode_scale),
+        generation=config,
+        density=config,
         augment=config.augment,
         prior_photos=config.prior_photos,
         prior_prompt=config.prior_prompt or "",

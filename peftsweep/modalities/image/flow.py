@@ -7,34 +7,20 @@ as diffusers has it. Held-out loss asks at levels and with noise that never chan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor
+
+from peftsweep.config.schema import ImageGenConfig
 
 HELD_OUT_LEVELS, HELD_OUT_DRAWS = 8, 2  # noise levels, and noises at each of them, for every held-out photo
 HELD_OUT_SEED = 1_000_003
 
 
-@dataclass(frozen=True)
-class NoiseDensity:
-    """How training draws its noise levels.
-
-    name: uniform, logit_normal (of logit_mean and logit_std), mode (of mode_scale), or sigma_sqrt: uniform, with losses
-    weighted by 1 / sigma^2.
-    """
-
-    name: str = "uniform"
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    mode_scale: float = 1.29
-
-
-def draw_sigmas(count: int, density: NoiseDensity, levels: Tensor, generator: torch.Generator) -> Tensor:
-    """(count,) noise levels out of `levels`, the scheduler's, falling."""
+def draw_sigmas(count: int, config: ImageGenConfig, levels: Tensor, generator: torch.Generator) -> Tensor:
+    """(count,) noise levels out of `levels`, the scheduler's, falling, by the configuration's noise_density."""
     position = compute_density_for_timestep_sampling(
-        density.name, count, density.logit_mean, density.logit_std, density.mode_scale, generator=generator
+        config.noise_density, count, config.logit_mean, config.logit_std, config.mode_scale, generator=generator
     )
     # Rounding, and `mode` with a large scale, leave [0, 1).
     return levels[(position * len(levels)).long().clamp(0, len(levels) - 1)]
@@ -51,22 +37,16 @@ def flow_losses(velocity: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
     return (velocity.float() - (noise.float() - latents.float())).square().flatten(1).mean(dim=1)
 
 
-def loss_weights(density: NoiseDensity, sigmas: Tensor) -> Tensor:
-    """(b,): what the losses of a training batch count."""
-    return compute_loss_weighting_for_sd3(density.name, sigmas)
+def loss_weights(config: ImageGenConfig, sigmas: Tensor) -> Tensor:
+    """(b,): what the losses of a training batch count. sigma_sqrt draws uniformly and weights by 1 / sigma^2."""
+    return compute_loss_weighting_for_sd3(config.noise_density, sigmas)
 
 
-@dataclass(frozen=True)
-class HeldOutGrid:
-    """What a held-out loss asks for: rows (n,) of the latents, sigmas (n,), noise (n, c, h, w)."""
+def held_out_noise(latents: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a held-out loss asks for: rows (n,) of the latents, sigmas (n,), noise (n, c, h, w).
 
-    rows: Tensor
-    sigmas: Tensor
-    noise: Tensor
-
-
-def held_out_grid(latents: Tensor, levels: Tensor) -> HeldOutGrid:
-    """The same for every call; photo i is asked the same whatever photos stand beside it."""
+    The same for every call; photo i is asked the same whatever photos stand beside it.
+    """
     each, n_photos = HELD_OUT_LEVELS * HELD_OUT_DRAWS, len(latents)
     middles = (torch.arange(HELD_OUT_LEVELS) + 0.5) / HELD_OUT_LEVELS
     sigmas = levels[(middles * len(levels)).long()].repeat_interleave(HELD_OUT_DRAWS)
@@ -74,4 +54,4 @@ def held_out_grid(latents: Tensor, levels: Tensor) -> HeldOutGrid:
         torch.randn((each, *latents.shape[1:]), generator=torch.Generator().manual_seed(HELD_OUT_SEED + photo))
         for photo in range(n_photos)
     ]
-    return HeldOutGrid(torch.arange(n_photos).repeat_interleave(each), sigmas.repeat(n_photos), torch.cat(noises))
+    return torch.arange(n_photos).repeat_interleave(each), sigmas.repeat(n_photos), torch.cat(noises)

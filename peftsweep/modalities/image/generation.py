@@ -4,7 +4,6 @@ noise."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftsweep.config.schema import ImageGenConfig
 from peftsweep.modalities.base import Progress, no_progress
 from peftsweep.modalities.base_model import BaseModel
 from peftsweep.modalities.image.encodings import Encodings, key_of, stored_or_made
@@ -24,28 +24,17 @@ FIRST_SEEDS = {"valid": 10_000_000, "test": 20_000_000, "drift": 30_000_000, "sa
 SEEDS_APART = 1000
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
-    """resolution: pixels, width and height; inference_steps: of denoising; guidance: 1 does without;
-    max_prompt_tokens, text_encoder_layers: see models.diffusion."""
-
-    resolution: int
-    inference_steps: int
-    guidance: float
-    max_prompt_tokens: int
-    text_encoder_layers: tuple[int, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"text_encoder_layers": list(self.text_encoder_layers)}
+def generation_settings(config: ImageGenConfig) -> dict[str, Any]:
+    """What decides how a prompt is drawn, apart from the model and the seed."""
+    names = ("resolution", "inference_steps", "guidance", "max_prompt_tokens", "text_encoder_layers")
+    return {name: getattr(config, name) for name in names}
 
 
 class PictureGenerator:
     """Draws prompts with the transformer of a job, whatever method is on it."""
 
-    def __init__(
-        self, parts: DiffusionParts, encodings: Encodings, settings: GenerationSettings, batch_size: int
-    ) -> None:
-        self.settings = settings
+    def __init__(self, parts: DiffusionParts, encodings: Encodings, config: ImageGenConfig, batch_size: int) -> None:
+        self.config = config
         self._parts, self._encodings, self._batch_size = parts, encodings, batch_size
 
     def draw(
@@ -64,9 +53,9 @@ class PictureGenerator:
                 self._encodings.of_prompts(prompts),
                 self._encodings.of_prompts([NO_PROMPT]),
                 seeds,
-                resolution=self.settings.resolution,
-                steps=self.settings.inference_steps,
-                guidance=self.settings.guidance,
+                resolution=self.config.resolution,
+                steps=self.config.inference_steps,
+                guidance=self.config.guidance,
                 batch_size=self._batch_size,
                 on_done=advance,
             )
@@ -88,7 +77,7 @@ def prior_pictures(generator: PictureGenerator, base: BaseModel, prompt: str, co
     attached to it."""
     seeds = [FIRST_SEEDS["prior"] + number for number in range(count)]
     dtype = str(next(base.model.parameters()).dtype)
-    asked = [FORMAT_VERSION, base.revision, dtype, generator.settings.as_dict(), prompt]
+    asked = [FORMAT_VERSION, base.revision, dtype, generation_settings(generator.config), prompt]
 
     def draw(chosen: Sequence[int]) -> Tensor:
         return torch.from_numpy(generator.draw(base.model, [prompt] * len(chosen), [seeds[i] for i in chosen]))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftsweep.config.schema import ImageGenConfig
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.modalities.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.base_model import BaseModel
@@ -18,11 +19,11 @@ from peftsweep.modalities.image.batches import TrainingSet, held_out_batches, tr
 from peftsweep.modalities.image.contact_sheet import draw_contact_sheet
 from peftsweep.modalities.image.encoders import ImageEncoder, TextImageScorer
 from peftsweep.modalities.image.encodings import EncodedPhotos, Encodings, key_of
-from peftsweep.modalities.image.flow import NoiseDensity, add_noise, flow_losses, loss_weights
+from peftsweep.modalities.image.flow import add_noise, flow_losses, loss_weights
 from peftsweep.modalities.image.generation import (
     NO_PROMPT,
-    GenerationSettings,
     PictureGenerator,
+    generation_settings,
     prior_pictures,
     repeated,
     seeds_of,
@@ -41,8 +42,8 @@ SHEET_PHOTOS = 12  # of the test split, in the contact sheet
 class ImageSettings:
     """How an image task is trained on and judged; see the configuration's comments."""
 
-    generation: GenerationSettings
-    density: NoiseDensity
+    generation: ImageGenConfig
+    density: ImageGenConfig
     augment: bool
     prior_photos: int
     prior_prompt: str
@@ -229,7 +230,7 @@ class ImageTask:
         images = {item["image"]: picture for item, picture in zip(scored.items, judged, strict=True)}
         images |= {_sample_stem(number): picture for number, picture in enumerate(unjudged)}
         metrics = scored.metrics() | {"loss": self._held_out_loss(model, split)}
-        return Evaluation(metrics, scored.intervals(), scored.items, settings.generation.as_dict(), images)
+        return Evaluation(metrics, scored.intervals(), scored.items, generation_settings(settings.generation), images)
 
     def _score(self, held_out: EncodedPhotos, seeds: Sequence[int], pictures: Sequence[np.ndarray]) -> Scored:
         prompts = repeated(held_out.prompts, len(seeds) // len(held_out.prompts))
@@ -256,12 +257,12 @@ class ImageTask:
         settings = self._settings
         photos = [digest_of(self._split(name).photos) for name in ("test", "train")]
         judges = [self._encoder.name, self._encoder.revision, settings.clip_model]
-        return key_of(self.name, VERSION, photos, settings.test_seeds, settings.generation.as_dict(), judges)
+        return key_of(self.name, VERSION, photos, settings.test_seeds, generation_settings(settings.generation), judges)
 
     def retention_key(self) -> str:
         settings = self._settings
         judge = [self._encoder.name, self._encoder.revision]
-        return key_of(settings.drift_prompts, settings.drift_seeds, settings.generation.as_dict(), judge)
+        return key_of(settings.drift_prompts, settings.drift_seeds, generation_settings(settings.generation), judge)
 
     def measure_retention(self, model: nn.Module) -> Tensor | None:
         """(n, d): how pictures of unrelated prompts look; None where there are no such prompts."""

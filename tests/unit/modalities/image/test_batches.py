@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from peftsweep.config.schema import ImageGenConfig
 from peftsweep.modalities.base import Batch
 from peftsweep.modalities.image.batches import TrainingSet, training_batches
-from peftsweep.modalities.image.flow import NoiseDensity
 
 LEVELS = torch.arange(1000, 0, -1) / 1000
 PHOTOS, VARIANTS = 6, 4
@@ -26,7 +26,7 @@ WITH_PRIOR = replace(DATA, prior_latents=numbered(4, 100, 2, 2, 2), prior_embeds
 
 
 def take(count: int, *, data: TrainingSet = DATA, batch_size: int = 2, seed: int = 0, skip: int = 0) -> list[Batch]:
-    return list(islice(training_batches(data, batch_size, NoiseDensity(), LEVELS, seed, skip), count))
+    return list(islice(training_batches(data, batch_size, ImageGenConfig(), LEVELS, seed, skip), count))
 
 
 def equal(first: list[Batch], second: list[Batch]) -> bool:
