@@ -18,8 +18,8 @@ from torch import nn
 
 from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import MethodError, Problem
-from peftsweep.methods.contract import Batch, Loss, MethodHook, Site, labelled_loss
-from peftsweep.methods.hooks import build_hook
+from peftsweep.methods.hooks.by_name import build_hook
+from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 
 PEFT_TASK_TYPES = {"text": "CAUSAL_LM", "image": None}  # by modality; peft has none for diffusion transformers
@@ -104,15 +104,15 @@ def attach_method(
     if method.peft_type is None:
         return _train_everything(method, model)
     hook = build_hook(method.hook)
-    site = Site(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
+    context = HookContext(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
     with _explained(method, model):
-        config = build_peft_config(method, hook, site, task_type)
+        config = build_peft_config(method, hook, context, task_type)
         check_capacity(method, config, model)
-        hook.prepare(config, site)
+        hook.prepare(config, context)
         of_base = {id(tensor) for tensor in _tensors(model)}
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=adapter_float32)
-        hook.calibrate(peft_model, site)
-        _let_go_of_leftovers(tensor for tensor in _tensors(peft_model) if id(tensor) not in of_base)
+        hook.calibrate(peft_model, context)
+        _shrink_storages(tensor for tensor in _tensors(peft_model) if id(tensor) not in of_base)
     return AttachedMethod(peft_model, hook)
 
 
@@ -121,7 +121,7 @@ def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     yield from model.buffers()
 
 
-def _let_go_of_leftovers(tensors: Iterable[torch.Tensor]) -> None:
+def _shrink_storages(tensors: Iterable[torch.Tensor]) -> None:
     """A method that keeps a few rows of a decomposition keeps the whole of it in memory: PSOFT on FLUX.2-klein holds
     3.6 GiB for 150 MB. What is part of a larger storage gets one of its own."""
     for tensor in tensors:
@@ -141,11 +141,13 @@ def _train_everything(method: MethodConfig, model: nn.Module) -> AttachedMethod:
     return AttachedMethod(model, MethodHook())
 
 
-def build_peft_config(method: MethodConfig, hook: MethodHook, site: Site, task_type: str | None) -> PeftConfig:
+def build_peft_config(
+    method: MethodConfig, hook: MethodHook, context: HookContext, task_type: str | None
+) -> PeftConfig:
     """Build the PEFT config of a method for one model and run. Raises MethodError on arguments that peft refuses."""
     peft_type = parse_peft_type(method.peft_type)
-    arguments = with_targets(peft_type, dict(method.peft), method.targets, architecture_of(site.model))
-    arguments = hook.configure(arguments, site)
+    arguments = with_targets(peft_type, dict(method.peft), method.targets, architecture_of(context.model))
+    arguments = hook.configure(arguments, context)
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     check_argument_names(arguments, config_class, f"method={method.name}")
     return config_class(**({"task_type": task_type} | arguments))

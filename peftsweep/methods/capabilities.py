@@ -20,9 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from peftsweep.config.schema import MethodConfig
 from peftsweep.methods.attach import PEFT_ERRORS, parse_peft_type
-from peftsweep.methods.calibration import LoftQ, MutatesBase
-from peftsweep.methods.contract import Site
-from peftsweep.methods.hooks import build_hook
+from peftsweep.methods.hooks.by_name import build_hook
+from peftsweep.methods.hooks.calibration import LoftQ, MutatesBase
+from peftsweep.methods.hooks.interface import HookContext
 from peftsweep.methods.lora_conversion import MAX_LOSS, lost_at_full_rank
 from peftsweep.methods.targets import TARGETS, with_targets
 
@@ -119,11 +119,11 @@ def _arguments(method: MethodConfig) -> dict[str, Any]:
     """The method's PEFT arguments, completed by its hook as for a run of 100 steps."""
     ids = torch.arange(WIDTH).reshape(4, -1)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    site = Site(_Host(nn.Identity()), total_steps=100, batches=[batch])
+    context = HookContext(_Host(nn.Identity()), total_steps=100, batches=[batch])
     arguments = dict(method.peft)
     if arguments.get("init_lora_weights") in NEEDS_PREPARATION:
         return {key: value for key, value in arguments.items() if key not in ("init_lora_weights", "loftq_config")}
-    return build_hook(method.hook).configure(arguments, site)
+    return build_hook(method.hook).configure(arguments, context)
 
 
 def _try_layer(tuner_class: Any, config_class: type[PeftConfig], arguments: dict[str, Any], kind: str) -> Any:

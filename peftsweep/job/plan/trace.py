@@ -28,7 +28,7 @@ from peftsweep.methods.attach import (
     attach_method,
     enable_gradient_checkpointing,
 )
-from peftsweep.methods.hooks import build_hook
+from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.optimizers import build_optimizer
 
 STEPS = 2

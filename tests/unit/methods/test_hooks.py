@@ -8,11 +8,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftsweep.config.schema import HookConfig
 from peftsweep.errors import MethodError
-from peftsweep.methods.allocation import non_orthogonality
 from peftsweep.methods.attach import AttachedMethod, attach_method
 from peftsweep.methods.catalog import method_files, read_method_file
-from peftsweep.methods.contract import Site
-from peftsweep.methods.hooks import build_hook
+from peftsweep.methods.hooks.by_name import build_hook
+from peftsweep.methods.hooks.interface import HookContext
+from peftsweep.methods.hooks.rank_allocation import non_orthogonality
 
 
 def small_llama() -> LlamaForCausalLM:
@@ -59,12 +59,12 @@ def test_a_layer_share_is_counted_in_the_models_layers(layers: int, stride: int)
     model = nn.Module()
     model.config = LlamaConfig(num_hidden_layers=layers)
     hook = build_hook(HookConfig("layer_shares", {"shares": {"stride_A": 0.5}}))
-    assert hook.configure({}, Site(model, total_steps=1)) == {"stride_A": stride}
+    assert hook.configure({}, HookContext(model, total_steps=1)) == {"stride_A": stride}
 
 
 def test_an_argument_that_the_user_sets_wins_over_a_share() -> None:
     hook = build_hook(HookConfig("layer_shares", {"shares": {"stride_A": 0.5}}))
-    assert hook.configure({"stride_A": 1}, Site(small_llama(), total_steps=1)) == {"stride_A": 1}
+    assert hook.configure({"stride_A": 1}, HookContext(small_llama(), total_steps=1)) == {"stride_A": 1}
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(5000, (200, 500, 5000)), (300, (12, 30, 300)), (1, (0, 0, 1))])
@@ -184,14 +184,14 @@ def test_trainable_tokens_are_the_most_frequent_ones() -> None:
     ids = torch.tensor([[5, 5, 5, 7, 7, 9]])
     batch = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0]]), "labels": ids}
     hook = build_hook(HookConfig("frequent_tokens", {"tokens": 2}))
-    assert hook.configure({}, Site(small_llama(), 1, batches=[batch])) == {"token_indices": [5, 7]}
+    assert hook.configure({}, HookContext(small_llama(), 1, batches=[batch])) == {"token_indices": [5, 7]}
 
 
 def test_cpt_lets_questions_move_and_keeps_answers() -> None:
     ids = torch.tensor([[1, 2, 3, 4]])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([[-100, -100, 3, 4]])}
     hook = build_hook(HookConfig("context_tokens", {"tokens": 3}))
-    found = hook.configure({}, Site(small_llama(), 1, batches=[batch]))
+    found = hook.configure({}, HookContext(small_llama(), 1, batches=[batch]))
     assert found == {"cpt_token_ids": [1, 2, 3], "cpt_tokens_type_mask": [2, 2, 4]}
 
 
@@ -219,13 +219,13 @@ def test_adaloras_penalty_is_the_one_that_peft_adds_for_language_models() -> Non
 def test_an_argument_that_must_divide_layers_is_as_large_as_they_allow(width: int, expected: int) -> None:
     model = nn.ModuleDict({"first": nn.Linear(width, 2 * width), "second": nn.Linear(3 * width, width)})
     hook = build_hook(HookConfig("common_divisor", {"argument": "vector_length", "most": 128}))
-    arguments = hook.configure({"target_modules": ["first", "second"]}, Site(model, total_steps=1))
+    arguments = hook.configure({"target_modules": ["first", "second"]}, HookContext(model, total_steps=1))
     assert arguments["vector_length"] == expected
 
 
 def test_the_half_of_subspaces_is_counted_in_targeted_layers() -> None:
     hook = build_hook(HookConfig("rank_allocation", {"per_target": {"asa_target_subspaces": 16.0}}))
-    found = hook.configure({"target_modules": ["q_proj", "v_proj"]}, Site(small_llama(), total_steps=10))
+    found = hook.configure({"target_modules": ["q_proj", "v_proj"]}, HookContext(small_llama(), total_steps=10))
     assert found["asa_target_subspaces"] == 16 * 2 * 2
 
 
@@ -238,7 +238,7 @@ def test_roles_become_modules_inside_an_argument() -> None:
 def test_the_shadow_of_a_language_model_keeps_its_own_width() -> None:
     hook = build_hook(HookConfig("shadow_heads"))
     given = {"shadow_hidden_size": 32, "shadow_num_attention_heads": 8}
-    assert hook.configure(given, Site(small_llama(), total_steps=1)) == given
+    assert hook.configure(given, HookContext(small_llama(), total_steps=1)) == given
 
 
 def test_calibration_runs_the_model_as_the_task_does() -> None:

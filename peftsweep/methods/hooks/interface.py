@@ -30,7 +30,7 @@ def labelled_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Site:
+class HookContext:
     """What a hook may look at before the adapter exists.
 
     batches: calibration batches of the training split, on the host; text ones hold input_ids, attention_mask and
@@ -72,7 +72,7 @@ class MethodHook:
     """The interface, and the hook of all methods that need none. Subclass fields are the YAML's `hook.kwargs`."""
 
     def calibration_batches(self) -> int:
-        """How many batches of training data `Site.batches` must hold."""
+        """How many batches of training data `HookContext.batches` must hold."""
         return 0
 
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
@@ -82,14 +82,14 @@ class MethodHook:
         """
         return None
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
         """Complete the PEFT arguments with what only the run knows: number of steps, of layers, token ids."""
         return arguments
 
-    def prepare(self, config: PeftConfig, site: Site) -> None:
+    def prepare(self, config: PeftConfig, context: HookContext) -> None:
         """Called once before injection; may leave tensors on the base layers for peft to pick up."""
 
-    def calibrate(self, model: PeftModel, site: Site) -> None:
+    def calibrate(self, model: PeftModel, context: HookContext) -> None:
         """Called once after injection, before the first step; may overwrite adapter weights."""
 
     def build_optimizer(

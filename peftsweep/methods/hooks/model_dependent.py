@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from torch import Tensor, nn
 
-from peftsweep.methods.contract import MethodHook, Site
+from peftsweep.methods.hooks.interface import HookContext, MethodHook
 from peftsweep.methods.targets import architecture_of, layers_named_by, modules_of_role
 
 
@@ -20,8 +20,8 @@ class LayerShares(MethodHook):
 
     shares: dict[str, float] = field(default_factory=dict)  # argument -> share of the model's layers, at least 1 layer
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
-        layers = {key: max(1, round(share * site.num_layers)) for key, share in self.shares.items()}
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
+        layers = {key: max(1, round(share * context.num_layers)) for key, share in self.shares.items()}
         return layers | arguments
 
 
@@ -32,8 +32,8 @@ class CommonDivisor(MethodHook):
     argument: str = ""
     most: int = 1
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
-        layers = layers_named_by(arguments, site.model)
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
+        layers = layers_named_by(arguments, context.model)
         common = math.gcd(*(side for layer in layers for side in layer.sides))
         return {self.argument: max(n for n in range(1, self.most + 1) if common % n == 0)} | arguments
 
@@ -45,8 +45,8 @@ class ModuleRoles(MethodHook):
     argument: str = ""
     roles: dict[str, str] = field(default_factory=dict)  # key of the argument's value -> role
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
-        architecture = architecture_of(site.model)
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
+        architecture = architecture_of(context.model)
         given = dict(arguments.get(self.argument) or {})
         named = {key: modules_of_role(role, architecture) for key, role in self.roles.items() if key not in given}
         return arguments | {self.argument: given | named}
@@ -56,8 +56,8 @@ class ModuleRoles(MethodHook):
 class ShadowHeads(MethodHook):
     """Gives a diffusion transformer's shadow as many heads as make up its width, each as wide as the base's."""
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
-        head_width = getattr(getattr(site.model, "config", None), "attention_head_dim", None)
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
+        head_width = getattr(getattr(context.model, "config", None), "attention_head_dim", None)
         if head_width is None:
             return arguments
         heads = max(1, arguments["shadow_hidden_size"] // head_width)
@@ -71,8 +71,8 @@ class NormsInFloat32(MethodHook):
     Scales stand near 1, where bfloat16 has steps of 0.004 to 0.008: at a learning rate of 1e-4 none would ever move.
     """
 
-    def calibrate(self, model: PeftModel, site: Site) -> None:
-        for layer in model.modules() if site.adapter_float32 else ():
+    def calibrate(self, model: PeftModel, context: HookContext) -> None:
+        for layer in model.modules() if context.adapter_float32 else ():
             if isinstance(layer, LNTuningLayer):
                 layer.ln_tuning_layers.float()
                 layer.register_forward_hook(_in_dtype_of_input)

@@ -7,13 +7,13 @@ import inspect
 
 from peftsweep.config.schema import HookConfig
 from peftsweep.errors import MethodError, Problem
-from peftsweep.methods.allocation import RankAllocation
-from peftsweep.methods.calibration import Corda, Eva, LoftQ, LoraGA, VeLora
-from peftsweep.methods.contract import MethodHook
-from peftsweep.methods.fitting import CommonDivisor, LayerShares, ModuleRoles, NormsInFloat32, ShadowHeads
-from peftsweep.methods.from_tokens import ContextTokens, FrequentTokens, TextPrefix
-from peftsweep.methods.own_losses import AddsLoss, MonteClora
-from peftsweep.methods.own_optimizers import LoraFA, LoraPlus, LoraRiemannian
+from peftsweep.methods.hooks.calibration import Corda, Eva, LoftQ, LoraGA, VeLora
+from peftsweep.methods.hooks.interface import MethodHook
+from peftsweep.methods.hooks.loss_terms import AddsLoss, MonteClora
+from peftsweep.methods.hooks.model_dependent import CommonDivisor, LayerShares, ModuleRoles, NormsInFloat32, ShadowHeads
+from peftsweep.methods.hooks.own_optimizers import LoraFA, LoraPlus, LoraRiemannian
+from peftsweep.methods.hooks.rank_allocation import RankAllocation
+from peftsweep.methods.hooks.training_tokens import ContextTokens, FrequentTokens, TextPrefix
 
 HOOKS: dict[str, type[MethodHook]] = {
     "none": MethodHook,

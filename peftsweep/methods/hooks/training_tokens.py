@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel, initialize_kv_prefix_from_text
 
-from peftsweep.methods.contract import MethodHook, Site, active_config
+from peftsweep.methods.hooks.interface import HookContext, MethodHook, active_config
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class TextPrefix(MethodHook):
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         return arguments
 
-    def calibrate(self, model: PeftModel, site: Site) -> None:
-        text = self.text or _text_of(site)
+    def calibrate(self, model: PeftModel, context: HookContext) -> None:
+        text = self.text or _text_of(context)
         length = active_config(model).num_virtual_tokens
-        initialize_kv_prefix_from_text(model, site.tokenizer, text=text, use_chat_template=False, max_length=length)
+        initialize_kv_prefix_from_text(model, context.tokenizer, text=text, use_chat_template=False, max_length=length)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class FrequentTokens(MethodHook):
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         return {"token_indices": list(range(self.tokens))} | arguments
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
-        site.require_batches("trainable tokens")
-        ids = torch.cat([batch["input_ids"][batch["attention_mask"].bool()] for batch in site.batches])
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
+        context.require_batches("trainable tokens")
+        ids = torch.cat([batch["input_ids"][batch["attention_mask"].bool()] for batch in context.batches])
         values, counts = ids.unique(return_counts=True)
         most = counts.argsort(descending=True, stable=True)[: self.tokens]
         return {"token_indices": sorted(values[most].tolist())} | arguments
@@ -65,11 +65,11 @@ class ContextTokens(MethodHook):
         count = self.tokens
         return {"cpt_token_ids": [0] * count, "cpt_tokens_type_mask": [2] * count} | arguments
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
-        site.require_batches("CPT")
-        kept = [batch["attention_mask"].bool() for batch in site.batches]
-        ids = torch.cat([batch["input_ids"][mask] for batch, mask in zip(site.batches, kept, strict=True)])
-        labels = torch.cat([batch["labels"][mask] for batch, mask in zip(site.batches, kept, strict=True)])
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
+        context.require_batches("CPT")
+        kept = [batch["attention_mask"].bool() for batch in context.batches]
+        ids = torch.cat([batch["input_ids"][mask] for batch, mask in zip(context.batches, kept, strict=True)])
+        labels = torch.cat([batch["labels"][mask] for batch, mask in zip(context.batches, kept, strict=True)])
         is_answer = labels[: self.tokens] != -100
         if is_answer.all():  # the loss covers questions too, so labels don't tell them apart: let every token move
             is_answer = torch.zeros_like(is_answer)
@@ -79,11 +79,11 @@ class ContextTokens(MethodHook):
         return found | arguments
 
 
-def _text_of(site: Site) -> str:
-    site.require_batches("a prefix from text")
+def _text_of(context: HookContext) -> str:
+    context.require_batches("a prefix from text")
     rows = [
         ids[mask.bool()]
-        for batch in site.batches
+        for batch in context.batches
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
-    return str(site.tokenizer.decode(torch.cat(rows), skip_special_tokens=True))
+    return str(context.tokenizer.decode(torch.cat(rows), skip_special_tokens=True))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftsweep.methods.contract import MethodHook, Site, active_config, is_language_model
+from peftsweep.methods.hooks.interface import HookContext, MethodHook, active_config, is_language_model
 from peftsweep.methods.targets import layers_named_by
 
 # Where peft keeps moving averages that are neither parameters nor buffers.
@@ -24,10 +24,10 @@ class RankAllocation(MethodHook):
     interval_shares: dict[str, float] = field(default_factory=dict)  # the same, but at least one step
     per_target: dict[str, float] = field(default_factory=dict)  # argument -> value per targeted layer
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
-        steps = {key: round(share * site.total_steps) for key, share in self.step_shares.items()}
-        intervals = {key: max(1, round(share * site.total_steps)) for key, share in self.interval_shares.items()}
-        n_targets = len(layers_named_by(arguments, site.model))
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
+        steps = {key: round(share * context.total_steps) for key, share in self.step_shares.items()}
+        intervals = {key: max(1, round(share * context.total_steps)) for key, share in self.interval_shares.items()}
+        n_targets = len(layers_named_by(arguments, context.model))
         totals = {key: max(1, round(value * n_targets)) for key, value in self.per_target.items()}
         return steps | intervals | totals | arguments
 

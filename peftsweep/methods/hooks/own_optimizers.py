@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, create_riemannian_optimizer
 from torch import nn
 
-from peftsweep.methods.contract import MethodHook, active_config
+from peftsweep.methods.hooks.interface import MethodHook, active_config
 
 
 @dataclass(frozen=True)

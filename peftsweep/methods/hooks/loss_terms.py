@@ -9,7 +9,7 @@ from peft import PeftModel
 from peft.tuners.lora.monteclora import MontecloraSampler
 from torch import Tensor, nn
 
-from peftsweep.methods.contract import MethodHook, Site, is_language_model
+from peftsweep.methods.hooks.interface import HookContext, MethodHook, is_language_model
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class AddsLoss(MethodHook):
 
     term: str = ""  # name of the LoraModel method that returns it; 0.0 where nothing applies
 
-    def calibrate(self, model: PeftModel, site: Site) -> None:
+    def calibrate(self, model: PeftModel, context: HookContext) -> None:
         if is_language_model(model):
             model.base_model.register_forward_hook(self._add_to_outputs)
 

@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from peftsweep.errors import MethodError, Problem
-from peftsweep.methods.contract import Batch, MethodHook, Site, active_config
+from peftsweep.methods.hooks.interface import Batch, HookContext, MethodHook, active_config
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class Eva(MethodHook):
         """Ranks move between layers; how many there are does not change."""
         return as_plain_lora(arguments)
 
-    def calibrate(self, model: PeftModel, site: Site) -> None:
+    def calibrate(self, model: PeftModel, context: HookContext) -> None:
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
-        site.require_batches("EVA")
-        batches = [dict(batch) for batch in site.batches]
+        context.require_batches("EVA")
+        batches = [dict(batch) for batch in context.batches]
         which_vectors: dict[str, Any] = {}  # peft's choice: those of tokens in the loss
         if "labels" in batches[0]:
             _require_for_eva(active_config(model), _tokens_in_loss(batches), "tokens in the loss")
         else:
-            _require_for_eva(active_config(model), _vectors_seen(model, site), "vectors through each adapted layer")
+            _require_for_eva(active_config(model), _vectors_seen(model, context), "vectors through each adapted layer")
             which_vectors = {"prepare_model_inputs_fn": None, "prepare_layer_inputs_fn": _as_vectors}
         dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
-        initialize_lora_eva_weights(model, batches, forward_fn=site.loss, show_progress_bar=False, **which_vectors)
+        initialize_lora_eva_weights(model, batches, forward_fn=context.loss, show_progress_bar=False, **which_vectors)
         for name, weight in model.named_parameters():  # peft makes adapters anew, in the dtype of the base
             weight.data = weight.data.to(dtypes[name])
 
@@ -66,7 +66,7 @@ class MutatesBase(MethodHook):
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         return as_plain_lora(arguments)
 
-    def calibrate(self, model: PeftModel, site: Site) -> None:
+    def calibrate(self, model: PeftModel, context: HookContext) -> None:
         config = active_config(model)
         rewritten = config.init_lora_weights
         config.init_lora_weights = True  # else the load would rewrite the base again
@@ -83,22 +83,22 @@ class MutatesBase(MethodHook):
 class Corda(MutatesBase):
     """Initialises A and B from weights seen through the covariance of the activations (arXiv 2406.05223)."""
 
-    def prepare(self, config: PeftConfig, site: Site) -> None:
+    def prepare(self, config: PeftConfig, context: HookContext) -> None:
         from peft.tuners.lora.corda import preprocess_corda
 
-        site.require_batches("CorDA")
-        preprocess_corda(site.model, cast(LoraConfig, config), run_model=lambda: _run_items(site))
+        context.require_batches("CorDA")
+        preprocess_corda(context.model, cast(LoraConfig, config), run_model=lambda: _run_items(context))
 
 
 @dataclass(frozen=True)
 class LoraGA(MutatesBase):
     """Initialises A and B from the gradient of the full weights (arXiv 2407.05000)."""
 
-    def prepare(self, config: PeftConfig, site: Site) -> None:
+    def prepare(self, config: PeftConfig, context: HookContext) -> None:
         from peft.tuners.lora.loraga import preprocess_loraga
 
-        site.require_batches("LoRA-GA")
-        preprocess_loraga(site.model, cast(LoraConfig, config), train_step=lambda: _accumulate_gradients(site))
+        context.require_batches("LoRA-GA")
+        preprocess_loraga(context.model, cast(LoraConfig, config), train_step=lambda: _accumulate_gradients(context))
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class LoftQ(MethodHook):
         """The values are those of fewer bits, held in the base's own dtype."""
         return as_plain_lora(arguments)
 
-    def configure(self, arguments: dict[str, Any], site: Site) -> dict[str, Any]:
+    def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
         if not (torch.cuda.is_available() or torch.xpu.is_available()):
             rule = "LoftQ quantises the base weights with bitsandbytes on a GPU"
             fix = "Run it on a machine with CUDA, or choose another method."
@@ -148,7 +148,7 @@ def _tokens_in_loss(batches: Sequence[Batch]) -> int:
 
 
 @torch.no_grad()
-def _vectors_seen(model: PeftModel, site: Site) -> int:
+def _vectors_seen(model: PeftModel, context: HookContext) -> int:
     """How many vectors a batch sends through the adapted layer that sees the fewest; of the batch that has the most."""
     counts: list[int] = []
 
@@ -158,9 +158,9 @@ def _vectors_seen(model: PeftModel, site: Site) -> int:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     handles = [cast(nn.Module, layer).register_forward_pre_hook(count) for layer in layers]
     fewest = []
-    for batch in site.batches:
+    for batch in context.batches:
         counts.clear()
-        site.loss(model, _on_device(batch, site))
+        context.loss(model, _on_device(batch, context))
         fewest.append(min(counts))
     for handle in handles:
         handle.remove()
@@ -182,11 +182,11 @@ def _require_for_eva(config: Any, found: int, what: str) -> None:
 
 
 @torch.no_grad()
-def _run_items(site: Site) -> None:
+def _run_items(context: HookContext) -> None:
     """One unpadded item at a time: CorDA's covariance drops the batch dimension and can't tell padding from text."""
-    for batch in site.batches:
+    for batch in context.batches:
         for item in _unpadded_items(batch):
-            site.loss(site.model, _on_device(item, site))
+            context.loss(context.model, _on_device(item, context))
 
 
 def _unpadded_items(batch: Batch) -> Iterator[Batch]:
@@ -196,10 +196,10 @@ def _unpadded_items(batch: Batch) -> Iterator[Batch]:
         yield item if mask is None else {key: value[:, mask[index].bool()] for key, value in item.items()}
 
 
-def _accumulate_gradients(site: Site) -> None:
-    for batch in site.batches:
-        site.loss(site.model, _on_device(batch, site)).backward()
+def _accumulate_gradients(context: HookContext) -> None:
+    for batch in context.batches:
+        context.loss(context.model, _on_device(batch, context)).backward()
 
 
-def _on_device(batch: Batch, site: Site) -> Batch:
-    return {key: value.to(site.device) for key, value in batch.items()}
+def _on_device(batch: Batch, context: HookContext) -> Batch:
+    return {key: value.to(context.device) for key, value in batch.items()}
