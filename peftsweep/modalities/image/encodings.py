@@ -6,20 +6,17 @@ Both are kept on disk by what they were made from, a file each, so that a second
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from peftsweep.modalities.cached_tensors import key_of, stored_or_made
 from peftsweep.modalities.image.encoders import ImageEncoder
 from peftsweep.modalities.image.photos import Photo, centre_square
 from peftsweep.modalities.image.pipeline import DiffusionParts
@@ -89,41 +86,3 @@ class EncodedPhotos:
     def embeddings(self) -> Tensor:
         """(n, d), of length 1."""
         return self._encoder().embed(list(self.squares))
-
-
-def key_of(*parts: Any) -> str:
-    """Name of a file for what was made from `parts`."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-
-
-def stored_or_made(keys: Sequence[str], folder: Path, make: Callable[[Sequence[int]], Tensor]) -> list[Tensor]:
-    """The tensor of each key; those that `folder` lacks are the rows of one call of `make` with their numbers."""
-    found = {key: _load_stored(folder / f"{key}.safetensors") for key in dict.fromkeys(keys)}
-    missing = [keys.index(key) for key, tensor in found.items() if tensor is None]
-    if missing:
-        for number, tensor in zip(missing, make(missing), strict=True):
-            found[keys[number]] = tensor
-            _store(tensor, folder / f"{keys[number]}.safetensors")
-    return [tensor for key in keys if (tensor := found[key]) is not None]
-
-
-def _load_stored(path: Path) -> Tensor | None:
-    """None where there is no entry, or none that can be read: it is made anew then."""
-    try:
-        return load_file(path)["tensor"]
-    except FileNotFoundError:
-        return None
-    except (OSError, KeyError, SafetensorError) as error:
-        log.warning("The cached encoding in %s can't be read (%s) and is made anew.", path, error)
-        return None
-
-
-def _store(tensor: Tensor, path: Path) -> None:
-    """Whole or not at all: jobs that run side by side share the cache."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{uuid4().hex}.partial")
-    try:
-        save_file({"tensor": tensor.contiguous()}, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from peftsweep.config.schema import ImageGenConfig
 from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.hub import hub_data_errors
 from peftsweep.modalities.image.pocket.world import concept_photos
 
 SPLITS = ("train", "valid", "test")
@@ -88,7 +89,7 @@ def random_squares(pixels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.stack([square[:, ::-1] if number % 2 else square for number, square in enumerate(squares)])
 
 
-def digest_of(photos: Sequence[Photo]) -> str:
+def digest_of_photos(photos: Sequence[Photo]) -> str:
     """Fingerprint of photos and their prompts, in order."""
     content = json.dumps([(photo.digest, photo.prompt) for photo in photos])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -199,13 +200,11 @@ def _hub_column(dataset: str) -> list[bytes]:
     import datasets
 
     datasets.disable_progress_bars()
-    try:
+    rule = f"the photos must be readable from the hub, in a column {IMAGE_COLUMN!r}"
+    fix = "Download it first, give a folder as task.images, or use task.source=embedded."
+    with hub_data_errors(rule, dataset, "task.dataset", fix):
         table = datasets.load_dataset(dataset, split="train").cast_column(IMAGE_COLUMN, datasets.Image(decode=False))
         return [photo["bytes"] or Path(photo["path"]).read_bytes() for photo in table[IMAGE_COLUMN]]
-    except Exception as error:  # datasets, the hub client and the network each raise their own
-        fix = "Download it first, give a folder as task.images, or use task.source=embedded."
-        rule = f"the photos must be readable from the hub, in a column {IMAGE_COLUMN!r} ({error})"
-        raise DataError(Problem(rule, dataset, "task.dataset", fix)) from error
 
 
 def _read_file(path: Path, resolution: int) -> tuple[str, np.ndarray]:

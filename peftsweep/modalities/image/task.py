@@ -15,10 +15,11 @@ from peftsweep.config.schema import ImageGenConfig
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.modalities.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.base_model import BaseModel
+from peftsweep.modalities.cached_tensors import key_of
 from peftsweep.modalities.image.batches import TrainingSet, held_out_batches, training_batches
 from peftsweep.modalities.image.contact_sheet import draw_contact_sheet
 from peftsweep.modalities.image.encoders import ImageEncoder, TextImageScorer
-from peftsweep.modalities.image.encodings import EncodedPhotos, Encodings, key_of
+from peftsweep.modalities.image.encodings import EncodedPhotos, Encodings
 from peftsweep.modalities.image.flow import add_noise, flow_losses, loss_weights
 from peftsweep.modalities.image.generation import (
     NO_PROMPT,
@@ -28,7 +29,7 @@ from peftsweep.modalities.image.generation import (
     repeated,
     seeds_of,
 )
-from peftsweep.modalities.image.photos import PhotoSource, digest_of, random_squares
+from peftsweep.modalities.image.photos import PhotoSource, digest_of_photos, random_squares
 from peftsweep.modalities.image.pipeline import evaluating
 from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, score_pictures
 from peftsweep.modalities.image.similarity import mean_drift, paired_cosines
@@ -101,7 +102,7 @@ class ImageTask:
 
     def datasets(self) -> list[DatasetInfo]:
         return [
-            DatasetInfo(self.name, name, self._source.name, digest_of(split.photos), len(split.photos))
+            DatasetInfo(self.name, name, self._source.name, digest_of_photos(split.photos), len(split.photos))
             for name, split in self._splits.items()
         ]
 
@@ -255,7 +256,7 @@ class ImageTask:
     def test_fingerprint(self) -> str:
         """See tasks.base.Task. Training photos belong to it: what is memorised is told by them."""
         settings = self._settings
-        photos = [digest_of(self._split(name).photos) for name in ("test", "train")]
+        photos = [digest_of_photos(self._split(name).photos) for name in ("test", "train")]
         judges = [self._encoder.name, self._encoder.revision, settings.clip_model]
         return key_of(self.name, VERSION, photos, settings.test_seeds, generation_settings(settings.generation), judges)
 

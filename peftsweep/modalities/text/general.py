@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.hub import hub_data_errors
 from peftsweep.modalities.text.pocket.world import general_passages
 from peftsweep.modalities.text.rows import read_table, require_text
 
@@ -19,9 +20,8 @@ def build_general_texts(choice: str, rows: int, *, embedded_model: bool, hub: bo
     """A function that reads the text when it is needed.
 
     choice: hub (English Wikipedia, as in the reference benchmark), shipped (100 passages of this package), a jsonl
-    file with
-    a `text` column, or auto: the miniature's own text for embedded models, else hub where the task's data is from
-    there.
+    file with a `text` column, or auto: the miniature's own text for embedded models, else hub where the task's data is
+    from there.
     """
     if rows == 0:
         return list
@@ -39,9 +39,8 @@ def _file_texts(path: Path, rows: int) -> list[str]:
         return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
     table = read_table(path)
     if "text" not in table.column_names:
-        raise DataError(
-            Problem("task.general_text must have a column named text", ", ".join(table.column_names), str(path))
-        )
+        rule = "task.general_text must have a column named text"
+        raise DataError(Problem(rule, ", ".join(table.column_names), str(path)))
     require_text(table, ["text"], path)
     return [str(text) for text in table["text"][:rows]]
 
@@ -49,11 +48,7 @@ def _file_texts(path: Path, rows: int) -> list[str]:
 def _hub_texts(rows: int) -> list[str]:
     import datasets
 
-    try:
+    fix = "Use task.general_text=shipped, or task.general_rows=0 to leave forgetting out."
+    with hub_data_errors("general text must be readable from the hub", HUB_DATASET, "task.general_text", fix):
         stream = datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split="train", streaming=True)
         return [row["text"] for row in stream.take(rows)]
-    except Exception as error:  # whatever the hub, the network or the file format raise
-        fix = "Use task.general_text=shipped, or task.general_rows=0 to leave forgetting out."
-        raise DataError(
-            Problem(f"general text must be readable from the hub ({error})", HUB_DATASET, "task.general_text", fix)
-        ) from error

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from peftsweep.config.schema import MetamathConfig
 from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.hub import hub_data_errors
 from peftsweep.modalities.text import answers
 from peftsweep.modalities.text.answers import is_correct, parse_answer
 from peftsweep.modalities.text.pocket.world import make_problems
@@ -68,13 +69,9 @@ def _embedded_rows(split: str, valid_rows: int) -> list[Row]:
 def _hub_rows(dataset: str, config: str | None, split: str, prompt: str, response: str) -> list[Row]:
     import datasets
 
-    try:
+    fix = "Check the network or HF_HUB_OFFLINE, give task.train_files and task.test_files, or task.source=embedded."
+    with hub_data_errors("the data must be readable from the hub", dataset, "task.source", fix):
         table = datasets.load_dataset(dataset, config, split=split)
-    except Exception as error:  # whatever the hub, the network or the file format raise
-        fix = "Check the network or HF_HUB_OFFLINE, give task.train_files and task.test_files, or task.source=embedded."
-        raise DataError(
-            Problem(f"the data must be readable from the hub ({error})", dataset, "task.source", fix)
-        ) from error
     return [Row(prompt_text, answer) for prompt_text, answer in zip(table[prompt], table[response], strict=True)]
 
 

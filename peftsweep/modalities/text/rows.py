@@ -37,7 +37,7 @@ class Source:
     test: Callable[[], list[Row]]
 
 
-def digest_of(rows: Sequence[Row]) -> str:
+def digest_of_rows(rows: Sequence[Row]) -> str:
     """Fingerprint of rows in their order."""
     digest = hashlib.sha256()
     for row in rows:

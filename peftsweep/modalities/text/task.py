@@ -24,7 +24,7 @@ from peftsweep.modalities.base_model import BaseModel
 from peftsweep.modalities.order import batch_order
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
-from peftsweep.modalities.text.rows import Row, Source, digest_of
+from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.tokens import IGNORED_LABEL, PromptFormat, TokenRows, collate, tokenize
 from peftsweep.statistics.intervals import mean_interval, share_interval
 
@@ -90,7 +90,7 @@ class TextTask:
 
     def datasets(self) -> list[DatasetInfo]:
         return [
-            DatasetInfo(self.name, split, self._source.name, digest_of(rows), len(rows))
+            DatasetInfo(self.name, split, self._source.name, digest_of_rows(rows), len(rows))
             for split, (rows, _) in self._read.items()
         ]
 
@@ -195,7 +195,7 @@ class TextTask:
             self.name,
             self.version,
             self._judging.key,
-            digest_of(rows),
+            digest_of_rows(rows),
             settings.prompt_format.template,
             settings.prompt_format.max_seq_length,
             settings.max_new_tokens,

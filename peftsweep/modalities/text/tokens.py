@@ -6,13 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -20,13 +17,17 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.modalities.text.rows import Row, digest_of
+from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
+from peftsweep.modalities.text.rows import Row, digest_of_rows
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 IGNORED_LABEL = -100
 CHUNK_ROWS = 2000  # rows handed to the tokenizer at once
+ENTRIES_IN_MEMORY = 16  # for the jobs of one process
+
+_in_memory: dict[Path, TokenRows] = {}
 
 
 @dataclass(frozen=True)
@@ -97,53 +98,26 @@ def tokenize(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any, c
     A row longer than `max_seq_length` is cut and has no end token; a prompt is never cut, so a row whose prompt alone
     is that long is nothing but prompt. Row i of the answer is row i of `rows`.
     """
-    key = _key(rows, prompt_format, tokenizer)
-    return _tokenize_cached(key, cache / "tokens" / f"{key}.npz", _Uncompared((rows, prompt_format, tokenizer)))
+    asked = [prompt_format.template, prompt_format.max_seq_length]
+    key = key_of(FORMAT_VERSION, digest_of_rows(rows), *asked, tokenizer_fingerprint(tokenizer))
+    path = cache / "tokens" / f"{key}.safetensors"
+    if path not in _in_memory:
+        if len(_in_memory) == ENTRIES_IN_MEMORY:
+            del _in_memory[next(iter(_in_memory))]
+        _in_memory[path] = _stored(path) or _tokenize_and_store(rows, prompt_format, tokenizer, path)
+    return _in_memory[path]
 
 
-class _Uncompared(tuple):  # type: ignore[type-arg]
-    """Arguments that are no part of a cache's key."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    def __hash__(self) -> int:
-        return 0
+def _stored(path: Path) -> TokenRows | None:
+    stored = load_tensors(path, [field.name for field in fields(TokenRows)])
+    return None if stored is None else TokenRows(*(tensor.numpy() for tensor in stored))
 
 
-@lru_cache(maxsize=16)
-def _tokenize_cached(key: str, path: Path, arguments: _Uncompared) -> TokenRows:
-    stored = _load_stored(path)
-    if stored is not None:
-        return stored
-    rows, prompt_format, tokenizer = arguments
+def _tokenize_and_store(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any, path: Path) -> TokenRows:
     tokens = _tokenize(rows, prompt_format, tokenizer)
     log.info("Tokenised %d rows, %d tokens.", len(tokens), len(tokens.ids))
-    _store(tokens, path)
+    save_tensors({name: torch.from_numpy(array) for name, array in vars(tokens).items()}, path)
     return tokens
-
-
-def _load_stored(path: Path) -> TokenRows | None:
-    """None where there is no entry, or none that can be read: it is made anew then."""
-    try:
-        with np.load(path) as stored:
-            return TokenRows(stored["ids"], stored["offsets"], stored["prompt_lengths"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("Cached tokens in %s can't be read (%s) and are made anew.", path, error)
-        return None
-
-
-def _key(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any) -> str:
-    parts = [
-        FORMAT_VERSION,
-        digest_of(rows),
-        prompt_format.template,
-        prompt_format.max_seq_length,
-        tokenizer_fingerprint(tokenizer),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -174,17 +148,6 @@ def _tokenize(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any) 
         offsets,
         np.asarray(prompt_lengths, dtype=np.int32),
     )
-
-
-def _store(tokens: TokenRows, path: Path) -> None:
-    """Whole or not at all: jobs that run side by side share the cache."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{uuid4().hex}.partial.npz")  # containers on one disk share process ids
-    try:
-        np.savez(partial, ids=tokens.ids, offsets=tokens.offsets, prompt_lengths=tokens.prompt_lengths)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def collate(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftsweep.modalities.image.encodings import Encodings, key_of, stored_or_made
+from peftsweep.modalities.image.encodings import Encodings
 from peftsweep.modalities.image.pipeline import DiffusionParts
 
 OPTIONS = {"max_tokens": 4, "layers": [1, 2]}
@@ -95,31 +95,3 @@ def test_a_broken_entry_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
     parts = CountingParts()
     encodings_of(parts, tmp_path).of_prompts(["a"])
     assert parts.prompts == []
-
-
-def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(tensors: dict[str, Tensor], path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("peftsweep.modalities.image.encodings.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
-        stored_or_made(["key"], tmp_path, lambda chosen: torch.ones(1, 2))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_equal_keys_are_made_once(tmp_path: Path) -> None:
-    asked: list[Sequence[int]] = []
-
-    def make(chosen: Sequence[int]) -> Tensor:
-        asked.append(chosen)
-        return torch.tensor([[float(number)] for number in chosen])
-
-    found = stored_or_made(["x", "y", "x"], tmp_path, make)
-    assert asked == [[0, 1]]
-    assert [tensor.item() for tensor in found] == [0.0, 1.0, 0.0]
-
-
-def test_a_key_tells_its_parts_apart() -> None:
-    assert len({key_of("ab", "c"), key_of("a", "bc"), key_of(["ab", "c"]), key_of("ab", "c", None)}) == 4
-    assert key_of("a", [1]) == key_of("a", (1,))

@@ -12,7 +12,7 @@ from PIL import Image
 from peftsweep.config.schema import ImageGenConfig
 from peftsweep.errors import DataError
 from peftsweep.modalities.image import photos
-from peftsweep.modalities.image.photos import build_source, centre_square, digest_of, random_squares
+from peftsweep.modalities.image.photos import build_source, centre_square, digest_of_photos, random_squares
 
 RESOLUTION = 16
 SPLITS = ("train", "valid", "test")
@@ -158,7 +158,7 @@ def test_the_digest_is_that_of_photos_and_prompts(tmp_path: Path) -> None:
     fill_folder(tmp_path, 5)
 
     def digest() -> str:
-        return digest_of(build_source(config_of(tmp_path), embedded_model=False).open("train"))
+        return digest_of_photos(build_source(config_of(tmp_path), embedded_model=False).open("train"))
 
     before = digest()
     assert digest() == before

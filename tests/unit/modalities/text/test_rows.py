@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from peftsweep.errors import DataError
-from peftsweep.modalities.text.rows import Row, digest_of, hold_out, read_rows
+from peftsweep.modalities.text.rows import Row, digest_of_rows, hold_out, read_rows
 
 RECORDS = [{"question": "What is 1 + 1?", "answer": "2"}, {"question": "And 2 + 2?", "answer": "4, of course"}]
 ROWS = [Row("What is 1 + 1?", "2"), Row("And 2 + 2?", "4, of course")]
@@ -193,5 +193,5 @@ def test_too_few_rows_to_hold_one_out_are_refused() -> None:
 
 def test_the_digest_follows_text_order_and_the_bounds_between_columns() -> None:
     variants = [ROWS, ROWS[::-1], ROWS[:1], [Row("What is 1 + 1?2", ""), ROWS[1]], [Row("", "", (("user", "2"),))]]
-    assert len({digest_of(rows) for rows in variants}) == len(variants)
-    assert digest_of(list(ROWS)) == digest_of(ROWS)
+    assert len({digest_of_rows(rows) for rows in variants}) == len(variants)
+    assert digest_of_rows(list(ROWS)) == digest_of_rows(ROWS)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from peftsweep.errors import DataError
@@ -41,7 +42,7 @@ def tokenizer() -> Any:
 @pytest.fixture(autouse=True)
 def _empty_memory() -> None:
     """Only the cache on disk: what this process remembers is forgotten before each test."""
-    tokens._tokenize_cached.cache_clear()
+    tokens._in_memory.clear()
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -108,14 +109,14 @@ def test_tokens_of_many_rows_do_not_depend_on_the_chunks(
 ) -> None:
     whole = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path / "whole")
     monkeypatch.setattr(tokens, "CHUNK_ROWS", 2)
-    tokens._tokenize_cached.cache_clear()
+    tokens._in_memory.clear()
     assert same(tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path / "chunks"), whole)
 
 
 def test_the_second_time_nothing_is_tokenised(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_calls(monkeypatch)
     first = tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
-    tokens._tokenize_cached.cache_clear()
+    tokens._in_memory.clear()
     assert same(tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path), first)
     assert calls == [3]
 
@@ -164,10 +165,10 @@ def test_a_broken_entry_is_made_anew(
     [entry] = (tmp_path / "tokens").iterdir()
     content = entry.read_bytes()
     if damage == "other arrays":
-        np.savez(entry, other=np.zeros(3))
+        save_file({"other": torch.zeros(3)}, entry)
     else:
         entry.write_bytes({"garbage": b"no numbers", "cut": content[: len(content) // 2], "empty": b""}[damage])
-    tokens._tokenize_cached.cache_clear()
+    tokens._in_memory.clear()
     with caplog.at_level(logging.WARNING):
         assert same(tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path), whole)
     assert "made anew" in caplog.text
@@ -177,11 +178,11 @@ def test_a_broken_entry_is_made_anew(
 def test_a_write_that_fails_leaves_nothing_behind(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_the_disk(path: Path, **arrays: Any) -> None:
+    def fill_the_disk(tensors: Any, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", fill_the_disk)
+    monkeypatch.setattr("peftsweep.modalities.cached_tensors.save_file", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
         tokenize(ROWS, PROMPT_FORMAT, tokenizer, tmp_path)
     assert list((tmp_path / "tokens").iterdir()) == []
