@@ -49,12 +49,12 @@ class FolderFiles:
 class Job:
     """One finished job. Its test items and its history are read when they are asked for.
 
-    name: its folder's, such as `0003`, `best-seed-1`, `default-seed-1`; place: folder or MLflow run, for people.
+    name: its folder's, such as `0003`, `best-seed-1`, `default-seed-1`; location: folder or MLflow run, for people.
     """
 
     result: JobResult
     name: str
-    place: str
+    location: str
     files: Files
 
     @property

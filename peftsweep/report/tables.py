@@ -100,18 +100,18 @@ def _score_title(group: Group) -> str:
 
 def _cells(row: Row, costs: dict[str, str], has_trials: bool) -> list[str]:
     score = next((key for key in WORDS["score"] if key in row.estimates), "test/score")
-    cells = [_rank(row), row.name, _value(row.score, score), _interval(row.score, score), _seeds(row)]
+    cells = [_place(row), row.name, _value(row.score, score), _interval(row.score, score), _seeds(row)]
     cells += [_value(row.estimates.get(key), key).removesuffix(f" {title}") for title, key in costs.items()]
     cells += [_trials(row)] if has_trials else []
     return [*cells, " ".join(f"{SHORT.get(name, name)}={value}" for name, value in row.best.items())]
 
 
-def _rank(row: Row) -> str:
+def _place(row: Row) -> str:
     """`=` marks what can't be told from the best."""
     if row.origin == REFERENCE:
         return "reference"
-    tied = "=" if row.rank != 1 and row.separated_from_best is False else ""
-    return "" if row.rank is None else f"{tied}{row.rank}"
+    tied = "=" if row.place != 1 and row.separated_from_best is False else ""
+    return "" if row.place is None else f"{tied}{row.place}"
 
 
 def _seeds(row: Row) -> str:
@@ -135,8 +135,8 @@ def _trials(row: Row) -> str:
 
 def notes(group: Group) -> Iterator[str]:
     """Sentences under a table: ties, what would separate them, warnings."""
-    best = next((row for row in group.rows if row.rank == 1), None)
-    tied = [row.name for row in group.rows if row.rank not in (None, 1) and row.separated_from_best is False]
+    best = next((row for row in group.rows if row.place == 1), None)
+    tied = [row.name for row in group.rows if row.place not in (None, 1) and row.separated_from_best is False]
     if best and tied:
         pairs = counted(len(group.pairs), "pair")
         yield f"= can't be told from {best.name} (5%, Holm over {pairs}): {', '.join(tied)}."
@@ -185,7 +185,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def _record(group: Group, row: Row) -> dict[str, Any]:
-    record: dict[str, Any] = {"group": group.title, "rank": row.rank, "name": row.name, "method": row.method}
+    record: dict[str, Any] = {"group": group.title, "place": row.place, "name": row.name, "method": row.method}
     record |= {"model": row.model, "task": row.task, "origin": row.origin, "study": row.study}
     record |= {"score_name": group.score_name if row.score else None, **_spread("score", row.score)}
     record |= {"seeds": len(row.seeds), "separated_from_best": row.separated_from_best, "objective": row.objective}

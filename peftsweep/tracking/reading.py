@@ -153,11 +153,11 @@ def _job(uri: str, run: Run) -> Job:
     """From its result.json where that lies on this machine, else from what MLflow's tables hold."""
     folder = _local_folder(run.info.artifact_uri)
     name = (run.info.run_name or "").rpartition(" ")[2]
-    place = f"MLflow run {run.info.run_id}"
+    location = f"MLflow run {run.info.run_id}"
     if folder and (folder / RESULT_FILE).exists():
-        return Job(read_job(folder).result, name, place, FolderFiles(folder))
+        return Job(read_job(folder).result, name, location, FolderFiles(folder))
     files: Files = FolderFiles(folder) if folder else RunFiles(uri, run.info.run_id)
-    return Job(_result(run), name, place, files)
+    return Job(_result(run), name, location, files)
 
 
 def _local_folder(artifact_uri: str | None) -> Path | None:

@@ -24,10 +24,10 @@ class Estimate:
 class Row:
     """One study, or one method with fixed settings: what a line of the table shows.
 
-    name: unique in its group. rank: 1 is best; None for what was not scored on test data, and for published results,
+    name: unique in its group. place: 1 is best; None for what was not scored on test data, and for published results,
     which are shown beside one's own and never ranked. estimates: by key of METRICS. trials: ended, by status, of the
     tuning, each by its last attempt; empty where nothing was tuned. retried: attempts that another one replaced.
-    places: of the jobs that were scored, as Job.place. separated_from_best: None where that can't be told.
+    locations: of the jobs that were scored, as Job.location. separated_from_best: None where that can't be told.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Row:
     tune_tokens: float | None = None  # training tokens of all trials
     tune_seconds: float | None = None
     causes: dict[str, int] = field(default_factory=dict)  # why jobs were not ok: cause -> how many
-    places: tuple[str, ...] = ()
-    rank: int | None = None
+    locations: tuple[str, ...] = ()
+    place: int | None = None
     separated_from_best: bool | None = None
     not_separated_from: tuple[str, ...] = ()  # names of rows
     warnings: tuple[str, ...] = ()  # sentences

@@ -57,7 +57,7 @@ def find_frontier(group: Group, loaded: Loaded, words: Sequence[str] = ("score",
     means = np.array([[_signed(row.estimates[key].mean, key) for key in metrics] for row in own])
     counts, beaten_by = _beaten(means)
     near = sorted(sorted(range(len(own)), key=counts.__getitem__)[:MOST_DRAWN])
-    jobs = {job.place: job for job in loaded.jobs}
+    jobs = {job.location: job for job in loaded.jobs}
     shares = dict(zip(near, _shares([own[i] for i in near], metrics, group.score_name, jobs, seed), strict=True))
     points = [
         _point(row, metrics, float(shares[i]) if i in shares else None, [own[j].name for j in beaten_by[i]])
@@ -117,7 +117,7 @@ def _shares(
     item_weights: dict[int, Floats] = {}
     drawn = []
     for row in rows:
-        scored = [jobs[place] for place in row.places]
+        scored = [jobs[location] for location in row.locations]
         weights = _seed_weights(len(scored), random)
         drawn.append(np.stack([_draw(scored, key, key == score, weights, item_weights, random) for key in metrics], -1))
     values = np.stack(drawn, axis=1) if drawn else np.zeros((DRAWS, 0, len(metrics)))

@@ -42,7 +42,7 @@ def compare(loaded: Loaded) -> Comparison:
     alone = _parts([entry for entry in published if id(entry) not in placed])
     groups = [_group(loaded, key, own, shown) for (key, own), shown in zip(parts.items(), beside, strict=True)]
     groups += [_group(loaded, key, [], shown) for key, shown in alone.items()]
-    groups.sort(key=lambda group: (-sum(row.rank is not None for row in group.rows), -len(group.rows)))
+    groups.sort(key=lambda group: (-sum(row.place is not None for row in group.rows), -len(group.rows)))
     return Comparison(loaded.source, tuple(groups), loaded.unreadable, tuple(_warnings(groups, loaded.jobs)))
 
 
@@ -157,7 +157,7 @@ def _ranked(row: Row, place: int, best: str, verdicts: Mapping[str, Mapping[str,
     found = verdicts.get(row.name, {})
     return replace(
         row,
-        rank=place,
+        place=place,
         separated_from_best=False if row.name == best else found.get(best),
         not_separated_from=tuple(name for name, is_separated in found.items() if not is_separated),
     )
@@ -228,7 +228,7 @@ def _few_seeds(entries: Sequence[Entry]) -> Iterator[str]:
 def _without_items(compared: Sequence[Entry], items: Mapping[str, Floats]) -> Iterator[str]:
     lacking = [entry.row.name for entry in compared if entry.row.name not in items]
     if lacking:
-        yield f"No test items were kept by all jobs of {some(lacking)}: nothing tells how sure their rank is."
+        yield f"No test items were kept by all jobs of {some(lacking)}: nothing tells how sure their place is."
 
 
 def _published(rows: Sequence[Row]) -> Iterator[str]:

@@ -82,7 +82,7 @@ def recommend(comparison: Comparison, wish: Wish, capabilities: Capabilities | N
         ConfigError: a limit names an unknown metric.
         DataError: no row was measured in what is to be best, or in what is limited.
     """
-    groups = [group for group in comparison.groups if any(row.rank is not None for row in group.rows)]
+    groups = [group for group in comparison.groups if any(row.place is not None for row in group.rows)]
     if not groups:
         rule = "a recommendation needs jobs that were scored on test data"
         raise DataError(Problem(rule, comparison.source, fix=" ".join(comparison.warnings)))
@@ -90,7 +90,7 @@ def recommend(comparison: Comparison, wish: Wish, capabilities: Capabilities | N
 
 
 def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommendation:
-    ranked = [row for row in group.rows if row.rank is not None and row.origin == OWN]
+    ranked = [row for row in group.rows if row.place is not None and row.origin == OWN]
     measured = [row.estimates.keys() for row in ranked]
     metric = resolve(wish.best_in, measured)
     limits = [(limit, resolve(limit.name, measured)) for limit in wish.limits]

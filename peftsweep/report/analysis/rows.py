@@ -51,7 +51,7 @@ def build_entries(loaded: Loaded) -> list[Entry]:
 def _same_settings(job: Job) -> tuple[Any, ...]:
     result = job.result
     settings = json.dumps(job.settings, sort_keys=True, default=str)
-    published = job.place if job.origin == REFERENCE else None  # each stands for itself
+    published = job.location if job.origin == REFERENCE else None  # each stands for itself
     return (published, result.study, result.method, result.model, result.task, settings)
 
 
@@ -197,7 +197,7 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         seeds=tuple(job.result.seed for job in unique),
         estimates=all_estimates(unique, name),
         causes=_causes(jobs),
-        places=tuple(job.place for job in unique),
+        locations=tuple(job.location for job in unique),
         warnings=tuple(warnings),
     )
     return Entry(row, key, name, unique, tuple(jobs))

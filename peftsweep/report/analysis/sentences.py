@@ -26,7 +26,7 @@ class Answer:
 
 def answer(group: Group) -> Answer:
     """What to take from the ranking of one group."""
-    ranked = [row for row in group.rows if row.rank is not None and row.score]
+    ranked = [row for row in group.rows if row.place is not None and row.score]
     if not ranked or group.score_name is None:
         return _unscored(group)
     best = ranked[0]
@@ -175,7 +175,7 @@ def _tuning(group: Group) -> Iterator[str]:
 
 
 def _scoring(group: Group) -> Iterator[str]:
-    ranked = [row for row in group.rows if row.rank is not None]
+    ranked = [row for row in group.rows if row.place is not None]
     if not ranked or group.score_name is None:
         return
     counts = sorted({len(row.seeds) for row in ranked})

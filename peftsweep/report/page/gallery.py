@@ -64,7 +64,7 @@ class Cut:
 
 def read_gallery(rows: Sequence[Row], jobs: Sequence[Job]) -> Gallery:
     """Of each row's first scored job that left a contact sheet; one that can't be read is left out."""
-    sheets = dict(_sheets(rows, {job.place: job for job in jobs}))
+    sheets = dict(_sheets(rows, {job.location: job for job in jobs}))
     cuts = {name: found for name, (picture, _) in sheets.items() if (found := cut_sheet(picture))}
     first = next(iter(cuts.values()), None)
     alike = {name: cut for name, cut in cuts.items() if first and _shape(cut) == _shape(first)}
@@ -77,11 +77,11 @@ def read_gallery(rows: Sequence[Row], jobs: Sequence[Job]) -> Gallery:
     return Gallery(tuple(columns), tuple(_prompts(first, columns, _texts(job))), whole)
 
 
-def _sheets(rows: Sequence[Row], by_place: dict[str, Job]) -> Iterator[tuple[str, tuple[Image, Job]]]:
+def _sheets(rows: Sequence[Row], by_location: dict[str, Job]) -> Iterator[tuple[str, tuple[Image, Job]]]:
     from PIL import Image, UnidentifiedImageError
 
     for row in rows:
-        job = next((by_place[place] for place in row.places[:1] if place in by_place), None)
+        job = next((by_location[location] for location in row.locations[:1] if location in by_location), None)
         path = job.files.path(CONTACT_SHEET_FILE) if job else None
         try:
             if job and path:

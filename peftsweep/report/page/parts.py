@@ -143,9 +143,9 @@ def build_part(
 
 def _jobs_of(group: Group, jobs: Sequence[Job]) -> list[Job]:
     """Those that the group's rows are made of."""
-    places = {place for row in group.rows for place in row.places}
+    locations = {location for row in group.rows for location in row.locations}
     studies = {row.study for row in group.rows if row.study}
-    return [job for job in jobs if job.place in places or (job.result.study in studies and job.result.study)]
+    return [job for job in jobs if job.location in locations or (job.result.study in studies and job.result.study)]
 
 
 def _draw_pareto(pareto: Pareto | None, name: str, styles: Styles, figures: Figures) -> str:
@@ -227,8 +227,8 @@ def _curves(
     figures: Figures,
 ) -> Iterator[str]:
     """Of each row, the first job that was scored."""
-    by_place = {job.place: job for job in jobs}
-    found = [read_curve(row, by_place[row.places[0]], objective) for row in rows if row.places]
+    by_location = {job.location: job for job in jobs}
+    found = [read_curve(row, by_location[row.locations[0]], objective) for row in rows if row.locations]
     curves = [curve for curve in found if curve]
     for validation, what in ((False, "training"), (True, "validation")):
         if drawn := draw_curves(curves, styles, validation=validation, objective=objective):

@@ -103,7 +103,7 @@ Filled = tuple[Column, list[Cell]]
 
 def _fixed(group: Group) -> Iterator[Filled]:
     rows = group.rows
-    yield Column("place", meaning="1 is best; = can't be told from the best"), [_rank(row) for row in rows]
+    yield Column("place", meaning="1 is best; = can't be told from the best"), [_place(row) for row in rows]
     if group.score_name:
         yield _estimates(quantity_of(group.score_name, [row.score for row in rows]), [row.score for row in rows])
     defaults = [row.default_score for row in rows]
@@ -154,11 +154,11 @@ def _estimate(shown: Quantity, estimate: Estimate | None) -> Cell:
     return Cell(shown.number(estimate.mean), estimate.mean, interval_text(estimate, shown))
 
 
-def _rank(row: Row) -> Cell:
-    if row.rank is None:
+def _place(row: Row) -> Cell:
+    if row.place is None:
         return Cell("", None)
-    tied = row.rank != 1 and row.separated_from_best is False
-    return Cell(f"={row.rank}" if tied else str(row.rank), row.rank, "tie" if tied else "")
+    tied = row.place != 1 and row.separated_from_best is False
+    return Cell(f"={row.place}" if tied else str(row.place), row.place, "tie" if tied else "")
 
 
 def _trials(row: Row) -> Cell:
@@ -173,8 +173,8 @@ def _trials(row: Row) -> Cell:
 
 def _states(row: Row) -> Iterator[str]:
     """Words of the filter: each a way to narrow the rows."""
-    yield "published reference" if row.origin == REFERENCE else "ranked" if row.rank is not None else "not scored"
-    if row.rank == 1 or row.separated_from_best is False:
+    yield "published reference" if row.origin == REFERENCE else "ranked" if row.place is not None else "not scored"
+    if row.place == 1 or row.separated_from_best is False:
         yield "best or tied with it"
     if row.causes:
         yield "with failures"
@@ -205,7 +205,7 @@ class PairLine:
 
 def build_pairs(group: Group) -> tuple[PairLine, ...]:
     """Pairs with the best first; no more than a person could read."""
-    best = {row.name for row in group.rows if row.rank == 1}
+    best = {row.name for row in group.rows if row.place == 1}
     ordered = sorted(group.pairs, key=lambda pair: not best & {pair.first, pair.second})
     return tuple(_pair(pair, group) for pair in ordered[:MOST_PAIRS])
 

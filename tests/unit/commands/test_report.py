@@ -81,7 +81,7 @@ def test_the_csv_has_the_numbers_in_their_own_units() -> None:
 def test_all_that_is_told_is_there_as_json() -> None:
     run([])
     content = json.loads(Path("outputs/reports/monday/comparison.json").read_text())
-    assert [row["rank"] for row in content["groups"][0]["rows"]] == [1, 2, 3]
+    assert [row["place"] for row in content["groups"][0]["rows"]] == [1, 2, 3]
 
 
 def test_what_was_not_measured_is_empty_and_has_no_column(tmp_path: Path) -> None:
@@ -190,12 +190,12 @@ def test_what_would_separate_two_rows_is_told_in_words(sweep: Path) -> None:
     assert "would show a gap like this one (2.5 points)" in needs(tied, group.score_name)
 
 
-@pytest.mark.parametrize("module", ["command", "recommend_command"])
+@pytest.mark.parametrize("module", ["report", "recommend"])
 def test_help_imports_nothing_heavy(module: str) -> None:
     heavy = ["torch", "mlflow", "scipy", "statsmodels", "pandas", "numpy", "matplotlib", "rich"]
     code = f"""
 import sys
-from peftsweep.report.{module} import run
+from peftsweep.commands.{module} import run
 try:
     run(["--help"])
 except SystemExit:

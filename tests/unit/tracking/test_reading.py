@@ -68,7 +68,7 @@ def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def numbers(comparison: Comparison) -> list[Row]:
     """All rows without where their jobs are."""
-    return [replace(row, places=()) for group in comparison.groups for row in group.rows]
+    return [replace(row, locations=()) for group in comparison.groups for row in group.rows]
 
 
 def test_a_store_tells_the_same_numbers_as_the_folders(folder: Path, uri: str) -> None:
@@ -85,7 +85,7 @@ def test_the_file_of_a_store_is_enough(uri: str) -> None:
 def test_runs_are_read_in_pages(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_jobs(uri)
     monkeypatch.setattr(store_module, "PAGE_RUNS", 3)
-    assert {job.place for job in load_jobs(uri).jobs} == {job.place for job in whole.jobs}
+    assert {job.location for job in load_jobs(uri).jobs} == {job.location for job in whole.jobs}
 
 
 def told(loaded: Loaded) -> dict[str, dict[str, Any]]:
@@ -109,8 +109,8 @@ def test_tables_alone_group_and_rank_as_the_folders_do(folder: Path, uri: str) -
     one, other = compare(from_folders), compare(from_store)
     assert [group.key for group in other.groups] == [group.key for group in one.groups]
     assert len({group.key.task_version for group in one.groups}) == 2
-    ranks = [[(row.name, row.rank, row.objective, row.best) for row in group.rows] for group in other.groups]
-    assert ranks == [[(row.name, row.rank, row.objective, row.best) for row in group.rows] for group in one.groups]
+    ranks = [[(row.name, row.place, row.objective, row.best) for row in group.rows] for group in other.groups]
+    assert ranks == [[(row.name, row.place, row.objective, row.best) for row in group.rows] for group in one.groups]
 
 
 @pytest.mark.usefixtures("without_files")

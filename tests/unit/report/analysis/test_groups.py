@@ -74,7 +74,7 @@ def test_a_trial_counts_by_its_last_attempt(tmp_path: Path) -> None:
 
 def test_the_best_score_stands_first_and_ties_are_told(tmp_path: Path) -> None:
     group = only_group(write_sweep(tmp_path / "monday", {"a": {1: BAD}, "b": {1: GOOD}, "c": {1: [1] * 17 + [0] * 3}}))
-    assert [(row.name, row.rank, row.separated_from_best) for row in group.rows] == [
+    assert [(row.name, row.place, row.separated_from_best) for row in group.rows] == [
         ("b", 1, False),
         ("c", 2, False),
         ("a", 3, True),
@@ -112,7 +112,7 @@ def test_a_warning_names_no_more_rows_than_one_would_read(tmp_path: Path) -> Non
 def test_a_study_that_was_not_confirmed_is_shown_and_not_ranked(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "monday", {"lora": {1: GOOD}, "oft": {}})
     group = only_group(folder)
-    assert [(row.name, row.rank, row.score is None) for row in group.rows] == [("lora", 1, False), ("oft", None, True)]
+    assert [(row.name, row.place, row.score is None) for row in group.rows] == [("lora", 1, False), ("oft", None, True)]
 
 
 def test_single_jobs_with_the_same_settings_are_seeds_of_one_row(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_is_no_fair_match_is_never_ranked_together(tmp_path: Path, differin
     write_job(tmp_path / "a", "lora")
     write_job(tmp_path / "b", "oft", **differing)
     found = compared(tmp_path)
-    assert [[row.rank for row in group.rows] for group in found.groups] == [[1], [1]]
+    assert [[row.place for row in group.rows] for group in found.groups] == [[1], [1]]
     assert "not ranked together" in found.warnings[0]
     assert word in found.warnings[0]
 
@@ -210,7 +210,7 @@ def test_unequal_tuning_is_told(tmp_path: Path) -> None:
 def test_one_run_is_a_comparison_of_one_with_its_doubts(tmp_path: Path) -> None:
     write_job(tmp_path / "job")
     group = only_group(tmp_path)
-    assert (group.rows[0].rank, group.pairs) == (1, ())
+    assert (group.rows[0].place, group.pairs) == (1, ())
     assert any("One seed only" in warning for warning in group.warnings)
 
 
@@ -233,7 +233,7 @@ def test_published_results_stand_beside_ones_own_and_are_not_ranked(tmp_path: Pa
     write_job(tmp_path / "ref" / "rank32", "oft", None, metrics={"test/accuracy": 0.9}, config={"origin": "reference"},
               test_items=None, hparams={"max_steps": 5000})  # fmt: skip
     group = only_group(tmp_path)
-    assert [(row.name, row.origin, row.rank) for row in group.rows] == [
+    assert [(row.name, row.origin, row.place) for row in group.rows] == [
         ("lora", "own", 1),
         ("oft rank32", "reference", None),
     ]
@@ -249,7 +249,7 @@ def test_a_published_experiment_is_named_by_its_method_and_what_follows(tmp_path
 
 def test_published_results_alone_are_shown_too(tmp_path: Path) -> None:
     write_job(tmp_path / "rank32", "oft", None, metrics={"test/accuracy": 0.9}, config={"origin": "reference"})
-    assert [row.rank for row in only_group(tmp_path).rows] == [None]
+    assert [row.place for row in only_group(tmp_path).rows] == [None]
 
 
 def test_pictures_are_scored_by_photo(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_many_points_are_named_in_a_legend_that_makes_room_for_itself() -> None:
 
 
 def group(*pairs: Pair) -> Group:
-    rows = [Row(n, n, "m", "t", "own", None, {}, rank=i + 1) for i, n in enumerate(("lora", "oft", "ia3"))]
+    rows = [Row(n, n, "m", "t", "own", None, {}, place=i + 1) for i, n in enumerate(("lora", "oft", "ia3"))]
     return Group(KEY, "t", SCORE, None, tuple(rows), pairs)
 
 

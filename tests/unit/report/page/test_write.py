@@ -31,10 +31,10 @@ KEY = GroupKey("metamath", 1, "i", "pocket-llama", "r", "confirm", 100, 8)
 
 
 def row(
-    name: str, score: float | None, rank: int | None = None, separated: bool | None = False, **known: object
+    name: str, score: float | None, place: int | None = None, separated: bool | None = False, **known: object
 ) -> Row:
     estimate = None if score is None else Estimate(score, score - 0.05, score + 0.05, 3)
-    found = Row(name, name, "m", "t", "own", None, {}, score=estimate, rank=rank, separated_from_best=separated)
+    found = Row(name, name, "m", "t", "own", None, {}, score=estimate, place=place, separated_from_best=separated)
     return replace(found, seeds=(1, 2, 3) if score is not None else (), **known)  # type: ignore[arg-type]
 
 
