@@ -95,7 +95,7 @@ def _write_page(loaded: Loaded, comparison: Comparison, frontiers: Sequence[Pare
 
 def _check_axes(axes: Sequence[str]) -> None:
     """Before anything slow is read: a typo in a metric's name."""
-    from peftsweep.records.limits import candidates
+    from peftsweep.records.metrics import candidates
 
     for word in axes:
         candidates(word)

@@ -10,31 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from peftsweep.records.metrics import METRICS
+from peftsweep.records.metrics import METRICS, Metric, find_metric, score_keys
 from peftsweep.records.quantities import format_metric
 from peftsweep.records.results import JobResult
-
-SCORES = ("accuracy", "score", "exact_match", "dino_similarity")
-ROWS = (  # label, key of METRICS
-    ("validation loss", "valid/loss"),
-    ("test loss", "test/loss"),
-    ("forgetting", "forgetting_nats"),
-    ("drift", "drift"),
-    ("memorised", "test/memorised"),
-    ("fit of pictures and prompts", "test/text_similarity"),
-    ("peak memory, training", "memory/train_peak_reserved_bytes"),
-    ("peak memory, predicted for CUDA", "plan/train_peak_bytes"),
-    ("peak memory, job", "memory/job_peak_reserved_bytes"),
-    ("peak host memory, job", "memory/job_peak_rss_bytes"),
-    ("time, setup", "time/setup_seconds"),
-    ("time, training", "time/train_seconds"),
-    ("time, evaluation", "time/eval_seconds"),
-    ("time, whole job", "time/job_seconds"),
-    ("throughput", "train/tokens_per_second"),
-    ("energy, training", "energy/train_joules"),
-    ("trainable parameters", "adapter/trainable_params"),
-    ("adapter size", "adapter/file_bytes"),
-)
 
 
 class Display:
@@ -61,7 +39,7 @@ class Display:
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar for one activity; what is yielded moves it on. See `tasks.base.Progress`."""
+        """A bar for one activity; what is yielded moves it on. See `modalities.base.Progress`."""
         bar = self._bars.add_task(description, total=total, note="")
         yield lambda done: self._bars.advance(bar, done)
 
@@ -94,24 +72,17 @@ def result_table(result: JobResult) -> Table:
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95% interval", justify="right")
-    for label, key in _score_rows(result):
-        table.add_row(label, format_metric(METRICS[key], result.metrics[key]), _interval(result, key))
-    for label, key in ROWS:
-        if key in result.metrics:
-            table.add_row(label, format_metric(METRICS[key], result.metrics[key]), _interval(result, key))
+    for label, metric in _shown_metrics():
+        if metric.key in result.metrics:
+            interval = (format_metric(metric, end) for end in result.intervals.get(metric.key, ()))
+            table.add_row(label, format_metric(metric, result.metrics[metric.key]), " to ".join(interval))
     return table
 
 
-def _score_rows(result: JobResult) -> Iterator[tuple[str, str]]:
-    for score in SCORES:
-        words = score.replace("_", " ")
-        for label, key in ((f"test {words}", f"test/{score}"), (f"before training, {words}", f"base/{score}")):
-            if key in result.metrics:
-                yield label, key
-
-
-def _interval(result: JobResult, key: str) -> str:
-    if key not in result.intervals:
-        return ""
-    low, high = (format_metric(METRICS[key], value) for value in result.intervals[key])
-    return f"{low} to {high}"
+def _shown_metrics() -> Iterator[tuple[str, Metric]]:
+    """Each score with the base model's below it, then losses and costs."""
+    for key in score_keys():
+        yield f"test {METRICS[key].label}", METRICS[key]
+        if base := find_metric(key.replace("test/", "base/")):
+            yield base.label, base
+    yield from ((metric.label, metric) for metric in METRICS.values() if metric.in_job_table or metric.column)

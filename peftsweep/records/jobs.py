@@ -178,7 +178,7 @@ def read_studies(path: Path) -> list[Study]:
     """The studies of a sweep.json. Raises DataError: it is cut short, or a newer peftsweep wrote it."""
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
-        objective, constraint = METRICS[plan["objective"]].name, plan["settings"].get("constraint")
+        objective, constraint = METRICS[plan["objective"]].key, plan["settings"].get("constraint")
         return [
             Study(study["name"], objective, constraint, tuple(_range(item) for item in study["space"]))
             for study in plan["studies"]

@@ -1,4 +1,4 @@
-"""Metrics by the words that people use, and limits on them: `memory<=16GB`, `forgetting<=0.1`, `accuracy>=50%`."""
+"""Limits on metrics, by the words that people use: `memory<=16GB`, `forgetting<=0.1`, `accuracy>=50%`."""
 
 from __future__ import annotations
 
@@ -7,41 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from peftsweep.config.units import COMMAND_LINE, UNITS, ways_to_write
-from peftsweep.errors import ConfigError, Problem, did_you_mean
-from peftsweep.records.metrics import METRICS, SCORES
+from peftsweep.errors import ConfigError, Problem
+from peftsweep.records.metrics import METRICS, candidates
 
-# A word for people -> the metrics that can answer it, the first that was measured.
-WORDS = {
-    "score": SCORES,
-    "accuracy": ("test/accuracy",),
-    "similarity": ("test/dino_similarity",),
-    "loss": ("test/loss",),
-    "memory": ("memory/train_peak_reserved_bytes", "memory/job_peak_reserved_bytes", "memory/job_peak_rss_bytes"),
-    "predicted": ("plan/train_peak_bytes",),
-    "time": ("time/train_seconds",),
-    "throughput": ("train/tokens_per_second",),
-    "forgetting": ("forgetting_nats",),
-    "drift": ("drift",),
-    "params": ("adapter/trainable_params",),
-    "parameters": ("adapter/trainable_params",),
-    "size": ("adapter/file_bytes",),
-    "energy": ("energy/train_joules",),
-}
 PLAIN = {"": 1.0}
 _LIMIT = re.compile(r"\s*([\w/.-]+)\s*(<=|>=)\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*$")
-
-
-def candidates(name: str, source: str = COMMAND_LINE) -> tuple[str, ...]:
-    """Keys of METRICS that a word or key can mean. Raises ConfigError for an unknown one, with the nearest.
-
-    source: where the word was found, for the error.
-    """
-    if name in WORDS:
-        return WORDS[name]
-    if name in METRICS:
-        return (name,)
-    fix = did_you_mean(name, [*WORDS, *METRICS], listed=WORDS)
-    raise ConfigError(Problem("no metric has this name", name, source, fix))
 
 
 @dataclass(frozen=True)

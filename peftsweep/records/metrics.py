@@ -1,10 +1,18 @@
-"""The metrics: one row each, which every writer and reader of a job's numbers goes by."""
+"""The metrics: one row each, which every writer and reader of a job's numbers goes by.
+
+A new metric is a new row of METRICS: tables, limits, MLflow, report and `recommend` take what they need from it.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from peftsweep.config.units import COMMAND_LINE
+from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
 
 
 class Direction(StrEnum):
@@ -13,112 +21,278 @@ class Direction(StrEnum):
     NEITHER = "neither"
 
 
+Ends = tuple[float, float]
+ANY: Ends = (-math.inf, math.inf)
+NOT_NEGATIVE: Ends = (0.0, math.inf)
+SHARE: Ends = (0.0, 1.0)
+COSINE: Ends = (-1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Metric:
-    """One key of result.json and MLflow. unit is empty for shares and counts."""
+    """One key of result.json and MLflow, and how people meet it.
 
-    name: str
-    unit: str
-    direction: Direction
+    label: its name in tables and figures. words: what it is called on the command line, parted by blanks; of several
+    metrics with one word, the first that was measured answers. ends: between which it lies. is_score: methods are
+    compared by it; the first score that was measured counts. column: its title among the costs of a report's table,
+    shown when a job ends too; metrics with one title share the column. in_job_table: shown when a job ends.
+    by_step_only: logged while a job trains, and not in result.json. unit: as the key's ending says; empty for shares.
+    """
+
+    key: str
     meaning: str
-    by_step: bool = False
+    label: str = ""
+    words: str = ""
+    direction: Direction = Direction.LOWER
+    column: str = ""
+    ends: Ends = NOT_NEGATIVE
+    is_percent: bool = False
+    is_score: bool = False
+    in_job_table: bool = False
+    by_step_only: bool = False
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or plain_name(self.key))
+        object.__setattr__(self, "unit", self.unit or UNITS.get(self.key.rpartition("_")[2], ""))
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.direction is Direction.HIGHER
 
 
-def _table(*rows: Metric) -> dict[str, Metric]:
-    return {row.name: row for row in rows}
+UNITS = {"bytes": "bytes", "seconds": "s", "joules": "J", "nats": "nats", "params": "parameters"}  # of a key's ending
+
+
+def plain_name(key: str) -> str:
+    """The last part of a metric's or a setting's key, in words."""
+    return re.split(r"[/.]", key)[-1].replace("_", " ")
+
+
+def _on_items(
+    name: str, measure: str, label: str, words: str = "", *, ends: Ends, is_percent: bool = False
+) -> Iterator[Metric]:
+    """A score on validation items, on test items, and on test items before training."""
+    of_base, base_label = f"{measure} on test items, of the model before training", f"before training, {label}"
+    row = Metric("", "", direction=Direction.HIGHER, ends=ends, is_percent=is_percent)
+    yield replace(row, key=f"valid/{name}", meaning=f"{measure} on validation items", label=f"validation {label}")
+    yield replace(row, key=f"test/{name}", meaning=f"{measure} on test items", label=label, words=words, is_score=True)
+    yield replace(row, key=f"base/{name}", meaning=of_base, label=base_label)
 
 
 LOSS = "nats per target token, or squared error of a diffusion model's velocity,"
-
-METRICS = _table(
-    Metric("train/loss", "", Direction.LOWER, "loss of the last optimizer step's batch", by_step=True),
-    Metric("train/lr", "", Direction.NEITHER, "learning rate", by_step=True),
-    Metric("train/grad_norm", "", Direction.NEITHER, "gradient norm before clipping", by_step=True),
-    Metric("train/tokens_per_second", "tokens/s", Direction.HIGHER, "tokens fed to the model per second of training"),
-    Metric("train/tokens", "tokens", Direction.NEITHER, "tokens fed to the model in training, padding not counted"),
-    Metric("valid/loss", "", Direction.LOWER, f"{LOSS} on held-out rows or photos", by_step=True),
-    Metric("valid/accuracy", "", Direction.HIGHER, "share of validation items right, greedy decoding"),
-    Metric("valid/exact_match", "", Direction.HIGHER, "share of validation items that equal their target"),
-    Metric("valid/score", "", Direction.HIGHER, "mean of the user's own scorer on validation items"),
-    Metric("test/accuracy", "", Direction.HIGHER, "share of test items right, greedy decoding"),
-    Metric("test/exact_match", "", Direction.HIGHER, "share of test items that equal their target"),
-    Metric("test/score", "", Direction.HIGHER, "mean of the user's own scorer on test items"),
-    Metric("test/loss", "", Direction.LOWER, f"{LOSS} on test items"),
-    Metric("base/accuracy", "", Direction.HIGHER, "test accuracy of the model before training"),
-    Metric("base/exact_match", "", Direction.HIGHER, "test exact match of the model before training"),
-    Metric("base/score", "", Direction.HIGHER, "test score of the model before training, by the user's own scorer"),
-    Metric("base/loss", "", Direction.LOWER, "test loss of the model before training"),
+HIGHER, NEITHER = Direction.HIGHER, Direction.NEITHER
+# In the order in which tables show them.
+_ROWS: tuple[Metric, ...] = (
+    Metric("train/loss", "loss of the last optimizer step's batch", "training loss"),
+    Metric("train/lr", "learning rate", direction=NEITHER, by_step_only=True),
+    Metric("train/grad_norm", "gradient norm before clipping", direction=NEITHER, by_step_only=True),
+    *_on_items("accuracy", "share right, greedy decoding,", "accuracy", "accuracy", ends=SHARE, is_percent=True),
+    *_on_items("score", "mean of the user's own scorer", "score", ends=ANY),
+    *_on_items("exact_match", "share that equals its target", "exact match", ends=SHARE, is_percent=True),
+    *_on_items("dino_similarity", "mean cosine of image embeddings", "DINO similarity", "similarity", ends=COSINE),
+    Metric("valid/loss", f"{LOSS} on held-out rows or photos", "validation loss", in_job_table=True),
+    Metric("test/loss", f"{LOSS} on test items", "test loss", "loss", in_job_table=True),
+    Metric("base/loss", "test loss of the model before training", "before training, test loss"),
     Metric(
-        "valid/dino_similarity",
-        "",
-        Direction.HIGHER,
-        "mean cosine of image embeddings on validation prompts",
-        by_step=True,
+        "forgetting_nats",
+        "rise of the loss per token on general text, or its fall (below 0)",
+        "forgetting",
+        "forgetting",
+        column="forgetting",
+        ends=ANY,
     ),
-    Metric("test/dino_similarity", "", Direction.HIGHER, "mean cosine of image embeddings on test prompts"),
-    Metric("base/dino_similarity", "", Direction.HIGHER, "mean cosine on test prompts of the model before training"),
-    Metric("test/memorised", "", Direction.LOWER, "share of pictures nearer to a training photo than to their own"),
-    Metric("base/memorised", "", Direction.LOWER, "share of such pictures of the model before training"),
-    Metric("test/text_similarity", "", Direction.HIGHER, "mean CLIP cosine of pictures and their test prompts"),
-    Metric("base/text_similarity", "", Direction.HIGHER, "mean CLIP cosine of the model before training"),
-    Metric("forgetting_nats", "nats", Direction.LOWER, "rise of the loss per token on general text"),
-    Metric("drift", "", Direction.LOWER, "(1 - cosine)/2 of images of unrelated prompts with and without the adapter"),
+    Metric(
+        "drift",
+        "(1 - cosine)/2 of images of unrelated prompts with and without the adapter",
+        words="drift",
+        column="drift",
+        ends=SHARE,
+    ),
+    Metric(
+        "test/memorised",
+        "share of pictures nearer to a training photo than to their own",
+        ends=SHARE,
+        is_percent=True,
+        in_job_table=True,
+    ),
+    Metric(
+        "base/memorised",
+        "share of such pictures of the model before training",
+        "before training, memorised",
+        ends=SHARE,
+        is_percent=True,
+    ),
+    Metric(
+        "test/text_similarity",
+        "mean CLIP cosine of pictures and their test prompts",
+        "fit of pictures and prompts",
+        direction=HIGHER,
+        ends=COSINE,
+        in_job_table=True,
+    ),
+    Metric(
+        "base/text_similarity",
+        "mean CLIP cosine of the model before training",
+        "before training, fit of pictures and prompts",
+        direction=HIGHER,
+        ends=COSINE,
+    ),
     Metric(
         "memory/train_peak_reserved_bytes",
-        "bytes",
-        Direction.LOWER,
         "accelerator memory reserved, peak of training steps",
+        "peak memory, training",
+        "memory",
+        column="memory",
+    ),
+    Metric(
+        "memory/job_peak_reserved_bytes",
+        "accelerator memory reserved, peak of the whole job",
+        "peak memory, job",
+        "memory",
+        column="memory",
+    ),
+    Metric(
+        "memory/job_peak_rss_bytes",
+        "host memory of the process, peak of the whole job",
+        "peak host memory",
+        "memory",
+        column="memory",
     ),
     Metric(
         "memory/train_peak_allocated_bytes",
-        "bytes",
-        Direction.LOWER,
         "accelerator memory allocated, peak of training steps",
+        "peak memory allocated",
+    ),
+    Metric("memory/train_reserved_avg_bytes", "accelerator memory reserved, mean over training steps"),
+    Metric("memory/train_reserved_p99_bytes", "accelerator memory reserved, 99th percentile of steps"),
+    Metric(
+        "plan/train_peak_bytes",
+        "predicted accelerator memory of training",
+        "peak memory, predicted for CUDA",
+        "predicted",
+        column="predicted",
+    ),
+    Metric("time/setup_seconds", "loading, tokenising, measuring the base, attaching", "setup time", in_job_table=True),
+    Metric("time/train_seconds", "optimisation steps alone", "training time", "time", column="training"),
+    Metric(
+        "time/eval_seconds",
+        "validation, test and forgetting after training began",
+        "evaluation time",
+        in_job_table=True,
+    ),
+    Metric("time/job_seconds", "whole job", "time of the whole job", in_job_table=True),
+    Metric("time/step_median_seconds", "median optimisation step", "median time of a step"),
+    Metric(
+        "train/tokens_per_second",
+        "tokens fed to the model per second of training",
+        "throughput",
+        "throughput",
+        HIGHER,
+        "tokens/s",
+        unit="tokens/s",
     ),
     Metric(
-        "memory/train_reserved_avg_bytes",
-        "bytes",
-        Direction.LOWER,
-        "accelerator memory reserved, mean over training steps",
+        "train/tokens",
+        "tokens fed to the model in training, padding not counted",
+        "training tokens",
+        direction=NEITHER,
+        unit="tokens",
     ),
     Metric(
-        "memory/train_reserved_p99_bytes",
-        "bytes",
-        Direction.LOWER,
-        "accelerator memory reserved, 99th percentile of steps",
+        "adapter/trainable_params",
+        "parameters that training changes",
+        "trainable parameters",
+        "params parameters",
+        column="parameters",
     ),
+    Metric("adapter/total_params", "parameters of base and adapter", "all parameters", direction=NEITHER),
+    Metric("adapter/file_bytes", "size of the saved adapter", "adapter size", "size", column="adapter"),
     Metric(
-        "memory/job_peak_reserved_bytes", "bytes", Direction.LOWER, "accelerator memory reserved, peak of the whole job"
+        "energy/train_joules",
+        "energy of the accelerator over training steps",
+        "energy, training",
+        "energy",
+        column="energy",
     ),
-    Metric("memory/job_peak_rss_bytes", "bytes", Direction.LOWER, "host memory of the process, peak of the whole job"),
-    Metric("time/setup_seconds", "s", Direction.LOWER, "loading, tokenising, measuring the base, attaching"),
-    Metric("time/train_seconds", "s", Direction.LOWER, "optimisation steps alone"),
-    Metric("time/eval_seconds", "s", Direction.LOWER, "validation, test and forgetting after training began"),
-    Metric("time/job_seconds", "s", Direction.LOWER, "whole job"),
-    Metric("time/step_median_seconds", "s", Direction.LOWER, "median optimisation step"),
-    Metric("adapter/trainable_params", "parameters", Direction.LOWER, "parameters that training changes"),
-    Metric("adapter/total_params", "parameters", Direction.NEITHER, "parameters of base and adapter"),
-    Metric("adapter/file_bytes", "bytes", Direction.LOWER, "size of the saved adapter"),
-    Metric("energy/train_joules", "J", Direction.LOWER, "energy of the accelerator over training steps"),
-    Metric("plan/train_peak_bytes", "bytes", Direction.LOWER, "predicted accelerator memory of training"),
 )
+METRICS: dict[str, Metric] = {row.key: row for row in _ROWS}
 
-SCORES = ("test/accuracy", "test/score", "test/exact_match", "test/dino_similarity")  # the first measured is compared
-# Between which ends a metric lies, by the last part of its key. All others are sizes, times, counts and losses.
-ENDS = {
-    "accuracy": (0.0, 1.0),
-    "exact_match": (0.0, 1.0),
-    "memorised": (0.0, 1.0),
-    "drift": (0.0, 1.0),
-    "dino_similarity": (-1.0, 1.0),
-    "text_similarity": (-1.0, 1.0),
-    "score": (-math.inf, math.inf),
-    "forgetting_nats": (-math.inf, math.inf),  # training may well improve the loss on general text
-}
-NOT_NEGATIVE = (0.0, math.inf)
+
+def find_metric(key: str) -> Metric | None:
+    """The row of a key; None for what is no metric of a job."""
+    return METRICS.get(key)
+
+
+def score_keys() -> tuple[str, ...]:
+    """What methods are compared by: the first that was measured."""
+    return tuple(metric.key for metric in METRICS.values() if metric.is_score)
+
+
+def metric_words() -> dict[str, tuple[str, ...]]:
+    """A word for people -> the metrics that can answer it, the first that was measured."""
+    found: dict[str, tuple[str, ...]] = {"score": score_keys()}
+    for metric in METRICS.values():
+        found |= {word: (*found.get(word, ()), metric.key) for word in metric.words.split()}
+    return found
+
+
+def cost_columns() -> dict[str, tuple[str, ...]]:
+    """The costs in a report's table: title -> the metrics that it can mean, of which `first_measured` takes one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for metric in METRICS.values():
+        if metric.column:
+            found[metric.column] = (*found.get(metric.column, ()), metric.key)
+    return found
+
+
+def candidates(name: str, source: str = COMMAND_LINE) -> tuple[str, ...]:
+    """Keys of METRICS that a word or key can mean. Raises ConfigError for an unknown one, with the nearest.
+
+    source: where the word was found, for the error.
+    """
+    words = metric_words()
+    if name in words:
+        return words[name]
+    if find_metric(name):
+        return (name,)
+    fix = did_you_mean(name, [*words, *METRICS], listed=words)
+    raise ConfigError(Problem("no metric has this name", name, source, fix))
+
+
+def first_measured(keys: Sequence[str], measured: Iterable[Iterable[str]]) -> str | None:
+    """One metric for all jobs or rows of a comparison: the first that all have, else that any has.
+
+    measured: of each, the keys that it has. The peak of training and that of a whole job, or of host and device
+    memory, are not to be compared: who lacks the metric that counts has not measured it.
+    """
+    sets = [set(keys_of_one) for keys_of_one in measured]
+    return next((key for enough in (all, any) for key in keys if sets and enough(key in has for has in sets)), None)
+
+
+def resolve(name: str, measured: Sequence[Iterable[str]]) -> str:
+    """The one metric that a word means for all of several rows, as `first_measured` has it.
+
+    Raises:
+        ConfigError: there is no such metric.
+        DataError: no row has it.
+    """
+    found = first_measured(candidates(name), measured)
+    if found is None:
+        known = ", ".join(sorted(set().union(*measured))) or "nothing"
+        raise DataError(Problem(f"{name} must have been measured", fix=f"Measured were: {known}."))
+    return found
+
+
+def sign(key: str) -> int:
+    """1 where higher is better, -1 where lower is. Raises ConfigError for a metric that is neither."""
+    if METRICS[key].direction is Direction.NEITHER:
+        rule = "a metric to compare by must have a better side"
+        raise ConfigError(Problem(rule, key, COMMAND_LINE, "Choose one such as score, memory or time."))
+    return 1 if METRICS[key].higher_is_better else -1
 
 
 def within_ends(low: float, high: float, key: str) -> tuple[float, float]:
     """An interval without what the metric can't be. As the truth does not lie there either, it holds as often."""
-    least, most = ENDS.get(key.rpartition("/")[2], NOT_NEGATIVE)
+    least, most = METRICS[key].ends
     return max(least, low), min(most, high)

@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peftsweep.records.metrics import METRICS, Metric
+from peftsweep.records.metrics import Metric, find_metric, plain_name
 
-NAMES = {
-    "test/accuracy": "accuracy",
-    "test/exact_match": "exact match",
-    "test/score": "score",
-    "test/dino_similarity": "DINO similarity",
-    "test/loss": "test loss",
-    "valid/loss": "validation loss",
-    "valid/accuracy": "validation accuracy",
-    "valid/dino_similarity": "validation DINO similarity",
-    "forgetting_nats": "forgetting",
-    "drift": "drift",
-    "memory/train_peak_reserved_bytes": "peak memory, training",
-    "memory/train_peak_allocated_bytes": "peak memory allocated",
-    "memory/job_peak_reserved_bytes": "peak memory, job",
-    "memory/job_peak_rss_bytes": "peak host memory",
-    "plan/train_peak_bytes": "predicted peak memory",
-    "time/train_seconds": "training time",
-    "time/job_seconds": "time of the whole job",
-    "train/loss": "training loss",
-    "train/tokens": "training tokens",
-    "train/tokens_per_second": "throughput",
-    "adapter/trainable_params": "trainable parameters",
-    "adapter/file_bytes": "adapter size",
-    "energy/train_joules": "energy, training",
-    "hparams.lr": "learning rate",
-    "method.capacity": "capacity",
-}
-SHARES = ("accuracy", "exact_match", "memorised")  # last part of a key
+SETTING_NAMES = {"hparams.lr": "learning rate"}
 LADDERS = {
     "bytes": ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
     "s": ((7200.0, "h"), (300.0, "min"), (0.0, "s")),
@@ -79,9 +51,9 @@ def quantity(key: str, values: Iterable[float] = ()) -> Quantity:
     """The quantity that a metric or setting is shown as. values: all that will stand in one column or on one axis."""
     sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
     smallest, largest = min(sizes, default=0.0), max(sizes, default=0.0)
-    name, last = NAMES.get(key, re.split(r"[/.]", key)[-1].replace("_", " ")), key.rpartition("/")[2]
-    unit = METRICS[key].unit if key in METRICS else ""
-    if last in SHARES:
+    metric = find_metric(key)
+    name, unit = (metric.label, metric.unit) if metric else (SETTING_NAMES.get(key, plain_name(key)), "")
+    if metric and metric.is_percent:
         return Quantity(key, name, "%", 0.01, 1)
     if unit in LADDERS:
         step, shown = next((rung for rung in LADDERS[unit] if largest >= rung[0]), LADDERS[unit][-1])
@@ -148,7 +120,7 @@ def format_metric(metric: Metric, value: float) -> str:
         return f"{value / size:,.2f} {unit}" if size > 1 else f"{value:.0f} B"
     if metric.unit in ("parameters", "tokens"):
         return f"{value:,.0f}"
-    if metric.name.rpartition("/")[2] in ("accuracy", "exact_match", "memorised"):
+    if metric.is_percent:
         return f"{value:.1%}"
     return (
         f"{value:,.{0 if metric.unit == 'tokens/s' else 1 if metric.unit in ('s', 'J') else 4}f} {metric.unit}".strip()

@@ -14,26 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from peftsweep.records.jobs import REFERENCE
-from peftsweep.records.limits import WORDS
-from peftsweep.records.metrics import METRICS
+from peftsweep.records.metrics import METRICS, cost_columns, first_measured, score_keys
 from peftsweep.records.quantities import counted, format_metric
 from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Pair, Row
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
 MOST_PRINTED, MOST_WRITTEN = 100, 1000  # rows of one group, on the console and in table.md; all are in table.csv
 MOST_NOTES = 100  # of one kind
-# Title -> the metrics that it can mean, the first that a row of the group has.
-COSTS = {
-    "forgetting": ("forgetting_nats",),
-    "drift": ("drift",),
-    "memory": WORDS["memory"],
-    "predicted": WORDS["predicted"],
-    "training": WORDS["time"],
-    "tokens/s": WORDS["throughput"],
-    "parameters": WORDS["params"],
-    "adapter": WORDS["size"],
-    "energy": WORDS["energy"],
-}
 LEFT_ALIGNED = {"method", "best settings"}
 SHORT = {"hparams.lr": "lr", "method.capacity": "capacity"}
 
@@ -76,7 +63,8 @@ def _cut(group: Group, most: int) -> Iterator[str]:
 
 def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[list[str]]]:
     """Titles, and a line of text for each of the first rows; costs that nobody measured have no column."""
-    costs = {title: key for title, keys in COSTS.items() if (key := _measured(group, keys))}
+    measured = [row.estimates for row in group.rows if row.estimates]
+    costs = {title: key for title, keys in cost_columns().items() if (key := first_measured(keys, measured))}
     has_trials = any(row.trials for row in group.rows)
     titles = ["place", "method", _score_title(group), "95% interval", "seeds", *costs]
     titles += ["trials"] if has_trials else []
@@ -84,22 +72,12 @@ def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[li
     return titles, [_cells(row, costs, has_trials) for row in group.rows[:most]]
 
 
-def _measured(group: Group, keys: Sequence[str]) -> str | None:
-    """One metric for all rows: the first that all have, else that any has."""
-    rows = [row for row in group.rows if row.estimates]
-    for enough in (all, any):
-        found = next((key for key in keys if rows and enough(key in row.estimates for row in rows)), None)
-        if found:
-            return found
-    return None
-
-
 def _score_title(group: Group) -> str:
     return (group.score_name or "test score").rpartition("/")[2].replace("_", " ")
 
 
 def _cells(row: Row, costs: dict[str, str], has_trials: bool) -> list[str]:
-    score = next((key for key in WORDS["score"] if key in row.estimates), "test/score")
+    score = next((key for key in score_keys() if key in row.estimates), "test/score")
     cells = [_place(row), row.name, _value(row.score, score), _interval(row.score, score), _seeds(row)]
     cells += [_value(row.estimates.get(key), key).removesuffix(f" {title}") for title, key in costs.items()]
     cells += [_trials(row)] if has_trials else []

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from peftsweep.job.record import PREDICTIONS_FILE
 from peftsweep.records.items import read_item_scores, score_interval
-from peftsweep.records.metrics import METRICS, SCORES, Direction
+from peftsweep.records.metrics import METRICS, Direction, score_keys
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
 from peftsweep.sweeps.execution.tickets import Tickets, Trial, best_of, current, stopped_because
@@ -95,7 +95,7 @@ def build_table(plan: SweepPlan, storage: BaseStorage) -> SweepTable:
         (study, _trials(storage, study, Stage.TUNE), _trials(storage, study, Stage.CONFIRM)) for study in plan.studies
     ]
     measured = {key for *_, confirm in pairs for trial in confirm if trial.outcome for key in trial.outcome.metrics}
-    score = next((key for key in SCORES if key in measured), None)
+    score = next((key for key in score_keys() if key in measured), None)
     rows = [_row(plan, study, tuned, confirm, score) for study, tuned, confirm in pairs]
     return SweepTable(plan.name, plan.folder, plan.objective, score, tuple(sorted(rows, key=_rank(plan))))
 

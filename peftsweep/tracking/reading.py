@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import DataError, Problem, TrackingError
 from peftsweep.records.jobs import Files, FolderFiles, Job, Loaded, Study, finite, read_job
-from peftsweep.records.metrics import METRICS
+from peftsweep.records.metrics import find_metric
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import RESULT_FILE, JobResult
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 PAGE_RUNS = 1000
 SQLITE_PREFIX = "sqlite:///"
 STUDY_STAGE = "study"  # the stage of a study's own run, under which its jobs are nested
-NOT_OF_A_JOB = ("train/lr", "train/grad_norm")  # by step only: result.json does not hold them
 TAG, BEST, ENVIRONMENT, INTERVAL = "peftsweep.", "peftsweep.best.", "peftsweep.environment.", "peftsweep.interval95."
 DEFAULT_METRIC = "study/default/"
 QUIET = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -194,7 +193,8 @@ def _in_iso(milliseconds: int | None) -> str:
 
 
 def _metrics(values: Mapping[str, float]) -> dict[str, float]:
-    return finite({key: value for key, value in values.items() if key in METRICS and key not in NOT_OF_A_JOB})
+    rows = {key: find_metric(key) for key in values}
+    return finite({key: value for key, value in values.items() if (row := rows[key]) and not row.by_step_only})
 
 
 def _intervals(tags: Mapping[str, str]) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from peftsweep.records.items import score_interval
 from peftsweep.records.jobs import Job
-from peftsweep.records.metrics import METRICS, SCORES, within_ends
+from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.comparison import Estimate
 
@@ -16,11 +16,11 @@ from peftsweep.report.analysis.comparison import Estimate
 def score_of(job: Job) -> str | None:
     """Which score the job has on test data; None if it has none."""
     metrics = job.result.metrics
-    return next((key for key in SCORES if key in metrics), None) if job.result.status is Status.OK else None
+    return next((key for key in score_keys() if key in metrics), None) if job.result.status is Status.OK else None
 
 
 def score_name(jobs: Sequence[Job]) -> str | None:
-    return next((key for key in SCORES if any(key in job.result.metrics for job in jobs)), None)
+    return next((key for key in score_keys() if any(key in job.result.metrics for job in jobs)), None)
 
 
 def score_estimate(jobs: Sequence[Job], key: str) -> Estimate:

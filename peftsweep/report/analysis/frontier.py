@@ -9,7 +9,7 @@ import numpy as np
 
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.jobs import OWN, Job, Loaded
-from peftsweep.records.metric_choice import resolve, sign
+from peftsweep.records.metrics import resolve, sign
 from peftsweep.report.analysis.comparison import Estimate, Group, Row
 from peftsweep.report.analysis.pairs import Floats, as_matrix
 

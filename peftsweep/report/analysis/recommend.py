@@ -8,9 +8,8 @@ from typing import Any
 
 from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
 from peftsweep.records.jobs import OWN
-from peftsweep.records.limits import Limit, candidates
-from peftsweep.records.metric_choice import resolve, sign
-from peftsweep.records.metrics import METRICS
+from peftsweep.records.limits import Limit
+from peftsweep.records.metrics import METRICS, candidates, resolve, sign
 from peftsweep.records.quantities import format_metric, quantity
 from peftsweep.report.analysis.comparison import Comparison, Group, Row
 

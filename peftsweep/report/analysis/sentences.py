@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from peftsweep.records.jobs import REFERENCE
-from peftsweep.records.limits import WORDS
-from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.metrics import METRICS, Direction, candidates
 from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Estimate, Group, Pair, Row
@@ -121,7 +120,7 @@ def _cheapest(rows: Sequence[Row]) -> Iterator[str]:
     if len(rows) < 2:
         return
     for word, noun, verb in COSTS:
-        key = next((key for key in WORDS[word] if all(key in row.estimates for row in rows)), None)
+        key = next((key for key in candidates(word) if all(key in row.estimates for row in rows)), None)
         if key:
             first, *rest = sorted(rows, key=lambda row: row.estimates[key].mean)
             shown = quantity(key, [row.estimates[key].mean for row in rows])

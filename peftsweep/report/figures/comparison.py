@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, Direction
-from peftsweep.records.quantities import SHARES, Quantity, quantity
+from peftsweep.records.quantities import Quantity, quantity
 from peftsweep.report.analysis.comparison import Estimate, Group, Pair
 from peftsweep.report.analysis.frontier import Pareto, Point
 from peftsweep.report.figures.canvas import Canvas, Line, Text, series_style, text_width
@@ -42,7 +42,7 @@ def draw_pareto(pareto: Pareto, styles: Styles, width: float = WIDE) -> Canvas:
         (x, _drawn_range(points, x_key)),
         (y, _extremes(points, y_key)),
         log_x=_spans(points, x_key),
-        y_ends=(-0.02, 1.02) if y_key.rpartition("/")[2] in SHARES else None,
+        y_ends=(-0.02, 1.02) if METRICS[y_key].is_percent else None,
     )
     _frontier(canvas, frame, pareto, x_key, y_key)
     for point in reversed(points):

@@ -7,26 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from peftsweep.records.jobs import REFERENCE
-from peftsweep.records.limits import WORDS
-from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.metrics import METRICS, Direction, cost_columns, first_measured
 from peftsweep.records.quantities import NO_BREAK_SPACE, Quantity, counted, plain, quantity
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.comparison import Estimate, Group, Pair, Row
 from peftsweep.report.analysis.sentences import interval_text, needed
 from peftsweep.report.figures.comparison import points_of
 
-# Costs, each with the metrics that it can mean: the first that all rows have, else that any has.
-COSTS = (
-    ("forgetting_nats",),
-    ("drift",),
-    WORDS["memory"],
-    WORDS["predicted"],
-    WORDS["time"],
-    WORDS["throughput"],
-    WORDS["params"],
-    WORDS["size"],
-    WORDS["energy"],
-)
 SHORT = {"hparams.lr": "lr"}
 TRIALS = (Status.OK, Status.PRUNED, Status.OOM, Status.FAILED)
 MOST_ROWS, MOST_PAIRS = 200, 300  # on a page; all of them are in comparison.json
@@ -118,11 +105,9 @@ def _fixed(group: Group) -> Iterator[Filled]:
 
 
 def _costs(group: Group) -> Iterator[Filled]:
-    rows = [row for row in group.rows if row.estimates]
-    for keys in COSTS:
-        found = (key for enough in (all, any) for key in keys if rows and enough(key in row.estimates for row in rows))
-        key = next(found, None)
-        if key:
+    measured = [row.estimates for row in group.rows if row.estimates]
+    for keys in cost_columns().values():
+        if key := first_measured(keys, measured):
             values = [row.estimates.get(key) for row in group.rows]
             yield _estimates(quantity_of(key, values), values)
 

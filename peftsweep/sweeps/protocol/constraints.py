@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from peftsweep.errors import ConfigError, Problem
-from peftsweep.records.limits import Limit, candidates, parse_limits
+from peftsweep.records.limits import Limit, parse_limits
+from peftsweep.records.metrics import candidates
 
 SOURCE = "constraint"
 # A trial never reads test data, so that a limit on these would keep nobody out.

@@ -6,8 +6,8 @@ import pytest
 
 from peftsweep.config.units import UNITS, parse_bytes
 from peftsweep.errors import ConfigError
-from peftsweep.records.limits import WORDS, Limit, candidates, parse_limits
-from peftsweep.records.metrics import METRICS
+from peftsweep.records.limits import Limit, parse_limits
+from peftsweep.records.metrics import METRICS, candidates, metric_words
 
 ACCELERATOR, HOST = "memory/train_peak_reserved_bytes", "memory/job_peak_rss_bytes"
 
@@ -17,7 +17,7 @@ def limit_of(text: str) -> Limit:
     return limit
 
 
-@pytest.mark.parametrize("word", sorted(WORDS))
+@pytest.mark.parametrize("word", sorted(metric_words()))
 def test_every_word_means_metrics_of_one_unit_and_direction(word: str) -> None:
     assert len({(METRICS[key].unit, METRICS[key].direction) for key in candidates(word)}) == 1
 

@@ -7,7 +7,6 @@ import os
 import pytest
 
 from peftsweep.errors import DataError
-from peftsweep.records.metrics import METRICS
 from peftsweep.records.results import RESULT_FILE, SCHEMA_VERSION, JobResult, Status, load_result, save_result
 
 
@@ -97,12 +96,3 @@ def test_fields_of_a_later_minor_version_are_ignored(tmp_path):
     path = tmp_path / RESULT_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "blue"}))
     assert load_result(tmp_path) == make_result()
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_a_metric_says_what_it_means_and_its_name_ends_with_its_unit(name):
-    metric = METRICS[name]
-    assert metric.name == name
-    assert metric.meaning
-    endings = {"bytes": "_bytes", "s": "_seconds", "J": "_joules"}
-    assert name.endswith(endings.get(metric.unit, ""))
