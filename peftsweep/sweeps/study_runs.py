@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from optuna.storages import BaseStorage
 
 from peftsweep.errors import PeftsweepError
+from peftsweep.records.jobs import SearchRange
 from peftsweep.records.results import Stage, Status
+from peftsweep.report.analysis.tuning import Trial, Tuning
+from peftsweep.report.analysis.tuning_words import parameter_importance
+from peftsweep.report.figures.study import draw_study
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
-from peftsweep.sweeps.execution.tickets import Tickets
-from peftsweep.sweeps.protocol.specification import SweepPlan, load_plan
+from peftsweep.sweeps.execution.tickets import Tickets, current
+from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan, load_plan
 from peftsweep.sweeps.protocol.stage import stage_study_name
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
 from peftsweep.tracking import ImportReport, import_jobs
@@ -42,8 +48,14 @@ def finish_studies(
     for study in plan.studies:
         tickets = Tickets(storage, stage_study_name(study, Stage.TUNE))
         row = next(row for row in table.rows if row.study == study.label)
-        files = [journal] if journal.exists() else []
-        parents.log_study(study.name, optuna_study=tickets.study, summary=_summary(plan, row), files=files)
+        tuning = _tuning(plan, study, tickets, row)
+        parents.log_study(
+            study.name,
+            optuna_study=tickets.study,
+            summary=_summary(plan, row, tuning),
+            files=[journal] if journal.exists() else [],
+            draw=partial(draw_study, tuning),
+        )
     parents.finish(interrupted=interrupted)
 
 
@@ -80,7 +92,19 @@ def _close_lost(plan: SweepPlan, parents: StudyRuns, storage: BaseStorage) -> No
             import_jobs(folders, uri=plan.tracking_uri, experiment=plan.experiment)
 
 
-def _summary(plan: SweepPlan, row: SweepRow) -> StudySummary:
+def _tuning(plan: SweepPlan, study: StudyPlan, tickets: Tickets, row: SweepRow) -> Tuning:
+    """The study as a report reads it, so that its pictures and the importance of its settings are a report's."""
+    trials = []
+    for ticket in current(tickets.trials()):
+        if ticket.is_finished and (outcome := ticket.outcome):
+            value = outcome.metrics.get(plan.objective, math.nan)
+            known = value if math.isfinite(value) else None
+            trials.append(Trial(f"{ticket.number:04}", outcome.status, ticket.params, known, outcome.tokens))
+    ranges = tuple(SearchRange(**vars(dimension)) for dimension in study.space)
+    return Tuning(study.label, plan.objective, tuple(trials), row.best, ranges)
+
+
+def _summary(plan: SweepPlan, row: SweepRow, tuning: Tuning) -> StudySummary:
     remarks = [f"The best value lies at an end of its range; try `{edge}`." for edge in row.edges]
     remarks += [f"Stopped: {row.stopped}."] if row.stopped else []
     return StudySummary(
@@ -92,6 +116,7 @@ def _summary(plan: SweepPlan, row: SweepRow) -> StudySummary:
         tokens=row.tokens,
         confirmed=_scores(row.score_name, row.score, row.interval, row.seeds),
         default=_scores(row.score_name, row.default_score, row.default_interval, row.default_seeds),
+        importance=parameter_importance(tuning),
         remarks=remarks,
     )
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from peftsweep.errors import Problem
 from peftsweep.records.redact import redact_forms, redact_params
 from peftsweep.records.results import Status
-from peftsweep.tracking.plots import completed_trials, draw_study, is_feasible, objective_of, parameter_importance
 from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store, refusal
 from peftsweep.tracking.summary import StudySummary, study_note
 from peftsweep.tracking.tracker import CAUSE_TAG, PARENT_TAG, STATUS_TAG, flatten, full_tags
@@ -56,18 +55,26 @@ class StudyRuns:
         self._silent_until_seconds = 0.0
 
     def log_study(
-        self, study_name: str, *, optuna_study: optuna.Study, summary: StudySummary, files: Sequence[Path] = ()
+        self,
+        study_name: str,
+        *,
+        optuna_study: optuna.Study,
+        summary: StudySummary,
+        files: Sequence[Path] = (),
+        draw: Callable[[Path], object] | None = None,
     ) -> None:
         """Bring a study's run up to date: settings, metrics, note, plots and files (the journal).
 
         Call it when tuning is over, and again after the confirm jobs. MLflow can't change a parameter: if a resumed
-        study finds better settings, tags and note tell them, and the parameters stay what they were.
+        study finds better settings, tags and note tell them, and the parameters stay what they were. draw: puts the
+        study's plots into a folder.
         """
         run_id = self.run_ids.get(study_name)
         if run_id is None:
             return
         self._attempt(partial(self._log_numbers, run_id=run_id, optuna_study=optuna_study, summary=summary))
-        self._attempt(partial(_log_plots, run_id=run_id, optuna_study=optuna_study, objective=summary.objective))
+        if draw is not None:
+            self._attempt(partial(_log_plots, run_id=run_id, draw=draw))
         for path in files:
             self._attempt(partial(_log_file, run_id=run_id, path=path))
 
@@ -82,7 +89,7 @@ class StudyRuns:
         run = store.client.get_run(run_id)
         settings, known = flatten(redact_params(summary.best_settings)), run.data.params
         is_stale = any(known.get(key, value) != value for key, value in settings.items())
-        metrics = self._new_values(store, run, [*_history(optuna_study), *_single_values(optuna_study, summary)])
+        metrics = self._new_values(store, run, [*_history(optuna_study), *_single_values(summary)])
         store.client.log_batch(
             run_id,
             metrics=metrics,
@@ -233,37 +240,44 @@ def _log_file(store: Store, run_id: str, path: Path) -> None:
     store.client.log_artifact(run_id, str(path))
 
 
-def _log_plots(store: Store, run_id: str, optuna_study: optuna.Study, objective: str) -> None:
+def _log_plots(store: Store, run_id: str, draw: Callable[[Path], object]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        if draw_study(optuna_study, Path(folder), objective):
-            store.client.log_artifacts(run_id, folder, _PLOTS)
+        draw(Path(folder))
+        store.client.log_artifacts(run_id, folder, _PLOTS)
 
 
 def _history(optuna_study: optuna.Study) -> Iterator[Metric]:
     """The objective and the best so far, by trial number."""
     from mlflow.entities import Metric
+    from optuna.trial import TrialState
 
     now = round(1000 * time.time())
-    trials = completed_trials(optuna_study)
-    for trial in trials:
+    completed = [
+        (trial, trial.value)
+        for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.value is not None and math.isfinite(trial.value)
+    ]
+    for trial, value in completed:
         ended = now if trial.datetime_complete is None else round(1000 * trial.datetime_complete.timestamp())
-        yield Metric("study/objective", objective_of(trial), ended, trial.number)
+        yield Metric("study/objective", value, ended, trial.number)
     sign = -1.0 if optuna_study.direction.name == "MAXIMIZE" else 1.0
     best = math.inf
-    for trial in filter(is_feasible, trials):
-        best = min(best, sign * objective_of(trial))
+    for trial, value in completed:
+        if any(excess > 0 for excess in trial.constraints.values()):
+            continue
+        best = min(best, sign * value)
         # A trial that ends after later ones corrects what was logged for them: at one step the newest value counts.
         yield Metric("study/best_objective", sign * best, now, trial.number)
 
 
-def _single_values(optuna_study: optuna.Study, summary: StudySummary) -> Iterator[Metric]:
+def _single_values(summary: StudySummary) -> Iterator[Metric]:
     from mlflow.entities import Metric
 
     values: dict[str, float] = {f"study/trials_{status}": summary.trials.get(status, 0) for status in _COUNTED}
     values["study/tokens"] = summary.tokens
     values |= {metric: score.mean for metric, score in summary.confirmed.items()}
     values |= {f"study/default/{metric}": score.mean for metric, score in summary.default.items()}
-    values |= {f"study/importance/{key}": share for key, share in parameter_importance(optuna_study).items()}
+    values |= {f"study/importance/{key}": share for key, share in summary.importance.items()}
     now = round(1000 * time.time())
     for key, value in values.items():
         yield Metric(key, value, now, 0)

@@ -3,9 +3,8 @@ its range, and which settings mattered."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peftsweep.records.jobs import SearchRange
@@ -104,32 +103,39 @@ def _beyond(found: SearchRange, edge: str) -> float | None:
 def parameter_importance(tuning: Tuning) -> dict[str, float]:
     """Each setting's share in what the good trials have in common, by PED-ANOVA (Watanabe et al., 2023), the most
     important first; empty for too few trials, or where it is not known what was searched."""
-    ended = [trial for trial in tuning.trials if trial.is_ok]
-    if len(ended) < MIN_TRIALS_FOR_IMPORTANCE or len(tuning.ranges) < 2:
+    keys = {found.key for found in tuning.ranges}
+    ended = [trial for trial in tuning.trials if trial.is_ok and keys <= trial.settings.keys()]
+    if len(ended) < MIN_TRIALS_FOR_IMPORTANCE or len(keys) < 2:
         return {}
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="minimize" if tuning.lower_is_better else "maximize")
-    distributions = {found.key: _distribution(found) for found in tuning.ranges}
-    for trial in ended:
-        with contextlib.suppress(ValueError):  # a value that the range, changed since, does not hold
-            study.add_trial(
-                optuna.trial.create_trial(value=trial.value, params=dict(trial.settings), distributions=distributions)
-            )
+    distributions = {
+        found.key: _distribution(found, [trial.settings[found.key] for trial in ended]) for found in tuning.ranges
+    }
     quantile = max(0.1, min(0.5, GOOD_TRIALS / len(ended)))
-    shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile))
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # Optuna tells of every study, and that PED-ANOVA is new
+    try:
+        study = optuna.create_study(direction="minimize" if tuning.lower_is_better else "maximize")
+        for trial in ended:
+            params = {key: trial.settings[key] for key in distributions}
+            study.add_trial(optuna.trial.create_trial(value=trial.value, params=params, distributions=distributions))
+        shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile))
+    finally:
+        optuna.logging.set_verbosity(verbosity)
     return {key: share for key, share in shares.items() if math.isfinite(share)}
 
 
-def _distribution(found: SearchRange) -> Any:
+def _distribution(found: SearchRange, tried: Sequence[Any]) -> Any:
+    """Of what was searched and what was tried: a range may have been widened on the way."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if found.choices:
-        return CategoricalDistribution(found.choices)
+        return CategoricalDistribution(tuple(dict.fromkeys((*found.choices, *tried))))
     assert found.low is not None
     assert found.high is not None
+    low, high = min(found.low, *tried), max(found.high, *tried)
     if found.integer:
-        return IntDistribution(int(found.low), int(found.high), log=found.log)
-    return FloatDistribution(found.low, found.high, log=found.log)
+        return IntDistribution(int(low), int(high), log=found.log)
+    return FloatDistribution(low, high, log=found.log)

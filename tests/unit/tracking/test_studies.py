@@ -3,20 +3,18 @@
 import logging
 import random
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from peftsweep.errors import TrackingError
 from peftsweep.records.results import JobResult, Status, save_result
 from peftsweep.tracking import Score, StudyRuns, StudySummary, close_lost_runs, import_jobs, open_studies, open_tracker
-from peftsweep.tracking.plots import draw_study, parameter_importance
 from peftsweep.tracking.store import Store, open_store
 
 TAGS = {"method": "lora", "model": "pocket-llama", "task": "metamath"}
@@ -35,6 +33,7 @@ SUMMARY = StudySummary(
     tokens=1_200_000,
     confirmed={"test/accuracy": Score(0.41, 0.38, 0.44, 3)},
     default={"test/accuracy": Score(0.35, 0.32, 0.38, 3)},
+    importance={"hparams.lr": 0.8, "method.capacity": 0.2},
     remarks=["hparams.lr is best at the end of its range."],
 )
 
@@ -125,7 +124,13 @@ def test_a_job_whose_study_is_not_in_the_store_stands_alone(
 def test_the_run_holds_what_the_study_found(store: Store, runs: StudyRuns, tmp_path: Path) -> None:
     journal = tmp_path / "study.journal"
     journal.write_text("{}\n")
-    runs.log_study(STUDY, optuna_study=a_study(*[1.0 - i / 50 for i in range(12)]), summary=SUMMARY, files=[journal])
+    runs.log_study(
+        STUDY,
+        optuna_study=a_study(*[1.0 - i / 50 for i in range(12)]),
+        summary=SUMMARY,
+        files=[journal],
+        draw=lambda folder: (folder / "history.png").write_bytes(b"a picture"),
+    )
     run_id = runs.run_ids[STUDY]
     data = store.client.get_run(run_id).data
     assert data.params == {"hparams.lr": "0.003", "method.capacity": "16"}
@@ -135,11 +140,11 @@ def test_the_run_holds_what_the_study_found(store: Store, runs: StudyRuns, tmp_p
     assert data.tags["peftsweep.interval95.test/accuracy"] == "0.38 to 0.44"
     judged = {"peftsweep.objective": "valid/loss", "peftsweep.constraint": "memory<=12GB"}
     assert judged.items() <= data.tags.items()
-    assert {"study/importance/hparams.lr", "study/importance/method.capacity"} <= data.metrics.keys()
+    assert data.metrics["study/importance/hparams.lr"] == 0.8
     note = data.tags["mlflow.note.content"]
     assert all(text in note for text in ("`hparams.lr=0.003`", "0.41 (95%: 0.38 to 0.44, 3 seeds)", *SUMMARY.remarks))
     plots = {Path(item.path).name for item in store.client.list_artifacts(run_id, "plots")}
-    assert plots == {"history.png", "slice.png", "parallel_coordinate.png", "importance.png"}
+    assert plots == {"history.png"}
     assert "study.journal" in {item.path for item in store.client.list_artifacts(run_id)}
 
 
@@ -293,61 +298,9 @@ def test_an_imported_job_of_no_study_stands_alone(uri: str, experiment: str, sto
     assert "mlflow.parentRunId" not in run.data.tags
 
 
-@pytest.fixture
-def no_figures_stay_open() -> Iterator[None]:
-    from matplotlib import pyplot
+def test_a_picture_that_cant_be_drawn_stops_nothing(store: Store, runs: StudyRuns) -> None:
+    def draw(folder: Path) -> None:
+        raise OSError(f"no room left in {folder}")
 
-    before, face = pyplot.get_fignums(), pyplot.rcParams["axes.facecolor"]
-    yield
-    assert (pyplot.get_fignums(), pyplot.rcParams["axes.facecolor"]) == (before, face)
-
-
-CATEGORICAL = {"hparams.scheduler": CategoricalDistribution(("cosine", "linear", None))}
-
-
-@pytest.mark.usefixtures("no_figures_stay_open")
-@pytest.mark.parametrize(
-    ("values", "space", "drawn"),
-    [
-        ((), SPACE, set()),
-        ((0.9,), SPACE, set()),
-        ((None,) * 4, SPACE, set()),
-        ((0.9, 0.8), {}, {"history"}),
-        ((0.9, 0.9), SPACE, {"history", "slice", "parallel_coordinate"}),
-        ((0.9, 0.8), {"hparams.lr": SPACE["hparams.lr"]}, {"history", "slice", "parallel_coordinate"}),
-        ((0.9, 0.8, None, 7.0, 0.7), CATEGORICAL, {"history", "slice", "parallel_coordinate"}),
-        ((0.9, float("inf"), 0.8), SPACE, {"history", "slice", "parallel_coordinate"}),
-    ],
-)
-def test_what_can_be_drawn_is_drawn(
-    tmp_path: Path, values: tuple[float | None, ...], space: dict[str, BaseDistribution], drawn: set[str]
-) -> None:
-    paths = draw_study(a_study(*values, space=space), tmp_path, "valid/loss")
-    assert {path.stem for path in paths} == drawn
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-
-
-def test_a_range_that_was_widened_counts_as_one() -> None:
-    study = a_study(*[0.9 - i / 100 for i in range(8)])
-    wider = {**SPACE, "hparams.lr": FloatDistribution(1e-5, 1e-1, log=True)}
-    for trial in a_study(*[0.8 - i / 100 for i in range(8)], space=wider).trials:
-        study.add_trial(trial)
-    assert parameter_importance(study).keys() == {"hparams.lr", "method.capacity"}
-
-
-def test_importance_finds_what_matters() -> None:
-    draw, study = random.Random(0), optuna.create_study()
-    for _ in range(40):
-        params = {"hparams.lr": 10 ** draw.uniform(-5, -2), "method.capacity": draw.choice([4, 16, 64])}
-        study.add_trial(create_trial(value=abs(params["hparams.lr"] - 1e-3), params=params, distributions=SPACE))
-    assert parameter_importance(study)["hparams.lr"] > 0.6
-
-
-def test_few_trials_have_no_importance() -> None:
-    assert parameter_importance(a_study(*[0.9 - i / 100 for i in range(5)])) == {}
-
-
-def test_optuna_speaks_as_loud_as_before(tmp_path: Path) -> None:
-    before = optuna.logging.get_verbosity()
-    draw_study(a_study(0.9, 0.8), tmp_path, "valid/loss")
-    assert optuna.logging.get_verbosity() == before
+    runs.log_study(STUDY, optuna_study=a_study(0.9, 0.8), summary=SUMMARY, draw=draw)
+    assert history(store, runs.run_ids[STUDY], "study/objective") == [(0, 0.9), (1, 0.8)]

@@ -194,3 +194,8 @@ def test_the_report_warns_of_the_same_ends_as_the_sweep_and_names_the_same_value
             ends = (wider.choices[0], wider.choices[-1]) if wider.choices else (wider.low, wider.high)
             beyond = ends[1] if edge == "high" else ends[0]
             assert told[0].endswith(f"; try {'up' if edge == 'high' else 'down'} to {plain(beyond)}."), value
+
+
+def test_a_trial_beyond_its_range_which_was_widened_counts_for_importance() -> None:
+    trials = [trial(10 ** -(1 + i / 4), 0.5 + i / 100, capacity=(8, 16, 64)[i % 3]) for i in range(12)]
+    assert parameter_importance(tuning(*trials)).keys() == {"hparams.lr", "method.capacity"}
