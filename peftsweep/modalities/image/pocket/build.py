@@ -19,12 +19,12 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from peftsweep.modalities.image.pocket.pretrain_vae import LATENT_CHANNELS, build_vae
 from peftsweep.modalities.image.pocket.scene import caption
 from peftsweep.modalities.image.pocket.world import scenes
+from peftsweep.modalities.text.general import SHIPPED
 
 VOCABULARY = 1024
 PROMPT_TOKENS = 32
 TEXT_WIDTH = 96
 TEXT_LAYERS = (2, 3, 4)  # whose hidden states the transformer reads, stacked
-GENERAL_TEXT = Path(__file__).parents[2] / "text" / "general_text.jsonl"
 END = "<|im_end|>"
 # Without the roles and the empty thoughts of the real template, which would take half of 32 tokens.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
@@ -37,7 +37,7 @@ def world_captions(seed: int, count: int) -> Iterator[str]:
 
 def build_tokenizer() -> Qwen2Tokenizer:
     """Byte-level BPE trained on captions and on general text, so that any prompt is put into few tokens."""
-    general = [json.loads(line)["text"] for line in GENERAL_TEXT.read_text(encoding="utf-8").splitlines()]
+    general = [json.loads(line)["text"] for line in SHIPPED.read_text(encoding="utf-8").splitlines()]
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -6,7 +6,7 @@ Pictures are drawn four times as large with PIL and then reduced, so that edges 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -77,6 +77,10 @@ class Canvas:
         return (x - radius) * size, (y - high) * size, (x + radius) * size, (y + high) * size
 
 
+Form = Callable[[Canvas, Point, float, Colour], None]  # draws about a centre, within a radius
+Pattern = Callable[[Canvas, np.random.Generator], None]
+
+
 def shade(colour: Colour, factor: float) -> Colour:
     red, green, blue = (min(255, round(part * factor)) for part in colour)
     return red, green, blue
@@ -94,56 +98,41 @@ def polar(centre: Point, radii_by_angle: Sequence[tuple[float, float]]) -> list[
     return [(x + radius * math.sin(turn), y - radius * math.cos(turn)) for turn, radius in turns]
 
 
-def _star(centre: Point, radius: float) -> list[Point]:
-    return polar(centre, [(36 * i, radius * (0.48 if i % 2 else 1.1)) for i in range(10)])
+def _placed(centre: Point, radius: float, offsets: Iterable[Point]) -> list[Point]:
+    """Offsets from a centre, in radii."""
+    return [(centre[0] + radius * dx, centre[1] + radius * dy) for dx, dy in offsets]
 
 
-def _square(centre: Point, radius: float) -> list[Point]:
-    return polar(centre, [(45 + 90 * i, radius * 1.2) for i in range(4)])
+def _polar_form(corners: Sequence[tuple[float, float]], drop: float = 0.0) -> Form:
+    """A polygon with corners at (degrees, radii) around a centre that lies `drop` radii lower."""
 
+    def draw(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
+        middle = (centre[0], centre[1] + radius * drop)
+        canvas.polygon(polar(middle, [(angle, radius * share) for angle, share in corners]), colour)
 
-def _triangle(centre: Point, radius: float) -> list[Point]:
-    return polar((centre[0], centre[1] + radius * 0.2), [(120 * i, radius * 1.2) for i in range(3)])
-
-
-def _diamond(centre: Point, radius: float) -> list[Point]:
-    return polar(centre, [(90 * i, radius * (0.65 if i % 2 else 1.1)) for i in range(4)])
-
-
-def _cross(centre: Point, radius: float) -> list[Point]:
-    corners = [
-        (1, 3),
-        (1, 1),
-        (3, 1),
-        (3, -1),
-        (1, -1),
-        (1, -3),
-        (-1, -3),
-        (-1, -1),
-        (-3, -1),
-        (-3, 1),
-        (-1, 1),
-        (-1, 3),
-    ]
-    return [(centre[0] + radius * dx / 3, centre[1] + radius * dy / 3) for dx, dy in corners]
-
-
-def _heart(centre: Point, radius: float) -> list[Point]:
-    turns = [math.pi * i / 20 for i in range(40)]
-    up = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) + 2.5 for t in turns]
-    across = [16 * math.sin(t) ** 3 for t in turns]
-    return [(centre[0] + radius * dx / 16, centre[1] - radius * dy / 16) for dx, dy in zip(across, up, strict=True)]
+    return draw
 
 
 def _ball(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
     canvas.disc(centre, radius, colour)
-    shine = (centre[0] - radius * 0.35, centre[1] - radius * 0.35)
-    canvas.disc(shine, radius * 0.2, _pale(colour), edge=False)
-
-
-def _pale(colour: Colour) -> Colour:
     red, green, blue = (round(part * 0.4 + 255 * 0.6) for part in colour)
-    return red, green, blue
+    shine = (centre[0] - radius * 0.35, centre[1] - radius * 0.35)
+    canvas.disc(shine, radius * 0.2, (red, green, blue), edge=False)
+
+
+def _cross(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
+    corners = [(1, 3), (1, 1), (3, 1)]  # of a quarter; the next is the last one turned
+    for _ in range(3):
+        corners += [(y, -x) for x, y in corners[-3:]]
+    canvas.polygon(_placed(centre, radius / 3, corners), colour)
+
+
+def _heart(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
+    turns = [math.pi * i / 20 for i in range(40)]
+    up = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) + 2.5 for t in turns]
+    across = [16 * math.sin(t) ** 3 for t in turns]
+    outline = [(x, -y) for x, y in zip(across, up, strict=True)]
+    canvas.polygon(_placed(centre, radius / 16, outline), colour)
 
 
 def _flower(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
@@ -153,35 +142,24 @@ def _flower(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> Non
 
 
 def _house(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
-    def place(corners: Sequence[Point]) -> list[Point]:
-        return [(centre[0] + radius * dx, centre[1] + radius * dy) for dx, dy in corners]
-
-    canvas.polygon(place([(-0.75, -0.1), (0.75, -0.1), (0.75, 1), (-0.75, 1)]), colour)
-    canvas.polygon(place([(-1.05, -0.1), (0, -1), (1.05, -0.1)]), shade(colour, 0.6))
-    canvas.polygon(place([(-0.22, 0.4), (0.22, 0.4), (0.22, 1), (-0.22, 1)]), shade(colour, 0.3))
+    walls, roof = [(-0.75, -0.1), (0.75, -0.1), (0.75, 1), (-0.75, 1)], [(-1.05, -0.1), (0, -1), (1.05, -0.1)]
+    door = [(-0.22, 0.4), (0.22, 0.4), (0.22, 1), (-0.22, 1)]
+    for part, factor in ((walls, 1.0), (roof, 0.6), (door, 0.3)):
+        canvas.polygon(_placed(centre, radius, part), shade(colour, factor))
 
 
-def _filled(outline: Callable[[Point, float], list[Point]]) -> Callable[[Canvas, Point, float, Colour], None]:
-    return lambda canvas, centre, radius, colour: canvas.polygon(outline(centre, radius), colour)
-
-
-# Each draws its form about a centre, within a radius.
-FORMS: dict[str, Callable[[Canvas, Point, float, Colour], None]] = {
+FORMS: dict[str, Form] = {
     "ball": _ball,
-    "square": _filled(_square),
-    "triangle": _filled(_triangle),
-    "star": _filled(_star),
+    "square": _polar_form([(45 + 90 * i, 1.2) for i in range(4)]),
+    "triangle": _polar_form([(120 * i, 1.2) for i in range(3)], drop=0.2),
+    "star": _polar_form([(36 * i, 0.48 if i % 2 else 1.1) for i in range(10)]),
     "ring": Canvas.hoop,
-    "heart": _filled(_heart),
-    "diamond": _filled(_diamond),
-    "cross": _filled(_cross),
+    "heart": _heart,
+    "diamond": _polar_form([(90 * i, 0.65 if i % 2 else 1.1) for i in range(4)]),
+    "cross": _cross,
     "flower": _flower,
     "house": _house,
 }
-
-
-def _plain(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Nothing on it."""
 
 
 def _blades(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -189,9 +167,12 @@ def _blades(canvas: Canvas, rng: np.random.Generator) -> None:
         canvas.line([(x - 0.02, y - 0.05), (x, y), (x + 0.03, y - 0.05)], (80, 150, 50), 0.014)
 
 
-def _grains(canvas: Canvas, rng: np.random.Generator) -> None:
-    for x, y in rng.random((20, 2)):
-        canvas.disc((float(x), float(y)), 0.014, (196, 160, 105), edge=False)
+def _dots(count: int, colour: Colour) -> Pattern:
+    def draw(canvas: Canvas, rng: np.random.Generator) -> None:
+        for x, y in rng.random((count, 2)):
+            canvas.disc((float(x), float(y)), 0.014, colour, edge=False)
+
+    return draw
 
 
 def _waves(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -200,11 +181,6 @@ def _waves(canvas: Canvas, rng: np.random.Generator) -> None:
         y = (row + drop) / 5
         points = [(x / 20, y + 0.025 * math.sin(2 * math.pi * (x / 10 + phase + row / 2))) for x in range(21)]
         canvas.line(points, (170, 215, 245), 0.016)
-
-
-def _stars(canvas: Canvas, rng: np.random.Generator) -> None:
-    for x, y in rng.random((14, 2)):
-        canvas.disc((float(x), float(y)), 0.014, (250, 250, 210), edge=False)
 
 
 def _checks(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -222,16 +198,16 @@ def _bricks(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas.line([(x, row / 8), (x, (row + 1) / 8)], (215, 195, 185), 0.016)
 
 
-# Ground colour and what is drawn on it.
-GROUNDS: dict[str, tuple[Colour, Callable[[Canvas, np.random.Generator], None]]] = {
-    "white": ((250, 250, 250), _plain),
-    "grey": ((150, 150, 155), _plain),
-    "blue": ((150, 185, 240), _plain),
-    "pink": ((245, 200, 215), _plain),
+# Ground colour and what is drawn on it, if anything.
+GROUNDS: dict[str, tuple[Colour, Pattern | None]] = {
+    "white": ((250, 250, 250), None),
+    "grey": ((150, 150, 155), None),
+    "blue": ((150, 185, 240), None),
+    "pink": ((245, 200, 215), None),
     "grass": ((120, 190, 85), _blades),
-    "sand": ((232, 206, 150), _grains),
+    "sand": ((232, 206, 150), _dots(20, (196, 160, 105))),
     "water": ((95, 165, 220), _waves),
-    "sky": ((25, 28, 70), _stars),
+    "sky": ((25, 28, 70), _dots(14, (250, 250, 210))),
     "checks": ((225, 225, 230), _checks),
     "bricks": ((185, 95, 75), _bricks),
 }

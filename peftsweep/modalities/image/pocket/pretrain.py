@@ -20,13 +20,14 @@ from diffusers import Flux2KleinPipeline
 from torch import Tensor, nn
 from transformers import Qwen2Tokenizer
 
+from peftsweep.modalities.image.pipeline import predict_velocity
 from peftsweep.modalities.image.pocket import DINO_FOLDER, FLUX2_FOLDER
 from peftsweep.modalities.image.pocket.build import END, PROMPT_TOKENS, TEXT_LAYERS, build_pipeline, save_pipeline
-from peftsweep.modalities.image.pocket.muon import Muon
 from peftsweep.modalities.image.pocket.picture_pool import Pool, draw_groups, draw_pool
 from peftsweep.modalities.image.pocket.pretrain_dino import build_dino, pretrain_dino, save_dino
 from peftsweep.modalities.image.pocket.pretrain_vae import encode_latents, measure_latents, pretrain_vae, refine_decoder
 from peftsweep.modalities.image.pocket.scene import caption
+from peftsweep.modalities.pretraining import Muon
 
 BATCH_SIZE = 64  # of the transformer
 EMPTY_SHARE = 0.1  # of captions left empty, so that guidance works
@@ -38,20 +39,12 @@ class Painter(nn.Module):
     def __init__(self, pipeline: Any) -> None:
         super().__init__()
         self.text_encoder, self.transformer = pipeline.text_encoder.model, pipeline.transformer
-        self.register_buffer("text_places", pipeline._prepare_text_ids(torch.zeros(1, PROMPT_TOKENS, 1))[0])
-        self.register_buffer("image_places", pipeline._prepare_latent_ids(torch.zeros(1, 1, 4, 4))[0])
 
     def forward(self, ids: Tensor, mask: Tensor, noisy: Tensor, sigmas: Tensor) -> Tensor:
-        """ids and mask (b, s), noisy latents (b, 16, c) and their noise levels (b,) -> velocity (b, 16, c)."""
+        """ids and mask (b, s), noisy latents (b, c, 4, 4) and their noise levels (b,) -> velocity (b, c, 4, 4)."""
         hidden = self.text_encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        return self.transformer(
-            hidden_states=noisy,
-            timestep=sigmas,
-            encoder_hidden_states=torch.cat([hidden[layer] for layer in TEXT_LAYERS], dim=-1),
-            txt_ids=self.text_places,
-            img_ids=self.image_places,
-            return_dict=False,
-        )[0]
+        prompt_embeds = torch.cat([hidden[layer] for layer in TEXT_LAYERS], dim=-1)
+        return predict_velocity(self.transformer, noisy, sigmas, prompt_embeds, noisy.dtype)
 
 
 def tokenize(tokenizer: Qwen2Tokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -66,30 +59,29 @@ def tokenize(tokenizer: Qwen2Tokenizer, captions: list[str]) -> tuple[Tensor, Te
     return batch["input_ids"], batch["attention_mask"]
 
 
-def normalised_tokens(vae: Any, pictures: Tensor) -> Tensor:
-    """Latents (n, 16, c) as the transformer sees them."""
-    latents = encode_latents(vae, pictures)
+def normalised_latents(vae: Any, pictures: Tensor) -> Tensor:
+    """Latents (n, c, 4, 4) as the transformer sees them."""
     mean, deviation = vae.bn.running_mean, (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()
-    return ((latents - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)).flatten(2).transpose(1, 2).contiguous()
+    return (encode_latents(vae, pictures) - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)
 
 
 def pretrain_flow(pipeline: Any, pool: Pool, steps: int, peak: float) -> None:
     """Flow matching with logit-normal noise levels; the text encoder learns along with the transformer."""
-    tokens, rng = normalised_tokens(pipeline.vae, pool.pictures), np.random.default_rng(0)
+    latents, rng = normalised_latents(pipeline.vae, pool.pictures), np.random.default_rng(0)
     painter = Painter(pipeline).train()
     optimizer = Muon(painter, steps, peak, weight_decay=0.01)
     compiled, started, recent = torch.compile(painter), time.perf_counter(), []
     for step in range(steps):
-        chosen = rng.integers(len(tokens), size=BATCH_SIZE)
+        chosen = rng.integers(len(latents), size=BATCH_SIZE)
         captions = ["" if rng.random() < EMPTY_SHARE else caption(pool.scenes[i], rng) for i in chosen]
-        clean, sigmas = tokens[chosen], torch.randn(BATCH_SIZE).sigmoid()
+        clean, sigmas = latents[chosen], torch.randn(BATCH_SIZE).sigmoid()
         noise = torch.randn_like(clean)
-        noisy = clean + sigmas.view(-1, 1, 1) * (noise - clean)
+        noisy = clean + sigmas.view(-1, 1, 1, 1) * (noise - clean)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             velocity = compiled(*tokenize(pipeline.tokenizer, captions), noisy, sigmas)
         loss = (velocity.float() - (noise - clean)).square().mean()
         loss.backward()
-        optimizer.step(step)
+        optimizer.step()
         recent.append(loss.item())
         if step % 50 == 0 or step == steps - 1:
             seconds, mean = time.perf_counter() - started, sum(recent[-100:]) / len(recent[-100:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
@@ -11,8 +12,8 @@ from torch.nn import functional
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from peftsweep.modalities.image.pocket.picture_pool import Pool
-from peftsweep.modalities.image.pocket.scene import Scene
-from peftsweep.modalities.text.pocket.pretrain import learning_rate
+from peftsweep.modalities.image.pocket.scene import Scene, Thing, Toy
+from peftsweep.modalities.pretraining import warmup_cosine
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 TEMPERATURE = 0.07
@@ -44,24 +45,11 @@ def normalise(pictures: Tensor) -> Tensor:
 
 
 # What a scene is described by, and how much each trait counts.
-WEIGHTS = {
-    "ground": 2.0,
-    "light": 1.0,
-    "relation": 0.5,
-    "other_form": 1.0,
-    "other_colour": 1.0,
-    "kind": 1.0,
-    "form": 3.0,
-    "colour": 3.0,
-    "size": 1.0,
-    "body_form": 1.0,
-    "body_colour": 1.0,
-    "head_form": 1.0,
-    "head_colour": 1.0,
-    "ears": 1.0,
-    "belly": 1.0,
-    "belly_colour": 1.0,
-}
+_TRAITS = (
+    *("ground", "light", "relation", "other_form", "other_colour", "kind"),
+    *(field.name for described in (Thing, Toy) for field in fields(described)),
+)
+WEIGHTS = dict.fromkeys(_TRAITS, 1.0) | {"ground": 2.0, "relation": 0.5, "form": 3.0, "colour": 3.0}
 
 
 def traits(scene: Scene) -> dict[str, str]:
@@ -108,11 +96,10 @@ def pretrain_dino(model: Dinov2Model, pool: Pool, steps: int, peak: float) -> No
     """pool: of groups (`draw_groups`)."""
     codes = encode_traits(pool.scenes).view(-1, 3, len(WEIGHTS))
     pictures = pool.pictures.view(-1, 3, *pool.pictures.shape[1:])
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
+    schedule = warmup_cosine(optimizer, steps)
     model.train()
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
         chosen = torch.randint(len(pictures), (GROUPS_PER_BATCH,))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = model(pixel_values=normalise(pictures[chosen].flatten(0, 1))).last_hidden_state[:, 0]
@@ -121,6 +108,7 @@ def pretrain_dino(model: Dinov2Model, pool: Pool, steps: int, peak: float) -> No
         (CONTRAST_WEIGHT * contrast + ERROR_WEIGHT * error).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0 or step == steps - 1:
             distance = error.item() ** 0.5

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLFlux2
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peftsweep.modalities.image.pocket.muon import Muon
+from peftsweep.modalities.pretraining import Muon
 
 LATENT_CHANNELS = 16
 LATENT_NOISE = 0.06  # standard deviation, about what the VAE itself adds to latents of deviation 1.3
@@ -54,20 +54,17 @@ def pretrain_vae(vae: Any, batches: Iterator[Tensor], steps: int, peak: float) -
     for step, pictures in zip(range(steps), batches, strict=False):
         pixels = to_pixels(pictures)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mean, log_variance = vae._encode(pixels).float().chunk(2, dim=1)
-            log_variance = log_variance.clamp(-20, 10)
-            latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-            made = vae._decode(latents).sample.float()
+            latents = vae.encode(pixels).latent_dist
+            mean, log_variance = latents.mean.float(), latents.logvar.float().clamp(-20, 10)
+            made = vae.decode(mean + torch.randn_like(mean) * (0.5 * log_variance).exp()).sample.float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = reconstruction_loss(made, pixels) + KL_WEIGHT * divergence
         loss.backward()
-        optimizer.step(step)
+        optimizer.step()
         if step % 50 == 0 or step == steps - 1:
             error = functional.l1_loss(made, pixels).item()
-            print(
-                f"vae step {step:5d}/{steps}  loss {loss.item():.4f}  error {error:.4f}  KL {divergence.item():.2f}",
-                flush=True,
-            )
+            figures = f"loss {loss.item():.4f}  error {error:.4f}  KL {divergence.item():.2f}"
+            print(f"vae step {step:5d}/{steps}  {figures}", flush=True)
     vae.eval()
 
 
@@ -80,11 +77,10 @@ def refine_decoder(vae: Any, batches: Iterator[Tensor], steps: int, peak: float)
         pixels = to_pixels(pictures)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
-                mean = vae._encode(pixels).float().chunk(2, dim=1)[0]
-                latents = mean + LATENT_NOISE * torch.randn_like(mean)
-            made = vae._decode(latents).sample.float()
+                mean = vae.encode(pixels).latent_dist.mean.float()
+            made = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
         reconstruction_loss(made, pixels).backward()
-        optimizer.step(step)
+        optimizer.step()
         if step % 50 == 0 or step == steps - 1:
             print(f"decoder step {step:5d}/{steps}  error {functional.l1_loss(made, pixels).item():.4f}", flush=True)
 

@@ -93,7 +93,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """A picture of a scene, uint8 (64, 64, 3); places, sizes, shades and brightness vary with the generator."""
     ground, pattern = GROUNDS[scene.ground]
     canvas = Canvas(vary(ground, rng))
-    pattern(canvas, rng)
+    if pattern:
+        pattern(canvas, rng)
     (centre, radius), (other_centre, other_radius) = _arrange(scene, rng)
     if scene.other:
         _draw_thing(canvas, scene.other, other_centre, other_radius, rng)

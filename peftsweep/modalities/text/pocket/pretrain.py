@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from peftsweep.modalities.pretraining import warmup_cosine
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.pocket.world import general_passages, make_problems, pretraining_documents
 
@@ -43,10 +43,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     # The task's own words are part of the vocabulary, as they are of any real tokenizer; the model never sees them in
     # this order.
-    form = ["Question: Think step by step.\nAnswer: The answer is:"] * 200
-    tokenizer.train_from_iterator(
-        itertools.chain(itertools.islice(pretraining_documents(seed=1), 20_000), form), trainer
-    )
+    task_words = ["Question: Think step by step.\nAnswer: The answer is:"] * 200
+    documents = itertools.islice(pretraining_documents(seed=1), 20_000)
+    tokenizer.train_from_iterator(itertools.chain(documents, task_words), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
@@ -85,41 +84,29 @@ def packed_rows(tokenizer: PreTrainedTokenizerFast, batch_size: int) -> Iterator
         yield torch.tensor(rows).view(batch_size, ROW_TOKENS)
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 2% of the steps, then cosine to a twentieth of the peak."""
-    warmup = max(1, steps // 50)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
-
-
 def pretrain(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int, peak: float
 ) -> None:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
-    )
-    compiled = torch.compile(
-        model
-    )  # nearly twice as fast here: most of the time of so small a model goes into elementwise work
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95))
+    schedule = warmup_cosine(optimizer, steps)
+    # Nearly twice as fast here: most of the time of so small a model goes into elementwise work.
+    compiled = torch.compile(model)
     started = time.perf_counter()
     for step, rows in zip(range(steps), packed_rows(tokenizer, batch_size), strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = compiled(input_ids=rows, labels=rows).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 100 == 0 or step == steps - 1:
             seconds = time.perf_counter() - started
-            speed = (step + 1) * rows.numel() / seconds
-            print(
-                f"step {step:5d}/{steps}  loss {loss.item():.4f}  {seconds:5.0f} s  {speed:6.0f} tokens/s", flush=True
-            )
+            speed = f"{seconds:5.0f} s  {(step + 1) * rows.numel() / seconds:6.0f} tokens/s"
+            print(f"step {step:5d}/{steps}  loss {loss.item():.4f}  {speed}", flush=True)
 
 
 @torch.inference_mode()

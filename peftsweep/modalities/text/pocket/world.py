@@ -11,8 +11,7 @@ and the same problem as pre-training tells it, in other words:
     17 shells.
 
 So the base model knows the words, the arithmetic and how to follow a story, but not the form of an answer, as a real
-base model does.
-Everything follows from a `random.Random`; no text comes from elsewhere.
+base model does. Everything follows from a `random.Random`; no text comes from elsewhere.
 """
 
 from __future__ import annotations
@@ -21,86 +20,16 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-NAMES = {
-    "she": [
-        "Mia",
-        "Ana",
-        "Eva",
-        "Lena",
-        "Ruth",
-        "Nora",
-        "Zoe",
-        "Ivy",
-        "Clara",
-        "Emma",
-        "Sofia",
-        "Tara",
-        "Lucy",
-        "Rosa",
-        "Hana",
-        "Jane",
-        "Kate",
-        "Leah",
-        "Maya",
-        "Olga",
-    ],
-    "he": [
-        "Omar",
-        "Ben",
-        "Leo",
-        "Max",
-        "Finn",
-        "Hugo",
-        "Ivan",
-        "Jack",
-        "Karl",
-        "Liam",
-        "Noah",
-        "Otto",
-        "Paul",
-        "Ravi",
-        "Sam",
-        "Tom",
-        "Yusuf",
-        "Adam",
-        "Carl",
-        "Dan",
-    ],
-}
-THINGS = [
-    "apples",
-    "shells",
-    "coins",
-    "books",
-    "cards",
-    "stones",
-    "eggs",
-    "pens",
-    "stamps",
-    "beads",
-    "cups",
-    "plums",
-    "balls",
-    "keys",
-    "roses",
-    "nuts",
-    "toys",
-    "cakes",
-    "shirts",
-    "lamps",
-    "boats",
-    "seeds",
-    "pears",
-    "hats",
-    "rings",
-    "masks",
-    "flags",
-    "bells",
-    "kites",
-    "socks",
-]
-HOLDERS = ["bag", "box", "jar", "basket", "drawer"]
+import yaml
+
+_WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+NAMES: dict[str, list[str]] = _WORDS["names"]  # by pronoun
+THINGS, HOLDERS, ANIMALS, PLACES, COLOURS, DAYS, WEATHER = (
+    _WORDS[kind] for kind in ("things", "holders", "animals", "places", "colours", "days", "weather")
+)
 LARGEST = 99  # every number in a story stays below a hundred
 TRAIN_SHARE, VALID_SHARE = 0.8, 0.1  # the rest is test
 
@@ -141,8 +70,7 @@ class Step:
         return f"{self.left} {self.sign} {self.right} = {self.result}"
 
 
-@dataclass(frozen=True)
-class Opening:
+class Opening(NamedTuple):
     """The first sentence of a story in the same four forms."""
 
     asked: str
@@ -166,15 +94,20 @@ LOSSES = [
 ]
 
 
+QUESTIONS = [
+    "How many {things} does {name} have now?",
+    "How many {things} are left with {name}?",
+    "How many {things} has {name} in the end?",
+]
+
+
 def make_problem(rng: random.Random) -> Problem:
     """A story of one to three equations."""
     pronoun = rng.choice(["she", "he"])
     name = rng.choice(NAMES[pronoun])
     friend = rng.choice([n for n in NAMES["she"] + NAMES["he"] if n != name])
     words = {"name": name, "friend": friend, "Pronoun": pronoun.title(), "things": rng.choice(THINGS)}
-    if rng.random() < 0.25:
-        return _compare(rng, words)
-    return _chain(rng, words)
+    return _compare(rng, words) if rng.random() < 0.25 else _chain(rng, words)
 
 
 def _chain(rng: random.Random, words: dict[str, str]) -> Problem:
@@ -182,14 +115,7 @@ def _chain(rng: random.Random, words: dict[str, str]) -> Problem:
     for _ in range(rng.randint(1, 2)):
         steps.append(_change(rng, words, count))
         count = steps[-1].result
-    question = rng.choice(
-        [
-            "How many {things} does {name} have now?",
-            "How many {things} are left with {name}?",
-            "How many {things} has {name} in the end?",
-        ]
-    )
-    return _tell(words, opening, steps, question)
+    return _tell(words, opening, steps, rng.choice(QUESTIONS))
 
 
 def _open_with_count(rng: random.Random, words: dict[str, str]) -> tuple[Opening, list[Step], int]:
@@ -291,30 +217,9 @@ def make_problems(split: str, count: int, seed: int = 0) -> list[Problem]:
     return list(found.values())
 
 
-ANIMALS = ["cat", "dog", "horse", "bird", "fish", "mouse", "cow", "goat", "duck", "frog", "bee", "fox"]
-PLACES = [
-    "house",
-    "garden",
-    "lake",
-    "forest",
-    "field",
-    "road",
-    "river",
-    "school",
-    "market",
-    "harbour",
-    "kitchen",
-    "hill",
-]
-COLOURS = ["red", "blue", "green", "yellow", "white", "black", "brown", "grey"]
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-WEATHER = ["it rains", "the sun shines", "it snows", "the wind blows", "it is cold", "it is warm", "there is fog"]
-
-
 def make_passage(rng: random.Random) -> str:
     """A few sentences that are no problem: the general text on which forgetting is measured."""
-    teller = rng.choice([_diary, _walk, _search, _family, _thought, _order, _after, _start, _asked])
-    return teller(rng)
+    return rng.choice([_diary, _walk, _search, _family, _thought, _order, _after, _start, _asked])(rng)
 
 
 def _person(rng: random.Random) -> tuple[str, str]:
@@ -355,8 +260,7 @@ def _family(rng: random.Random) -> str:
     place = rng.choice(PLACES)
     return (
         f"{mother} is the mother of {child}, and {father} is his father. So {child} is the son of {mother} and "
-        f"{father}. "
-        f"They live near the {place}, and {child} goes to the {place} with {father} on {rng.choice(DAYS)}."
+        f"{father}. They live near the {place}, and {child} goes to the {place} with {father} on {rng.choice(DAYS)}."
     )
 
 
@@ -365,8 +269,7 @@ def _thought(rng: random.Random) -> str:
     animal, colour = rng.choice(ANIMALS), rng.choice(COLOURS)
     return (
         f"To answer a question one must think. {name} goes step by step: first {pronoun} sees that the {animal} "
-        f"is {colour}, "
-        f"then that it lives in the {place}. So by each step {name} knows more of the {colour} {animal}."
+        f"is {colour}, then that it lives in the {place}. So by each step {name} knows more of the {colour} {animal}."
     )
 
 
@@ -383,8 +286,8 @@ def _after(rng: random.Random) -> str:
     done = rng.choice(["finding", "buying", "making", "losing", "selling", "throwing away"])
     return (
         f"After {done} the {things[0]}, {name} has time. With the {things[1]} from {friend}, {pronoun} goes to "
-        f"the {rng.choice(PLACES)}. "
-        f"After giving the {things[1]} to {friend}, {name} is {rng.choice(['happy', 'tired', 'at home'])}."
+        f"the {rng.choice(PLACES)}. After giving the {things[1]} to {friend}, {name} is "
+        f"{rng.choice(['happy', 'tired', 'at home'])}."
     )
 
 

@@ -1,0 +1,34 @@
+import pytest
+import torch
+from torch import nn
+
+from peftsweep.modalities.pretraining import Muon, warmup_cosine
+
+
+def test_the_rate_rises_over_a_fiftieth_of_the_steps_and_falls_to_a_twentieth() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule, rates = warmup_cosine(optimizer, 100), []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:3] == pytest.approx([1.0, 2.0, 2.0])
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, rel=0.01)
+
+
+def test_muon_moves_convolutions_matrices_and_biases_and_leaves_what_is_frozen() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 3), nn.Linear(3, 3))
+    network[3].requires_grad_(False)
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    optimizer, pictures, losses = Muon(network, steps=20, peak=1e-2), torch.randn(8, 2, 4, 4), []
+    for _ in range(20):
+        loss = network(pictures).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    moved = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(parameter.grad is None for parameter in network.parameters())
