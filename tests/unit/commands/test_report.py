@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from job_writer import write_job, write_sweep
 
 from peftsweep.commands import report as command
 from peftsweep.errors import ConfigError, DataError
@@ -17,7 +18,6 @@ from peftsweep.records.results import Status
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.sources import load_jobs
 from peftsweep.report.tables import MOST_PRINTED, needs, to_csv, to_markdown
-from tests.unit.report.conftest import write_job, write_sweep
 
 GOOD, FAIR, BAD = [1] * 18 + [0] * 2, [1] * 17 + [0] * 3, [0] * 18 + [1] * 2
 

@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 
 import pytest
+from job_writer import write_job, write_sweep
 
 from peftsweep.errors import DataError
 from peftsweep.records.jobs import OWN, REFERENCE
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job, write_sweep
 
 
 def test_every_finished_job_below_a_folder_is_found(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from job_writer import write_job, write_sweep
 
 from peftsweep.commands import report as command
 from peftsweep.errors import ConfigError
 from peftsweep.report.destination import Destination, find_destination
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job, write_sweep
 
 METHODS = {"a": {1: [1, 0]}, "b": {1: [1, 1]}}
 STUDIES = {f"monday/{method}": {"method": method, "model": "pocket-llama", "task": "metamath"} for method in "ab"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_writer import write_job, write_sweep
 from mlflow import MlflowClient
 
 from peftsweep.errors import DataError, TrackingError
@@ -19,7 +20,6 @@ from peftsweep.report.analysis.rows import group_key
 from peftsweep.report.sources import load_jobs
 from peftsweep.tracking import import_jobs
 from peftsweep.tracking import reading as store_module
-from tests.unit.report.conftest import write_job, write_sweep
 
 # What MLflow keeps as text, of every kind.
 CONFIG = {

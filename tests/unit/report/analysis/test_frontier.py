@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
+from job_writer import write_job
 
 from peftsweep.errors import ConfigError, DataError
 from peftsweep.report.analysis.frontier import MOST_DRAWN, Pareto, find_frontier
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job
 
 MEMORY = "memory/train_peak_reserved_bytes"
 

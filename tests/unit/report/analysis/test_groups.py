@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_writer import write_job, write_sweep
 
 from peftsweep.records.items import score_interval
 from peftsweep.records.results import Stage, Status
 from peftsweep.report.analysis.comparison import Comparison, Group
 from peftsweep.report.analysis.groups import MOST_COMPARED, compare
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job, write_sweep
 
 GOOD, BAD = [1] * 18 + [0] * 2, [0] * 18 + [1] * 2
 

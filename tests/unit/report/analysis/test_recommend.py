@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_writer import write_job
 
 from peftsweep.commands.recommend import run
 from peftsweep.errors import ConfigError, DataError
@@ -14,7 +15,6 @@ from peftsweep.records.results import Status
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.recommend import Recommendation, build_wish, recommend
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job
 
 MEMORY = "memory/train_peak_reserved_bytes"
 ABLE = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_writer import write_job, write_sweep
 
 from peftsweep.records.jobs import FolderFiles, Job, SearchRange, read_job
 from peftsweep.records.quantities import plain
@@ -17,7 +18,6 @@ from peftsweep.report.analysis.tuning import Trial, Tuning, read_curve, read_tun
 from peftsweep.report.analysis.tuning_words import edge_warnings, parameter_importance, tuning_sentences
 from peftsweep.report.sources import load_jobs
 from peftsweep.report.tables import to_markdown
-from tests.unit.report.conftest import write_job, write_sweep
 
 LR = SearchRange("hparams.lr", 1e-5, 1e-2, log=True, default=1e-4)
 RANK = SearchRange("method.capacity", choices=(8, 16, 32), default=8)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_writer import write_job, write_sweep
 
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.frontier import find_frontier
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.page.write import write_page
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job, write_sweep
 from tests.unit.report.page.test_gallery import sheet_of, write_image_job
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the optional package playwright is not installed")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from job_writer import write_job
 from PIL import Image
 
 from peftsweep.modalities.image.contact_sheet import draw_contact_sheet
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.page.gallery import PICTURE_PIXELS, Gallery, cut_sheet, read_gallery
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job
 
 CAPTIONS = {"00-0": "sks toy on sand", "01-0": "sks toy at sea", "sample-00": "a toy in a box"}
 COLORS = {"photo": (250, 220, 0), "base": (90, 60, 30), "lora": (10, 90, 200), "oft": (20, 160, 60)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_writer import write_job, write_sweep
 from PIL import Image
 
 from peftsweep.errors import DataError
@@ -24,7 +25,6 @@ from peftsweep.report.figures.comparison import draw_pareto, styles_of
 from peftsweep.report.page.table import MOST_ROWS, build_table
 from peftsweep.report.page.write import MOST_GROUPS, write_page
 from peftsweep.report.sources import load_jobs
-from tests.unit.report.conftest import write_job, write_sweep
 
 SCORE = "test/accuracy"
 KEY = GroupKey("metamath", 1, "i", "pocket-llama", "r", "confirm", 100, 8)
