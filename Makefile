@@ -8,9 +8,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Extras of pyproject.toml, by commas: gpu, gguf, server, dashboard, joblib, slurm
 EXTRAS ?=
 ARGS ?= method=lily task=metamath
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Tests of the rooms that import no torch: seconds, so that they run before every commit.
+FAST := tests/unit/test_architecture.py tests/unit/test_errors.py $(addprefix tests/unit/,config statistics records report sweeps)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test check format bench pocket-models server clean
+.PHONY: help install install-dev run test test-all check format bench pocket-models server clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -32,13 +35,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 run: install  ## Run one job: make run ARGS="method=lora hparams.lr=3e-4"
 	$(BIN)/python -m peftsweep $(ARGS)
 
-test: install-dev  ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: install-dev  ## Run the tests, but those that are slow or need a GPU
+	$(PYTEST) -m 'not slow and not gpu'
 
-check: install-dev  ## Lint, format, types: the gate before every commit
+test-all: install-dev  ## Run the slow tests too, as continuous integration does
+	$(PYTEST) -m 'not gpu'
+
+check: install-dev  ## Lint, format, types, and the tests of rooms without torch: the gate before every commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(PYTEST) -m 'not slow and not gpu' $(FAST)
 
 format: install-dev  ## Rewrite the code in its format
 	$(BIN)/ruff format .
