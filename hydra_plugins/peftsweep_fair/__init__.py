@@ -22,7 +22,7 @@ class FairSweeper(Sweeper):
         self.hydra_context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Plan and run the sweep. `arguments` are the overrides as typed, Hydra's own left out."""
+        """Specify and run the sweep. `arguments` are the overrides as typed, Hydra's own left out."""
         from peftsweep.sweeps.start import start_from_hydra
 
         assert self.hydra_context is not None

@@ -1,4 +1,4 @@
-"""From a command line, or a call in a notebook, to a sweep that runs: plan, check, run, tell what was found."""
+"""From a command line, or a call in a notebook, to a sweep that runs: specify, check, run, tell what was found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution.controller import Controller, only_controller
 from peftsweep.sweeps.execution.launch import HydraPool, Launch, LocalPool, find_gpus
-from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, cluster_slots, plan_slots
+from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, cluster_slots, local_slots
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
 from peftsweep.sweeps.execution.tickets import Terms, Tickets, current
@@ -34,7 +34,7 @@ from peftsweep.sweeps.protocol.pruning import build_pruner
 from peftsweep.sweeps.protocol.request import FAIR_SWEEPER, read_request, with_full_sweep_keys
 from peftsweep.sweeps.protocol.resume import continued, placed, refuse_other_spaces
 from peftsweep.sweeps.protocol.search import build_sampler
-from peftsweep.sweeps.protocol.specification import SweepPlan, load_plan, plan_sweep, save_plan, with_parents
+from peftsweep.sweeps.protocol.specification import SweepSpec, build_sweep_spec, load_spec, save_spec, with_parents
 from peftsweep.sweeps.protocol.stage import stage_study_name
 from peftsweep.sweeps.study_runs import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
@@ -58,9 +58,9 @@ def start_from_hydra(
     typed = [str(text).removeprefix(SWEEPER_KEY) for text in config.hydra.overrides.hydra]
     own = [text for text in typed if not text.startswith("hydra.mode=")]  # Hydra's own note of -m
     line = [*_config_dir_flags(config), "-m", *own, *arguments]
-    plan = _plan(line, arguments, build_settings(settings), _config_dir(config))
-    launch = _launch_for(plan, config, context)
-    return _shown(plan, launch)
+    spec = _specify(line, arguments, build_settings(settings), _config_dir(config))
+    launch = _launch_for(spec, config, context)
+    return _shown(spec, launch)
 
 
 def sweep(*overrides: str, config_dir: str | Path | None = None, **settings: Any) -> Any:
@@ -82,11 +82,11 @@ def sweep(*overrides: str, config_dir: str | Path | None = None, **settings: Any
     merged = OmegaConf.merge({k: v for k, v in given.items() if k != "_target_"}, settings)
     chosen = build_settings(OmegaConf.to_container(merged))  # type: ignore[arg-type]
     typed = [*flags, "-m", FAIR_SWEEPER, *_as_arguments(settings), *overrides]
-    plan = _plan(typed, overrides, chosen, line.config_dir)
+    spec = _specify(typed, overrides, chosen, line.config_dir)
     if chosen.dry_run:
-        _dry(plan)
+        _dry(spec)
         return None
-    return run_sweep(plan, _local_pool(plan), Console(stderr=True)).to_frame()
+    return run_sweep(spec, _local_pool(spec), Console(stderr=True)).to_frame()
 
 
 def _as_arguments(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -141,10 +141,12 @@ def _require_folder_name(name: str | None) -> None:
         raise ConfigError(Problem("a sweep's name must be that of a folder under outputs/sweeps", name, "name", fix))
 
 
-def _plan(line: Sequence[str], arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None) -> SweepPlan:
+def _specify(
+    line: Sequence[str], arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None
+) -> SweepSpec:
     overrides = parse_command_line(list(arguments)).overrides
-    plan = plan_sweep(read_request(overrides, config_dir), line, settings, config_dir)
-    return placed(plan)
+    spec = build_sweep_spec(read_request(overrides, config_dir), line, settings, config_dir)
+    return placed(spec)
 
 
 def _config_dir(config: DictConfig) -> Path | None:
@@ -157,72 +159,72 @@ def _config_dir_flags(config: DictConfig) -> list[str]:
     return ["--config-dir", str(folder)] if folder else []
 
 
-def _launch_for(plan: SweepPlan, config: DictConfig, context: HydraContext) -> Launch:
+def _launch_for(spec: SweepSpec, config: DictConfig, context: HydraContext) -> Launch:
     target = str(config.hydra.launcher._target_)
     if target == LOCAL_LAUNCHER:
-        return _local_pool(plan)
+        return _local_pool(spec)
     if target.rpartition(".")[2] in CLUSTER_LAUNCHERS:
-        tune, confirm = cluster_slots(plan.settings.workers)
+        tune, confirm = cluster_slots(spec.settings.workers)
     else:
-        tune, confirm = _slots(plan)
+        tune, confirm = _slots(spec)
     if target == BASIC_LAUNCHER:
         tune = tune[:1]  # it runs one job after the other, in this process
     return HydraPool(tune, confirm, context, config)
 
 
-def _local_pool(plan: SweepPlan) -> LocalPool:
-    return LocalPool(*_slots(plan))
+def _local_pool(spec: SweepSpec) -> LocalPool:
+    return LocalPool(*_slots(spec))
 
 
-def _slots(plan: SweepPlan) -> Any:
-    trials = (plan.n_trials or 100) * len(plan.studies)
-    gpus = [] if plan.device == "cpu" else find_gpus()
-    return plan_slots(plan.settings.workers, gpus, plan.device, may_share=plan.allow_shared_gpu, trials=trials)
+def _slots(spec: SweepSpec) -> Any:
+    trials = (spec.n_trials or 100) * len(spec.studies)
+    gpus = [] if spec.device == "cpu" else find_gpus()
+    return local_slots(spec.settings.workers, gpus, spec.device, may_share=spec.allow_shared_gpu, trials=trials)
 
 
-def _shown(plan: SweepPlan, launch: Launch) -> SweepTable | None:
+def _shown(spec: SweepSpec, launch: Launch) -> SweepTable | None:
     """Run with a person watching: the exit code says how it went."""
-    if plan.settings.dry_run:
-        _dry(plan, launch.workers)
+    if spec.settings.dry_run:
+        _dry(spec, launch.workers)
         return None
     try:
-        table = run_sweep(plan, launch, Console(stderr=True))
+        table = run_sweep(spec, launch, Console(stderr=True))
     except Interrupted as error:
         print(f"peftsweep: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    wanted = [row.score if plan.settings.confirm.seeds else row.objective for row in table.rows]
+    wanted = [row.score if spec.settings.confirm.seeds else row.objective for row in table.rows]
     if all(found is None for found in wanted):
         raise SystemExit(1)
     return table
 
 
-def _dry(plan: SweepPlan, workers: int | None = None) -> None:
+def _dry(spec: SweepSpec, workers: int | None = None) -> None:
     console = wide_console()
-    console.print(dry_run_table(plan, workers or _local_pool(plan).workers))
-    print_plain(console, f"folder  {plan.folder}")
+    console.print(dry_run_table(spec, workers or _local_pool(spec).workers))
+    print_plain(console, f"folder  {spec.folder}")
 
 
-def run_sweep(plan: SweepPlan, launch: Launch, console: Console) -> SweepTable:
-    """Run a planned sweep to its end, print its table and answer it.
+def run_sweep(spec: SweepSpec, launch: Launch, console: Console) -> SweepTable:
+    """Run a specified sweep to its end, print its table and answer it.
 
-    Raises ConfigError before anything starts (see `plan_sweep`; storage, another controller, another space);
+    Raises ConfigError before anything starts (see `build_sweep_spec`; storage, another controller, another space);
     Interrupted after what was asked to stop has stopped: the same command goes on.
     """
-    plan.path.mkdir(parents=True, exist_ok=True)
-    with only_controller(plan.path), _messages(plan.path / LOG_FILE, console):
-        storage = open_storage(plan.path, plan.settings.storage)
-        plan = continued(plan, lambda text: print_plain(console, text))
-        refuse_other_spaces(plan, storage)
-        parents = open_parents(plan)
-        plan = with_parents(plan, parents.run_ids)
-        save_plan(plan)
-        _print_start(plan, launch, console)
-        with Progress(plan, console) as progress:
-            controller = Controller(plan, launch, progress)
+    spec.path.mkdir(parents=True, exist_ok=True)
+    with only_controller(spec.path), _messages(spec.path / LOG_FILE, console):
+        storage = open_storage(spec.path, spec.settings.storage)
+        spec = continued(spec, lambda text: print_plain(console, text))
+        refuse_other_spaces(spec, storage)
+        parents = open_parents(spec)
+        spec = with_parents(spec, parents.run_ids)
+        save_spec(spec)
+        _print_start(spec, launch, console)
+        with Progress(spec, console) as progress:
+            controller = Controller(spec, launch, progress)
             table = controller.run()
         table.save()
-        finish_studies(controller.plan, parents, table, storage, interrupted=controller.stop is not Stop.NO)
-    _print_end(plan, table, controller.stop)
+        finish_studies(controller.spec, parents, table, storage, interrupted=controller.stop is not Stop.NO)
+    _print_end(spec, table, controller.stop)
     if controller.stop is not Stop.NO:
         raise Interrupted("the sweep was stopped; the same command goes on")
     return table
@@ -249,43 +251,43 @@ def _messages(path: Path, console: Console) -> Iterator[None]:
         kept.close()
 
 
-def _print_start(plan: SweepPlan, launch: Launch, console: Console) -> None:
+def _print_start(spec: SweepSpec, launch: Launch, console: Console) -> None:
     def line(word: str, text: str) -> None:
         print_plain(console, f"{word:<10}{redact_forms(text)}")
 
-    trials = f"{plan.n_trials} trials each" if plan.n_trials else "a budget each"
-    line("sweep", f"{plan.name}: {len(plan.studies)} studies, {trials}, {launch.workers} workers")
-    line("folder", plan.folder)
-    line("go on", resume_command(plan.path))
-    line("join", f"python -m peftsweep worker {shlex.quote(plan.folder)}")
-    if plan.tracking:
-        line("mlflow", f"python -m peftsweep ui   (store: {resolve_uri(plan.tracking_uri)})")
-    if plan.settings.storage is None:
-        line("optuna", f"optuna-dashboard {shlex.quote(str(plan.path / JOURNAL))}")
+    trials = f"{spec.n_trials} trials each" if spec.n_trials else "a budget each"
+    line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {launch.workers} workers")
+    line("folder", spec.folder)
+    line("go on", resume_command(spec.path))
+    line("join", f"python -m peftsweep worker {shlex.quote(spec.folder)}")
+    if spec.tracking:
+        line("mlflow", f"python -m peftsweep ui   (store: {resolve_uri(spec.tracking_uri)})")
+    if spec.settings.storage is None:
+        line("optuna", f"optuna-dashboard {shlex.quote(str(spec.path / JOURNAL))}")
 
 
-def _print_end(plan: SweepPlan, table: SweepTable, stop: Stop) -> None:
+def _print_end(spec: SweepSpec, table: SweepTable, stop: Stop) -> None:
     console = wide_console()
     console.print(final_table(table))
     for note in notes(table):
         print_plain(console, note)
     if stop is not Stop.NO:
-        print_plain(console, f"go on   {redact_forms(resume_command(plan.path))}")
-    print_plain(console, f"report  python -m peftsweep report sweep={plan.name}")
-    print_plain(console, f"files   {plan.folder}")
+        print_plain(console, f"go on   {redact_forms(resume_command(spec.path))}")
+    print_plain(console, f"report  python -m peftsweep report sweep={spec.name}")
+    print_plain(console, f"files   {spec.folder}")
 
 
 def resume_command(folder: Path) -> str:
     """The command that goes on with a sweep."""
-    return "python -m peftsweep " + shlex.join(load_plan(folder).arguments)
+    return "python -m peftsweep " + shlex.join(load_spec(folder).arguments)
 
 
 def retry_failed(folder: Path) -> int:
     """Make a new ticket for each failed trial, with its settings; answers how many. Nothing else is run again."""
-    plan = load_plan(folder)
-    storage, count = open_storage(folder, plan.settings.storage), 0
+    spec = load_spec(folder)
+    storage, count = open_storage(folder, spec.settings.storage), 0
     names = {study.study_name for study in storage.get_all_studies()}
-    for study in plan.studies:
+    for study in spec.studies:
         for name in (stage_study_name(study, stage) for stage in (Stage.TUNE, Stage.CONFIRM)):
             if name not in names:
                 continue

@@ -19,7 +19,7 @@ from peftsweep.report.analysis.tuning_words import parameter_importance
 from peftsweep.report.figures.study import draw_study
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
 from peftsweep.sweeps.execution.tickets import Tickets, current
-from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan, load_plan
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import stage_study_name
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
 from peftsweep.tracking import ImportReport, import_jobs
@@ -27,32 +27,32 @@ from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
 from peftsweep.tracking.summary import Score, StudySummary
 
 
-def open_parents(plan: SweepPlan) -> StudyRuns:
+def open_parents(spec: SweepSpec) -> StudyRuns:
     """A run for each study, made before any worker starts; what an earlier run of the sweep left open is closed."""
-    if not plan.tracking:
+    if not spec.tracking:
         return StudyRuns(None, {})
-    parents = open_studies(plan.tracking_uri, plan.experiment, _study_tags(plan))
+    parents = open_studies(spec.tracking_uri, spec.experiment, _study_tags(spec))
     if parents.run_ids:
-        close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
+        close_lost_runs(spec.tracking_uri, spec.experiment, parents.run_ids.values(), frozenset())
     return parents
 
 
 def finish_studies(
-    plan: SweepPlan, parents: StudyRuns, table: SweepTable, storage: BaseStorage, *, interrupted: bool
+    spec: SweepSpec, parents: StudyRuns, table: SweepTable, storage: BaseStorage, *, interrupted: bool
 ) -> None:
     """Bring the studies' runs up to date and end them. Never raises: the sweep's folder holds everything."""
-    if not plan.tracking or not parents.run_ids:
+    if not spec.tracking or not parents.run_ids:
         return
-    _close_lost(plan, parents, storage)
-    journal = Path(plan.folder) / JOURNAL
-    for study in plan.studies:
+    _close_lost(spec, parents, storage)
+    journal = Path(spec.folder) / JOURNAL
+    for study in spec.studies:
         tickets = Tickets(storage, stage_study_name(study, Stage.TUNE))
         row = next(row for row in table.rows if row.study == study.label)
-        tuning = _tuning(plan, study, tickets, row)
+        tuning = _tuning(spec, study, tickets, row)
         parents.log_study(
             study.name,
             optuna_study=tickets.study,
-            summary=_summary(plan, row, tuning),
+            summary=_summary(spec, row, tuning),
             files=[journal] if journal.exists() else [],
             draw=partial(draw_study, tuning),
         )
@@ -64,52 +64,52 @@ def publish(folder: Path, uri: str | None, experiment: str) -> ImportReport:
 
     For sweeps on machines that reach no tracking server. Raises DataError, TrackingError as `import_jobs` does.
     """
-    plan = replace(load_plan(folder), tracking=True, tracking_uri=uri, experiment=experiment)
-    storage = open_storage(plan.path, plan.settings.storage)
-    parents = open_studies(uri, experiment, _study_tags(plan))
+    spec = replace(load_spec(folder), tracking=True, tracking_uri=uri, experiment=experiment)
+    storage = open_storage(spec.path, spec.settings.storage)
+    parents = open_studies(uri, experiment, _study_tags(spec))
     report = import_jobs([folder], uri=uri, experiment=experiment)
-    finish_studies(plan, parents, build_table(plan, storage), storage, interrupted=False)
+    finish_studies(spec, parents, build_table(spec, storage), storage, interrupted=False)
     return report
 
 
-def _study_tags(plan: SweepPlan) -> dict[str, dict[str, str]]:
-    return {s.name: {"method": s.method, "model": s.model, "task": s.task} for s in plan.studies}
+def _study_tags(spec: SweepSpec) -> dict[str, dict[str, str]]:
+    return {s.name: {"method": s.method, "model": s.model, "task": s.task} for s in spec.studies}
 
 
-def _close_lost(plan: SweepPlan, parents: StudyRuns, storage: BaseStorage) -> None:
+def _close_lost(spec: SweepSpec, parents: StudyRuns, storage: BaseStorage) -> None:
     """No worker of ours runs now; one that joined from elsewhere puts its run's status right when its job ends.
 
     A job that was killed after its result was written, while it told MLflow, counts: its run is completed.
     """
-    lost = close_lost_runs(plan.tracking_uri, plan.experiment, parents.run_ids.values(), frozenset())
-    names = [stage_study_name(study, stage) for study in plan.studies for stage in (Stage.TUNE, Stage.CONFIRM)]
+    lost = close_lost_runs(spec.tracking_uri, spec.experiment, parents.run_ids.values(), frozenset())
+    names = [stage_study_name(study, stage) for study in spec.studies for stage in (Stage.TUNE, Stage.CONFIRM)]
     known = {study.study_name for study in storage.get_all_studies()}
     trials = [trial for name in names if name in known for trial in Tickets(storage, name).trials()]
     ended = [trial.outcome for trial in trials if trial.is_result and trial.outcome]
     folders = [Path(found.folder) for found in ended if found.mlflow_run_id in lost and found.folder]
     if folders:
         with contextlib.suppress(PeftsweepError):  # `peftsweep import` finds them again
-            import_jobs(folders, uri=plan.tracking_uri, experiment=plan.experiment)
+            import_jobs(folders, uri=spec.tracking_uri, experiment=spec.experiment)
 
 
-def _tuning(plan: SweepPlan, study: StudyPlan, tickets: Tickets, row: SweepRow) -> Tuning:
+def _tuning(spec: SweepSpec, study: StudySpec, tickets: Tickets, row: SweepRow) -> Tuning:
     """The study as a report reads it, so that its pictures and the importance of its settings are a report's."""
     trials = []
     for ticket in current(tickets.trials()):
         if ticket.is_finished and (outcome := ticket.outcome):
-            value = outcome.metrics.get(plan.objective, math.nan)
+            value = outcome.metrics.get(spec.objective, math.nan)
             known = value if math.isfinite(value) else None
             trials.append(Trial(f"{ticket.number:04}", outcome.status, ticket.params, known, outcome.tokens))
     ranges = tuple(SearchRange(**vars(dimension)) for dimension in study.space)
-    return Tuning(study.label, plan.objective, tuple(trials), row.best, ranges)
+    return Tuning(study.label, spec.objective, tuple(trials), row.best, ranges)
 
 
-def _summary(plan: SweepPlan, row: SweepRow, tuning: Tuning) -> StudySummary:
+def _summary(spec: SweepSpec, row: SweepRow, tuning: Tuning) -> StudySummary:
     remarks = [f"The best value lies at an end of its range; try `{edge}`." for edge in row.edges]
     remarks += [f"Stopped: {row.stopped}."] if row.stopped else []
     return StudySummary(
-        objective=plan.objective,
-        constraint=plan.settings.constraint,
+        objective=spec.objective,
+        constraint=spec.settings.constraint,
         best_settings=row.best,
         best_objective=row.objective,
         trials=_counts(row),

@@ -18,7 +18,7 @@ from peftsweep.records.metrics import METRICS, Direction, score_keys
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
 from peftsweep.sweeps.execution.tickets import Tickets, Trial, best_of, current, stopped_because
-from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 from peftsweep.sweeps.protocol.stage import stage_study_name
 
 if TYPE_CHECKING:
@@ -89,18 +89,18 @@ class SweepTable:
         return path
 
 
-def build_table(plan: SweepPlan, storage: BaseStorage) -> SweepTable:
+def build_table(spec: SweepSpec, storage: BaseStorage) -> SweepTable:
     """Read everything that is there by now; a study that has not been tuned or confirmed has gaps."""
     pairs = [
-        (study, _trials(storage, study, Stage.TUNE), _trials(storage, study, Stage.CONFIRM)) for study in plan.studies
+        (study, _trials(storage, study, Stage.TUNE), _trials(storage, study, Stage.CONFIRM)) for study in spec.studies
     ]
     measured = {key for *_, confirm in pairs for trial in confirm if trial.outcome for key in trial.outcome.metrics}
     score = next((key for key in score_keys() if key in measured), None)
-    rows = [_row(plan, study, tuned, confirm, score) for study, tuned, confirm in pairs]
-    return SweepTable(plan.name, plan.folder, plan.objective, score, tuple(sorted(rows, key=_rank(plan))))
+    rows = [_row(spec, study, tuned, confirm, score) for study, tuned, confirm in pairs]
+    return SweepTable(spec.name, spec.folder, spec.objective, score, tuple(sorted(rows, key=_rank(spec))))
 
 
-def _trials(storage: BaseStorage, study: StudyPlan, stage: Stage) -> list[Trial]:
+def _trials(storage: BaseStorage, study: StudySpec, stage: Stage) -> list[Trial]:
     try:
         return current(Tickets(storage, stage_study_name(study, stage)).trials())
     except KeyError:  # not begun
@@ -108,9 +108,9 @@ def _trials(storage: BaseStorage, study: StudyPlan, stage: Stage) -> list[Trial]
 
 
 def _row(
-    plan: SweepPlan, study: StudyPlan, tuned: Sequence[Trial], confirm: Sequence[Trial], score: str | None
+    spec: SweepSpec, study: StudySpec, tuned: Sequence[Trial], confirm: Sequence[Trial], score: str | None
 ) -> SweepRow:
-    best = best_of(tuned, plan.direction)
+    best = best_of(tuned, spec.direction)
     ended = [trial.outcome for trial in tuned if trial.is_finished and trial.outcome]
     counts = [str(outcome.status) for outcome in ended]
     best_runs = _confirmed(confirm, best.params) if best else []
@@ -167,7 +167,7 @@ def _interval(runs: Sequence[Trial], key: str | None) -> tuple[float, float] | N
     return score_interval(items, key, outcomes[0].intervals.get(key))
 
 
-def _edges(study: StudyPlan, best: Trial | None) -> tuple[str, ...]:
+def _edges(study: StudySpec, best: Trial | None) -> tuple[str, ...]:
     edges = edges_of(study.space, best.params) if best else {}
     wider = [widened(dimension, edges[dimension.key]) for dimension in study.space if dimension.key in edges]
     return tuple(f"{dimension.key}={describe_range(dimension)}" for dimension in wider)
@@ -183,9 +183,9 @@ def _mixed(trials: Sequence[Trial]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _rank(plan: SweepPlan) -> Any:
+def _rank(spec: SweepSpec) -> Any:
     """Confirmed scores first, highest first; then by the objective; studies with neither last."""
-    lower_is_better = METRICS[plan.objective].direction is not Direction.HIGHER
+    lower_is_better = METRICS[spec.objective].direction is not Direction.HIGHER
 
     def key(row: SweepRow) -> tuple[int, float]:
         if row.score is not None:

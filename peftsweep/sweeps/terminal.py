@@ -22,7 +22,7 @@ from peftsweep.records.space import CAPACITY, LR, describe_range
 from peftsweep.sweeps.execution.lease import Lease
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.tickets import Trial, best_of, current, stopped_because
-from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 from peftsweep.sweeps.table import SweepRow, SweepTable
 
 FILE_WIDTH = 140  # characters of a line where there is no terminal
@@ -45,8 +45,8 @@ def print_plain(console: Console, text: str) -> None:
 class Progress:
     """Live lines on a terminal; a line for each finished trial where the output goes to a file."""
 
-    def __init__(self, plan: SweepPlan, console: Console | None = None) -> None:
-        self.plan, self.console = plan, console or Console(stderr=True)
+    def __init__(self, spec: SweepSpec, console: Console | None = None) -> None:
+        self.spec, self.console = spec, console or Console(stderr=True)
         self._live: Live | None = None
         self._told: set[tuple[str, str, int]] = set()
         self._lock = threading.Lock()
@@ -86,11 +86,11 @@ class Progress:
                 self._told.add((stage, label, trial.number))
                 if self._live is None:
                     of = f"{done}/{self._total(stage, found)}"
-                    print_plain(self.console, f"{label} {stage} {of}: {_sentence(self.plan, trial)}")
+                    print_plain(self.console, f"{label} {stage} {of}: {_sentence(self.spec, trial)}")
 
     def _total(self, stage: Stage, trials: Sequence[Trial]) -> str:
-        if stage is Stage.TUNE and self.plan.n_trials is not None:
-            return str(self.plan.n_trials)
+        if stage is Stage.TUNE and self.spec.n_trials is not None:
+            return str(self.spec.n_trials)
         return str(len(current(trials))) if stage is Stage.CONFIRM else "?"
 
     def _picture(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> Group:
@@ -107,7 +107,7 @@ class Progress:
 
     def _study_line(self, stage: Stage, label: str, trials: Sequence[Trial], share: float) -> list[str]:
         finished = [trial for trial in current(trials) if trial.is_finished]
-        best = best_of(trials, self.plan.direction)
+        best = best_of(trials, self.spec.direction)
         stopped = stopped_because(trials)
         value = "" if best is None or best.value is None else f"{best.value:.4f}"
         total = self._total(stage, trials)
@@ -132,12 +132,12 @@ def _worker_line(lease: Lease) -> list[str]:
     return [f"worker {doing.get('slot', '')}", f"{doing.get('study')} trial {doing.get('number')}", step]
 
 
-def _sentence(plan: SweepPlan, trial: Trial) -> str:
+def _sentence(spec: SweepSpec, trial: Trial) -> str:
     outcome = trial.outcome
     settings = describe_params(trial.params)
     if outcome is None:
         return f"{settings}: {trial.state.name.lower()}"
-    value = f" {plan.objective} {trial.value:.4f}" if trial.value is not None else ""
+    value = f" {spec.objective} {trial.value:.4f}" if trial.value is not None else ""
     told = (outcome.cause or "").partition("\n")[0][:160].rstrip(".")
     cause = f" ({told})" if told and trial.value is None else ""
     return f"{settings}: {outcome.ending}{value}{cause}, {duration(outcome.seconds)}"
@@ -261,40 +261,40 @@ def _counted(count: int, thing: str, shown: str | None = None) -> str:
     return f"{shown or count} {thing}{'' if count == 1 else 's'}"
 
 
-def dry_run_table(plan: SweepPlan, workers: int) -> Table:
+def dry_run_table(spec: SweepSpec, workers: int) -> Table:
     """What the sweep would do: studies, what each searches, and the most that it can cost."""
     shown = Table(
-        title=f"sweep {plan.name}, {workers} workers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=f"sweep {spec.name}, {workers} workers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for column in ("study", "searches", "first trial"):
         shown.add_column(column, overflow="fold")
     for column in ("trials", "confirm\njobs", "steps,\nat most", "tokens,\nat most"):
         shown.add_column(column, justify="right", no_wrap=True)
-    for study in plan.studies:
-        shown.add_row(*map(Text, _dry_line(plan, study)))
+    for study in spec.studies:
+        shown.add_row(*map(Text, _dry_line(spec, study)))
     return shown
 
 
-def _dry_line(plan: SweepPlan, study: StudyPlan) -> list[str]:
+def _dry_line(spec: SweepSpec, study: StudySpec) -> list[str]:
     from peftsweep.records.space import defaults_of
 
-    settings = plan.settings
+    settings = spec.settings
     confirm = settings.confirm.seeds + min(settings.confirm.default_seeds, settings.confirm.seeds)
     row_tokens = study.step_rows * study.row_tokens
-    if plan.n_trials is not None:
-        tuned_steps = plan.n_trials * study.max_steps
+    if spec.n_trials is not None:
+        tuned_steps = spec.n_trials * study.max_steps
     elif settings.budget.tokens is not None:
         tuned_steps = settings.budget.tokens // row_tokens
     else:
         tuned_steps = 0
     steps = tuned_steps + confirm * study.max_steps
     tokens = (settings.budget.tokens or tuned_steps * row_tokens) + confirm * study.max_steps * row_tokens
-    is_open = plan.n_trials is None and settings.budget.tokens is None
+    is_open = spec.n_trials is None and settings.budget.tokens is None
     return [
         study.label,
         "\n".join(f"{d.key}={describe_range(d)}" for d in study.space),
         describe_params(defaults_of(study.space)),
-        str(plan.n_trials or "by budget"),
+        str(spec.n_trials or "by budget"),
         str(confirm),
         "by time" if is_open else f"{steps:,}",
         "by time" if is_open else f"{tokens:,}",

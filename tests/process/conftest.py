@@ -19,7 +19,7 @@ from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution.lease import Lease, living
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import Tickets, Trial
-from peftsweep.sweeps.protocol.specification import PLAN_FILE, SweepPlan, load_plan
+from peftsweep.sweeps.protocol.specification import SPEC_FILE, SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import stage_study_name
 
 DEADLINE_SECONDS = 600.0
@@ -101,19 +101,19 @@ class SweepLine(CommandLine):
     def sweep(self) -> Path:
         return self.folder / "outputs/sweeps/s"
 
-    def plan(self) -> SweepPlan:
-        return load_plan(self.sweep)
+    def spec(self) -> SweepSpec:
+        return load_spec(self.sweep)
 
     def tickets(self, study: str, stage: Stage = Stage.TUNE) -> list[Trial]:
         """All trials of a study, as the storage has them now."""
-        plan = self.plan()
-        name = stage_study_name(plan.study(study), stage)
-        storage = open_storage(self.sweep, plan.settings.storage)
+        spec = self.spec()
+        name = stage_study_name(spec.study(study), stage)
+        storage = open_storage(self.sweep, spec.settings.storage)
         known = {study.study_name for study in storage.get_all_studies()}
         return Tickets(storage, name).trials() if name in known else []
 
     def finished(self, *studies: str) -> int:
-        if not (self.sweep / PLAN_FILE).exists():
+        if not (self.sweep / SPEC_FILE).exists():
             return 0
         return sum(trial.is_finished for study in studies for trial in self.tickets(study))
 

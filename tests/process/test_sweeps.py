@@ -82,7 +82,7 @@ def test_the_first_trial_of_a_study_is_the_published_default(from_python):
     line, _ = from_python
     for study in STUDIES:
         first = line.tickets(study)[0]
-        assert first.params == {dimension.key: dimension.default for dimension in line.plan().study(study).space}
+        assert first.params == {dimension.key: dimension.default for dimension in line.spec().study(study).space}
 
 
 def test_trials_know_nothing_of_test_data_and_confirm_jobs_do(from_python):
@@ -179,7 +179,7 @@ def widened(tmp_path_factory, sweep_line):
 
 
 def test_a_range_whose_end_is_best_is_widened(widened):
-    study = widened.plan().study("ia3")
+    study = widened.spec().study("ia3")
     (dimension,), (asked,) = study.space, study.asked_space
     assert (asked.low, asked.high) == (LOW, HIGH)
     assert dimension.low < LOW or dimension.high > HIGH
@@ -190,7 +190,7 @@ def test_a_range_whose_end_is_best_is_widened(widened):
 
 def test_a_budget_of_tokens_is_met(widened):
     """By as many trials as it takes; what is left over would not pay for the shortest trial that tells something."""
-    trials, budget = widened.tickets("ia3"), widened.plan().tokens
+    trials, budget = widened.tickets("ia3"), widened.spec().tokens
     spent = [trial.outcome.tokens for trial in trials]
     step = max(trial.outcome.tokens / trial.outcome.steps for trial in trials)
     shortest = spent[0] / 3  # a trial reports after one of its three steps

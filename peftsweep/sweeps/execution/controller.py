@@ -41,7 +41,7 @@ from peftsweep.sweeps.execution.tickets import (
 )
 from peftsweep.sweeps.execution.worker import conclude
 from peftsweep.sweeps.protocol.budget import tickets_due
-from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan, save_plan, with_space
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, save_spec, with_space
 from peftsweep.sweeps.protocol.stage import budget_of, is_over, stage_study_name
 from peftsweep.sweeps.table import SweepTable, build_table
 from peftsweep.sweeps.terminal import Progress
@@ -74,10 +74,10 @@ def only_controller(folder: Path) -> Iterator[None]:
 class Controller:
     """One run of one sweep's command; its own lock must be held."""
 
-    def __init__(self, plan: SweepPlan, launch: Launch, progress: Progress) -> None:
-        self.plan, self._launch, self._progress = plan, launch, progress
-        self._storage = open_storage(plan.path, plan.settings.storage)
-        self._lease = LeaseFile(plan.path / CONTROLLER_FILE, "controller")
+    def __init__(self, spec: SweepSpec, launch: Launch, progress: Progress) -> None:
+        self.spec, self._launch, self._progress = spec, launch, progress
+        self._storage = open_storage(spec.path, spec.settings.storage)
+        self._lease = LeaseFile(spec.path / CONTROLLER_FILE, "controller")
         self._unnamed_since: dict[int, float] = {}
         self._queues: dict[str, Tickets] = {}
         self._stage = Stage.TUNE
@@ -86,7 +86,7 @@ class Controller:
 
     def run(self) -> SweepTable:
         """Tune, confirm, and answer the table, of what is there where the sweep was stopped."""
-        stopping.write_stop(self.plan.path, Stop.NO)
+        stopping.write_stop(self.spec.path, Stop.NO)
         with stopping.on_signals(self._tell):
             try:
                 if self._tune() and self.stop is Stop.NO:
@@ -94,46 +94,46 @@ class Controller:
             finally:
                 self._lease.refresh({"stage": "over"}, now=True)
                 self._lease.remove()
-        return build_table(self.plan, self._storage)
+        return build_table(self.spec, self._storage)
 
     def _tell(self, stop: Stop) -> None:
         self.stop = stop
-        stopping.write_stop(self.plan.path, stop)
+        stopping.write_stop(self.spec.path, stop)
         self._progress.tell_stop(stop)
 
     def _tune(self) -> bool:
         """False: not all trials were run, so that nothing can be confirmed."""
-        for study in self.plan.studies:
-            _require_study(self._storage, study.name, self.plan.direction)
+        for study in self.spec.studies:
+            _require_study(self._storage, study.name, self.spec.direction)
             self._make_first_ticket(study)
         is_over = self._run_stage(Stage.TUNE)
-        while is_over and self.plan.settings.extend and self._extend():
+        while is_over and self.spec.settings.extend and self._extend():
             is_over = self._run_stage(Stage.TUNE)
         return is_over
 
-    def _make_first_ticket(self, study: StudyPlan) -> None:
+    def _make_first_ticket(self, study: StudySpec) -> None:
         """The published default, so that tuning can't do worse than it."""
         tickets = self._tickets(study, Stage.TUNE)
         if not tickets.trials():
             params = defaults_of(study.space) or None
-            tickets.add(Terms(params=params, tokens=self.plan.tokens, seconds=self.plan.gpu_seconds))
+            tickets.add(Terms(params=params, tokens=self.spec.tokens, seconds=self.spec.gpu_seconds))
 
     def _confirm(self) -> None:
-        for study in self.plan.studies:
-            _require_study(self._storage, stage_study_name(study, Stage.CONFIRM), self.plan.direction)
+        for study in self.spec.studies:
+            _require_study(self._storage, stage_study_name(study, Stage.CONFIRM), self.spec.direction)
             self._make_confirm_tickets(study)
         self._run_stage(Stage.CONFIRM)
 
-    def _make_confirm_tickets(self, study: StudyPlan) -> None:
+    def _make_confirm_tickets(self, study: StudySpec) -> None:
         """The best settings with each fresh seed, then the default with the first; none that was made before."""
-        best = best_of(self._tickets(study, Stage.TUNE).trials(), self.plan.direction)
+        best = best_of(self._tickets(study, Stage.TUNE).trials(), self.spec.direction)
         if best is None:
             return
         tickets, default = self._tickets(study, Stage.CONFIRM), defaults_of(study.space)
         made = [(trial.terms.params, trial.terms.seed) for trial in tickets.trials()]
-        wanted = [("best", best.params, seed) for seed in fresh_seeds(study, self.plan.settings.confirm.seeds)]
+        wanted = [("best", best.params, seed) for seed in fresh_seeds(study, self.spec.settings.confirm.seeds)]
         if default and best.params != default:
-            seeds = fresh_seeds(study, self.plan.settings.confirm.default_seeds)
+            seeds = fresh_seeds(study, self.spec.settings.confirm.default_seeds)
             wanted += [("default", default, seed) for seed in seeds]
         for role, params, seed in wanted:
             if (params, seed) not in made:
@@ -146,12 +146,12 @@ class Controller:
         with self._watched():
             while not self._is_over() and self.stop is Stop.NO and idle_launches < MOST_LAUNCHES_WITHOUT_PROGRESS:
                 before = self._finished()
-                self._launch(self.plan.path, stage)
+                self._launch(self.spec.path, stage)
                 self._look_after()
                 idle_launches = 0 if self._finished() > before else idle_launches + 1
         is_over = self._is_over()
         if not is_over and self.stop is Stop.NO:
-            log.error("The workers end without finishing trials; see %s.", self.plan.path / "workers")
+            log.error("The workers end without finishing trials; see %s.", self.spec.path / "workers")
         return is_over
 
     @contextmanager
@@ -183,9 +183,9 @@ class Controller:
 
     def _look(self) -> None:
         self._lease.refresh({"stage": str(self._stage)})
-        workers = living(self.plan.path, self.plan.settings.lease_seconds)
+        workers = living(self.spec.path, self.spec.settings.lease_seconds)
         progress = {}
-        for study in self.plan.studies:
+        for study in self.spec.studies:
             tickets = self._tickets(study, self._stage)
             for trial in tickets.trials():
                 if self._is_lost(trial, workers) and self._is_still_lost(tickets, trial):
@@ -194,11 +194,11 @@ class Controller:
             progress[study.label] = tickets.trials()
         self._progress.show(self._stage, progress, workers)
 
-    def _make_tickets(self, study: StudyPlan, tickets: Tickets) -> None:
+    def _make_tickets(self, study: StudySpec, tickets: Tickets) -> None:
         trials = tickets.trials()
         if self._stage is not Stage.TUNE or stopped_because(trials) or self.stop is not Stop.NO:
             return
-        for terms in tickets_due(budget_of(self.plan, study, self._launch.workers), trials):
+        for terms in tickets_due(budget_of(self.spec, study, self._launch.workers), trials):
             tickets.add(terms)
 
     def _is_lost(self, trial: Trial, workers: Container[str]) -> bool:
@@ -210,7 +210,7 @@ class Controller:
 
     def _is_still_lost(self, tickets: Tickets, trial: Trial) -> bool:
         """Seen again, in this order: a worker may have begun and claimed the trial, or ended it and left, just now."""
-        workers = living(self.plan.path, self.plan.settings.lease_seconds)
+        workers = living(self.spec.path, self.spec.settings.lease_seconds)
         return self._is_lost(tickets.trial(trial.number), workers)
 
     def _take_back(self, tickets: Tickets, trial: Trial) -> None:
@@ -218,35 +218,35 @@ class Controller:
         self._unnamed_since.pop(trial.id, None)
         outcome = outcome_left_behind(Path(trial.folder)) if trial.folder else None
         if outcome is not None and outcome.ending is not Ending.CRASHED:
-            conclude(self.plan, tickets, trial, outcome)
+            conclude(self.spec, tickets, trial, outcome)
             return
         cause = f"its worker {trial.worker} is gone"
         log.warning("%s trial %d: %s. It is run again.", tickets.name, trial.number, cause)
         if trial.attempts + 1 >= MOST_ATTEMPTS:
-            conclude(self.plan, tickets, trial, outcome or Outcome(Ending.CRASHED, cause, trial.folder))
+            conclude(self.spec, tickets, trial, outcome or Outcome(Ending.CRASHED, cause, trial.folder))
         else:
             tickets.requeue(trial, cause, costs_attempt=True)
 
     def _extend(self) -> bool:
         """Widen the ranges whose end is best, and give every study, widened or not, half its budget again. False: there
         is nothing to widen, or it was done often enough."""
-        if self.stop is not Stop.NO or self.plan.extensions >= MOST_EXTENSIONS:
+        if self.stop is not Stop.NO or self.spec.extensions >= MOST_EXTENSIONS:
             return False
         widened_any = False
-        for study in self.plan.studies:
-            best = best_of(self._tickets(study, Stage.TUNE).trials(), self.plan.direction)
+        for study in self.spec.studies:
+            best = best_of(self._tickets(study, Stage.TUNE).trials(), self.spec.direction)
             edges = edges_of(study.space, best.params) if best else {}
             if edges:
                 widened_any = True
                 space = tuple(widened(d, edges[d.key]) if d.key in edges else d for d in study.space)
-                self.plan = with_space(self.plan, study.label, space)
+                self.spec = with_space(self.spec, study.label, space)
         if widened_any:
-            self.plan = dataclasses.replace(self.plan, extensions=self.plan.extensions + 1)
-            save_plan(self.plan)
-            self._progress.plan = self.plan
+            self.spec = dataclasses.replace(self.spec, extensions=self.spec.extensions + 1)
+            save_spec(self.spec)
+            self._progress.spec = self.spec
         return widened_any
 
-    def _tickets(self, study: StudyPlan, stage: Stage) -> Tickets:
+    def _tickets(self, study: StudySpec, stage: Stage) -> Tickets:
         name = stage_study_name(study, stage)
         if name not in self._queues:
             self._queues[name] = Tickets(self._storage, name)
@@ -254,18 +254,18 @@ class Controller:
 
     def _is_over(self) -> bool:
         return all(
-            is_over(self.plan, study, self._stage, trials) or (self._stage is Stage.CONFIRM and not trials)
+            is_over(self.spec, study, self._stage, trials) or (self._stage is Stage.CONFIRM and not trials)
             for study, trials in self._all_trials()
         )
 
     def _finished(self) -> int:
         return sum(trial.is_finished for _, trials in self._all_trials() for trial in trials)
 
-    def _all_trials(self) -> list[tuple[StudyPlan, list[Trial]]]:
-        return [(study, self._tickets(study, self._stage).trials()) for study in self.plan.studies]
+    def _all_trials(self) -> list[tuple[StudySpec, list[Trial]]]:
+        return [(study, self._tickets(study, self._stage).trials()) for study in self.spec.studies]
 
 
-def fresh_seeds(study: StudyPlan, count: int) -> list[int]:
+def fresh_seeds(study: StudySpec, count: int) -> list[int]:
     """Seeds that tuning has not used."""
     return [(study.seed + 1 + index) % 2**32 for index in range(count)]
 

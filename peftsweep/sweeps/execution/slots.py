@@ -13,7 +13,7 @@ MOST_CPU_WORKERS = 8
 CLUSTER_LAUNCHERS = ("SlurmLauncher", "RayLauncher", "RayAWSLauncher", "RQLauncher")
 
 
-def plan_slots(
+def local_slots(
     workers: int | None, gpus: Sequence[str], device: str, *, may_share: bool, trials: int
 ) -> tuple[list[Slot], list[Slot]]:
     """Slots for tuning, and for confirming: there one for each device, as its time and memory are to be compared.

@@ -36,7 +36,7 @@ from peftsweep.sweeps.execution.tickets import MOST_ATTEMPTS, Ending, Outcome, T
 from peftsweep.sweeps.execution.warm import WarmChild
 from peftsweep.sweeps.protocol.constraints import violations
 from peftsweep.sweeps.protocol.pruning import should_prune
-from peftsweep.sweeps.protocol.specification import PLAN_FILE, StudyPlan, SweepPlan, load_plan
+from peftsweep.sweeps.protocol.specification import SPEC_FILE, StudySpec, SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import is_over, stage_study_name
 
 log = logging.getLogger(__name__)
@@ -76,17 +76,17 @@ def run_worker(
     stage: work in this one only, None follows the controller from one to the next; controller: `<host> <process id>` of
     the one that started this worker, with which it goes. Raises DataError if `folder` is no sweep's.
     """
-    plan = load_plan(folder)
-    if Path(plan.working_folder).is_dir():
-        os.chdir(plan.working_folder)
-    worker = Worker(plan, slot, stage, controller, log_to)
+    spec = load_spec(folder)
+    if Path(spec.working_folder).is_dir():
+        os.chdir(spec.working_folder)
+    worker = Worker(spec, slot, stage, controller, log_to)
     with stopping.on_signals(worker.stop):
         return worker.run()
 
 
 @dataclass
 class Worker:
-    plan: SweepPlan
+    spec: SweepSpec
     slot: Slot
     only_stage: Stage | None
     controller: str | None
@@ -95,13 +95,13 @@ class Worker:
     _ended: int = 0
     _doing: dict[str, Any] = field(default_factory=dict)
     _queues: dict[str, Tickets] = field(default_factory=dict)
-    _plan_read_at: float = 0.0
+    _spec_read_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{self.slot.index}"
-        self._lease = LeaseFile(self.plan.path / WORKERS_FOLDER / f"{self.name}.json", self.name)
-        self._storage = open_storage(self.plan.path, self.plan.settings.storage)
-        self._child = WarmChild(self.slot.environment(), self.log_to, self.plan.settings.stall_seconds)
+        self._lease = LeaseFile(self.spec.path / WORKERS_FOLDER / f"{self.name}.json", self.name)
+        self._storage = open_storage(self.spec.path, self.spec.settings.storage)
+        self._child = WarmChild(self.slot.environment(), self.log_to, self.spec.settings.stall_seconds)
 
     def stop(self, stop: Stop) -> None:
         self._stop = max(self._stop, stop)
@@ -119,13 +119,13 @@ class Worker:
 
     def _is_told(self) -> Stop:
         """The strongest order: by a signal, by the sweep's stop file, or by the end of who started this worker."""
-        told = max(self._stop, stopping.read_stop(self.plan.path))
+        told = max(self._stop, stopping.read_stop(self.spec.path))
         return told if self._controller_lives() else max(told, Stop.FINISH)
 
     def _controller_lives(self) -> bool:
         host, _, pid = (self.controller or "").partition(" ")
         if host != socket.gethostname():
-            return not host or is_alive(self.plan.path / CONTROLLER_FILE, self.plan.settings.lease_seconds)
+            return not host or is_alive(self.spec.path / CONTROLLER_FILE, self.spec.settings.lease_seconds)
         try:
             return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
@@ -138,16 +138,16 @@ class Worker:
 
     def _told_stage(self) -> Stage | None:
         """What the controller works at; None where none is alive, or it is through."""
-        path = self.plan.path / CONTROLLER_FILE
-        lease = read_lease(path) if is_alive(path, self.plan.settings.lease_seconds) else None
+        path = self.spec.path / CONTROLLER_FILE
+        lease = read_lease(path) if is_alive(path, self.spec.settings.lease_seconds) else None
         stage = lease.doing.get("stage") if lease else None
         return Stage(stage) if stage in (Stage.TUNE, Stage.CONFIRM) else None
 
     def _work_once(self, stage: Stage) -> bool:
         """Run one trial, or wait a moment. False: there is nothing left to wait for."""
-        self._read_plan_again()
+        self._reload_spec()
         try:
-            everything = [(study, self._tickets(study, stage)) for study in self.plan.studies]
+            everything = [(study, self._tickets(study, stage)) for study in self.spec.studies]
         except KeyError:  # joined before the controller has made the studies
             time.sleep(IDLE_SECONDS)
             return self._told_stage() is not None
@@ -159,7 +159,7 @@ class Worker:
             if trial is not None:
                 self._work(study, stage, tickets, trial)
                 return True
-        is_all_over = all(is_over(self.plan, study, stage, progress[study.label]) for study in self.plan.studies)
+        is_all_over = all(is_over(self.spec, study, stage, progress[study.label]) for study in self.spec.studies)
         if self.only_stage is None and self._told_stage() is None:
             return False  # nothing waits, and nobody will take lost trials back or confirm anything
         if is_all_over and self.only_stage is not None:
@@ -168,19 +168,19 @@ class Worker:
         time.sleep(IDLE_SECONDS)
         return True
 
-    def _read_plan_again(self) -> None:
+    def _reload_spec(self) -> None:
         """Ranges may have been widened, or studies added, since."""
-        changed_at = (self.plan.path / PLAN_FILE).stat().st_mtime
-        if changed_at != self._plan_read_at:
-            self._plan_read_at, self.plan = changed_at, load_plan(self.plan.path)
+        changed_at = (self.spec.path / SPEC_FILE).stat().st_mtime
+        if changed_at != self._spec_read_at:
+            self._spec_read_at, self.spec = changed_at, load_spec(self.spec.path)
 
-    def _tickets(self, study: StudyPlan, stage: Stage) -> Tickets:
+    def _tickets(self, study: StudySpec, stage: Stage) -> Tickets:
         name = stage_study_name(study, stage)
         if name not in self._queues:
             self._queues[name] = Tickets(self._storage, name)
         return self._queues[name]
 
-    def _work(self, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> None:
+    def _work(self, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> None:
         with self._alone_on_device(stage) as is_ready:
             if not is_ready:
                 tickets.requeue(trial, "stopped before it began", costs_attempt=False)
@@ -220,29 +220,29 @@ class Worker:
         finally:
             lock.release()
 
-    def _request(self, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> Request:
+    def _request(self, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> Request:
         known = trial.params if len(trial.params) == len(study.space) else trial.terms.params  # None: to be proposed
-        settings = self.plan.settings
+        settings = self.spec.settings
         history = () if known is not None else tuple(seen([t for t in tickets.trials() if t.number != trial.number]))
         return Request(
             overrides=(*study.overrides, *self._job_overrides(study, stage, trial)),
-            folder=str(_fresh_folder(self.plan.path / study.label, stage, trial)),
-            report=self.plan.objective,
+            folder=str(_fresh_folder(self.spec.path / study.label, stage, trial)),
+            report=self.spec.objective,
             params=known,
             space=study.space,
             history=history,
             sampler=settings.sampler.name,
             sampler_kwargs=settings.sampler.kwargs,
             seed=stable_seed(settings.sampler_seed, study.name, trial.number),
-            direction=self.plan.direction,
-            config_dir=self.plan.config_dir,
+            direction=self.spec.direction,
+            config_dir=self.spec.config_dir,
             tokens=trial.terms.tokens,
             seconds=trial.terms.seconds,
             number=trial.number,
         )
 
-    def _job_overrides(self, study: StudyPlan, stage: Stage, trial: Trial) -> list[str]:
-        steps = ",".join(str(step) for step in self.plan.report_steps(study))
+    def _job_overrides(self, study: StudySpec, stage: Stage, trial: Trial) -> list[str]:
+        steps = ",".join(str(step) for step in self.spec.report_steps(study))
         shown = [dimension.key for dimension in study.space] + ["method.name", "seed", "hparams.max_steps"]
         settings: dict[str, Any] = {
             "stage": stage,
@@ -260,7 +260,7 @@ class Worker:
             settings["seed"] = trial.terms.seed
         return [f"++{key}={value}" for key, value in settings.items()]  # ++: a group's YAML need not name them all
 
-    def _hear(self, message: Any, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> bool | None:
+    def _hear(self, message: Any, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> bool | None:
         match message:
             case Proposed(params):
                 tickets.set_params(trial, study.space, params)
@@ -275,14 +275,14 @@ class Worker:
                 return self._judge(step, value, study, stage, tickets, trial)
         return None
 
-    def _judge(self, step: int, value: float, study: StudyPlan, stage: Stage, tickets: Tickets, trial: Trial) -> bool:
+    def _judge(self, step: int, value: float, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> bool:
         """Keep a report; answer whether the trial is to go on."""
         if not math.isfinite(value):
             return True  # the job itself ends over a loss that is not finite
         tickets.report(trial, step, value)
         if stage is not Stage.TUNE or step >= study.max_steps:
             return True
-        pruner, kwargs = self.plan.settings.pruner.name, self.plan.pruner_kwargs
+        pruner, kwargs = self.spec.settings.pruner.name, self.spec.pruner_kwargs
         return not should_prune(tickets.study, trial.id, pruner=pruner, kwargs=kwargs, max_steps=study.max_steps)
 
     def _conclude(self, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
@@ -302,7 +302,7 @@ class Worker:
             tickets.requeue(trial, outcome.cause or "crashed", costs_attempt=True)
             time.sleep(RETRY_PAUSE_SECONDS)
         else:
-            conclude(self.plan, tickets, trial, outcome)
+            conclude(self.spec, tickets, trial, outcome)
 
     def _owns(self, tickets: Tickets, trial: Trial) -> bool:
         """False after this worker was taken for dead, as on a machine that was suspended for long."""
@@ -314,14 +314,14 @@ class Worker:
         self._lease.refresh({"slot": self.slot.index} | self._doing, now="state" in doing)
 
 
-def conclude(plan: SweepPlan, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
+def conclude(spec: SweepSpec, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
     """Tell the storage how a trial ended: its value, and how it keeps to the limits."""
     from dataclasses import replace
 
-    value = outcome.metrics.get(plan.objective)
+    value = outcome.metrics.get(spec.objective)
     if outcome.ending is Ending.FINISHED and (value is None or not math.isfinite(value)):
-        outcome = replace(outcome, ending=Ending.DIVERGED, cause=f"{plan.objective} was not finite")
-    broken = violations(plan.limits, outcome.metrics)
+        outcome = replace(outcome, ending=Ending.DIVERGED, cause=f"{spec.objective} was not finite")
+    broken = violations(spec.limits, outcome.metrics)
     if outcome.ending is Ending.OOM:
         broken["memory"] = max(1.0, broken.get("memory", 0.0))
     tickets.finish(trial, outcome, value, broken)

@@ -34,8 +34,8 @@ from peftsweep.sweeps.protocol.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.protocol.request import Request, build_space
 from peftsweep.tracking.tracker import flatten
 
-PLAN_FILE = "sweep.json"
-PLAN_SCHEMA = 1
+SPEC_FILE = "sweep.json"
+SPEC_SCHEMA = 1
 SWEEPS_FOLDER = Path("outputs/sweeps")
 DEFAULT_TRIALS = 10
 PIXELS_PER_TOKEN = 16  # of FLUX.2, side of a square; the model itself isn't loaded for an estimate
@@ -43,7 +43,7 @@ NO_MATTER = ("tracking", "device", "allow_shared_gpu", "cache", "resume", "save_
 
 
 @dataclass(frozen=True)
-class StudyPlan:
+class StudySpec:
     """One study: all trials of one method x task x model (and whatever else the command line spans)."""
 
     label: str  # its folder, and its name in tables
@@ -63,7 +63,7 @@ class StudyPlan:
 
 
 @dataclass(frozen=True)
-class SweepPlan:
+class SweepSpec:
     """All studies of one command, and the rules they share. Nothing in it changes while the sweep runs, except that
     ranges grow with `extend`."""
 
@@ -74,7 +74,7 @@ class SweepPlan:
     arguments: tuple[str, ...]  # the command line, to continue with
     objective: str
     settings: SweepConfig
-    studies: tuple[StudyPlan, ...]
+    studies: tuple[StudySpec, ...]
     extensions: int = 0  # how often `extend` has widened ranges, each time for half the budget again
     tracking: bool = True
     tracking_uri: str | None = None
@@ -115,7 +115,7 @@ class SweepPlan:
         asked = self.settings.budget.gpu_seconds
         return None if asked is None else asked * (1 + self.extensions / 2)
 
-    def study(self, label: str) -> StudyPlan:
+    def study(self, label: str) -> StudySpec:
         return next(study for study in self.studies if study.label == label)
 
     @property
@@ -126,13 +126,13 @@ class SweepPlan:
             return pruner.kwargs
         return {"bootstrap_count": min(BOOTSTRAP_COUNT, self.n_trials // 2)} | pruner.kwargs
 
-    def report_steps(self, study: StudyPlan) -> tuple[int, ...]:
+    def report_steps(self, study: StudySpec) -> tuple[int, ...]:
         return report_steps(study.max_steps, self.settings.pruner.name, self.pruner_kwargs)
 
 
-def plan_sweep(
+def build_sweep_spec(
     request: Request, arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None = None
-) -> SweepPlan:
+) -> SweepSpec:
     """Everything that the sweep will do, found without loading anything.
 
     Raises:
@@ -156,7 +156,7 @@ def plan_sweep(
         for label, (_, overrides, job), space in zip(labels, composed, spaces, strict=True)
     )
     first = composed[0][2]
-    return SweepPlan(
+    return SweepSpec(
         name=name,
         folder=str((SWEEPS_FOLDER / name).absolute()),
         working_folder=str(Path.cwd()),
@@ -197,9 +197,9 @@ def _objective(jobs: Sequence[JobConfig], asked: str | None) -> str:
     return asked or objectives_of(jobs[0].task.name)[0]
 
 
-def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, space: Space) -> StudyPlan:
+def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, space: Space) -> StudySpec:
     hparams = job.hparams
-    return StudyPlan(
+    return StudySpec(
         label=label,
         name=name,
         overrides=overrides,
@@ -255,35 +255,35 @@ def _name_of(request: Request, job: JobConfig) -> str:
     return f"{job.task.name}-{job.model.name}-{digest}"
 
 
-def save_plan(plan: SweepPlan) -> None:
+def save_spec(spec: SweepSpec) -> None:
     """Write sweep.json whole or not at all."""
-    path = plan.path / PLAN_FILE
+    path = spec.path / SPEC_FILE
     partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps({"schema_version": PLAN_SCHEMA, **asdict(plan)}, indent=2), encoding="utf-8")
-    if plan.settings.storage:
+    partial.write_text(json.dumps({"schema_version": SPEC_SCHEMA, **asdict(spec)}, indent=2), encoding="utf-8")
+    if spec.settings.storage:
         partial.chmod(0o600)  # its address may hold a password, which workers need
     partial.replace(path)
 
 
-def load_plan(folder: Path) -> SweepPlan:
+def load_spec(folder: Path) -> SweepSpec:
     """Read sweep.json. Raises DataError: the folder is no sweep's, or a newer peftsweep wrote it."""
     try:
-        content = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        rule = f"a sweep's folder must hold a readable {PLAN_FILE} ({type(error).__name__})"
+        rule = f"a sweep's folder must hold a readable {SPEC_FILE} ({type(error).__name__})"
         raise DataError(Problem(rule, str(folder), fix="Sweeps lie under outputs/sweeps.")) from None
-    if content.pop("schema_version", PLAN_SCHEMA + 1) > PLAN_SCHEMA:
+    if content.pop("schema_version", SPEC_SCHEMA + 1) > SPEC_SCHEMA:
         raise DataError(Problem("this peftsweep is too old for the sweep", str(folder), fix="Upgrade peftsweep."))
     content["studies"] = tuple(_read_study(study) for study in content["studies"])
     content["settings"] = _read_settings(content["settings"])
     content["arguments"] = tuple(content["arguments"])
     # The folder may have been moved, or be seen under another path from another machine.
-    return SweepPlan(**(content | {"folder": str(folder.absolute())}))
+    return SweepSpec(**(content | {"folder": str(folder.absolute())}))
 
 
-def _read_study(content: dict[str, Any]) -> StudyPlan:
+def _read_study(content: dict[str, Any]) -> StudySpec:
     spaces = {key: _read_space(content[key]) for key in ("space", "asked_space")}
-    return StudyPlan(**(content | spaces | {"overrides": tuple(content["overrides"])}))
+    return StudySpec(**(content | spaces | {"overrides": tuple(content["overrides"])}))
 
 
 def _read_space(content: list[dict[str, Any]]) -> Space:
@@ -296,12 +296,12 @@ def _read_settings(content: dict[str, Any]) -> SweepConfig:
     return SweepConfig(**(content | built))
 
 
-def with_parents(plan: SweepPlan, run_ids: Mapping[str, str]) -> SweepPlan:
-    """The plan, knowing the MLflow run of each study."""
-    studies = tuple(dataclasses.replace(study, parent_run_id=run_ids.get(study.name)) for study in plan.studies)
-    return dataclasses.replace(plan, studies=studies)
+def with_parents(spec: SweepSpec, run_ids: Mapping[str, str]) -> SweepSpec:
+    """The specification, knowing the MLflow run of each study."""
+    studies = tuple(dataclasses.replace(study, parent_run_id=run_ids.get(study.name)) for study in spec.studies)
+    return dataclasses.replace(spec, studies=studies)
 
 
-def with_space(plan: SweepPlan, label: str, space: Space) -> SweepPlan:
-    studies = tuple(dataclasses.replace(s, space=space) if s.label == label else s for s in plan.studies)
-    return dataclasses.replace(plan, studies=studies)
+def with_space(spec: SweepSpec, label: str, space: Space) -> SweepSpec:
+    studies = tuple(dataclasses.replace(s, space=space) if s.label == label else s for s in spec.studies)
+    return dataclasses.replace(spec, studies=studies)

@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution.tickets import Trial, stopped_because
 from peftsweep.sweeps.protocol.budget import Budget, is_given_out
-from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 
 
-def stage_study_name(study: StudyPlan, stage: Stage) -> str:
+def stage_study_name(study: StudySpec, stage: Stage) -> str:
     """Confirm jobs are tickets too, of an Optuna study beside the one that was tuned."""
     return study.name if stage is Stage.TUNE else f"{study.name}/confirm"
 
 
-def budget_of(plan: SweepPlan, study: StudyPlan, workers: int = 1) -> Budget:
-    steps = plan.report_steps(study)
+def budget_of(spec: SweepSpec, study: StudySpec, workers: int = 1) -> Budget:
+    steps = spec.report_steps(study)
     return Budget(
-        n_trials=plan.n_trials,
-        tokens=plan.tokens,
-        gpu_seconds=plan.gpu_seconds,
+        n_trials=spec.n_trials,
+        tokens=spec.tokens,
+        gpu_seconds=spec.gpu_seconds,
         first_report=(steps[0] if steps else study.max_steps) / study.max_steps,
         most_open=max(1, workers),
     )
 
 
-def is_over(plan: SweepPlan, study: StudyPlan, stage: Stage, trials: Sequence[Trial]) -> bool:
+def is_over(spec: SweepSpec, study: StudySpec, stage: Stage, trials: Sequence[Trial]) -> bool:
     """Whether nothing of a stage runs, waits or will come."""
     if stopped_because(trials):
         return not any(trial.state.name == "RUNNING" for trial in trials)
@@ -34,4 +34,4 @@ def is_over(plan: SweepPlan, study: StudyPlan, stage: Stage, trials: Sequence[Tr
         return False
     if stage is Stage.CONFIRM:  # all its tickets are made before it begins; none where nothing is to be confirmed
         return True
-    return bool(trials) and is_given_out(budget_of(plan, study), trials)
+    return bool(trials) and is_given_out(budget_of(spec, study), trials)

@@ -12,7 +12,7 @@ from peftsweep.cli import main
 from peftsweep.config.compose import parse_command_line
 from peftsweep.sweeps.execution.controller import only_controller
 from peftsweep.sweeps.protocol.request import read_request
-from peftsweep.sweeps.protocol.specification import plan_sweep, save_plan
+from peftsweep.sweeps.protocol.specification import build_sweep_spec, save_spec
 from peftsweep.sweeps.start import build_settings
 
 FAIR = ["-m", "hydra/sweeper=fair", "task=metamath", "tracking=none"]
@@ -70,7 +70,7 @@ def assert_refused(told, *fragments):
     assert list(Path().rglob("table.json")) == []
 
 
-def test_a_good_sweep_is_planned(run):
+def test_a_good_sweep_is_specified(run):
     """The counterpart of every test below: without the mistake, the same command line is taken."""
     told = run(*FAIR, "method=lora,ia3", "dry_run=true", "n_trials=4")
     assert told.code == 0, told.text
@@ -186,10 +186,10 @@ def test_a_storage_that_cannot_be_reached_is_told(run, mistake):
 
 def plan_of(*typed):
     overrides = parse_command_line(["task=metamath", "tracking=none", *typed]).overrides
-    plan = plan_sweep(read_request(overrides, None), FAIR, build_settings({"name": "s"}))
-    plan.path.mkdir(parents=True)
-    save_plan(plan)
-    return plan
+    spec = build_sweep_spec(read_request(overrides, None), FAIR, build_settings({"name": "s"}))
+    spec.path.mkdir(parents=True)
+    save_spec(spec)
+    return spec
 
 
 def test_a_sweep_of_this_name_with_another_space_is_told(run):

@@ -16,7 +16,7 @@ from peftsweep.config.schema import SweepConfig
 from peftsweep.records.space import CAPACITY, LR, Dimension
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Tickets, Trial
-from peftsweep.sweeps.protocol.specification import StudyPlan, SweepPlan
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 
 SPACE = (
     Dimension(LR, 1e-5, 1e-2, log=True, default=1e-4),
@@ -25,8 +25,8 @@ SPACE = (
 STATES = {Ending.FINISHED: TrialState.COMPLETE, Ending.PRUNED: TrialState.PRUNED, Ending.SPENT: TrialState.PRUNED}
 
 
-def make_study(label: str = "lora", **changes: Any) -> StudyPlan:
-    study = StudyPlan(
+def make_study(label: str = "lora", **changes: Any) -> StudySpec:
+    study = StudySpec(
         label=label,
         name=f"monday/{label}",
         overrides=(f"method={label}",),
@@ -43,9 +43,9 @@ def make_study(label: str = "lora", **changes: Any) -> StudyPlan:
     return replace(study, **changes)
 
 
-def make_plan(folder: Path, *labels: str, **changes: Any) -> SweepPlan:
+def make_spec(folder: Path, *labels: str, **changes: Any) -> SweepSpec:
     studies = tuple(make_study(label) for label in labels or ("lora",))
-    plan = SweepPlan(
+    spec = SweepSpec(
         name="monday",
         folder=str(folder),
         working_folder=str(folder),
@@ -56,7 +56,7 @@ def make_plan(folder: Path, *labels: str, **changes: Any) -> SweepPlan:
         studies=studies,
         tracking=False,
     )
-    return replace(plan, **changes)
+    return replace(spec, **changes)
 
 
 def make_trial(number: int = 0, ending: Ending | None = Ending.FINISHED, **changes: Any) -> Trial:
@@ -81,13 +81,13 @@ def make_trial(number: int = 0, ending: Ending | None = Ending.FINISHED, **chang
 
 
 @pytest.fixture(scope="session")
-def study_plan() -> Callable[..., StudyPlan]:
+def study_plan() -> Callable[..., StudySpec]:
     return make_study
 
 
 @pytest.fixture
-def sweep_plan(tmp_path: Path) -> Callable[..., SweepPlan]:
-    return lambda *labels, **changes: make_plan(tmp_path, *labels, **changes)
+def sweep_spec(tmp_path: Path) -> Callable[..., SweepSpec]:
+    return lambda *labels, **changes: make_spec(tmp_path, *labels, **changes)
 
 
 @pytest.fixture(scope="session")

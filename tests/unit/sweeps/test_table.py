@@ -14,10 +14,10 @@ from optuna.storages import BaseStorage
 from peftsweep.records.items import score_interval
 from peftsweep.records.space import CAPACITY, LR, defaults_of
 from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Tickets
-from peftsweep.sweeps.protocol.specification import SweepPlan
+from peftsweep.sweeps.protocol.specification import SweepSpec
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
 
-MakePlan = Callable[..., SweepPlan]
+MakeSpec = Callable[..., SweepSpec]
 NewTickets = Callable[..., Tickets]
 
 ACCURACY = "test/accuracy"
@@ -35,8 +35,8 @@ def write_items(folder: Path, items: Sequence[float], key: str = "correct") -> P
 class Sweep:
     """A sweep whose trials have ended as told."""
 
-    def __init__(self, plan: SweepPlan, storage: BaseStorage, new_tickets: NewTickets) -> None:
-        self.plan, self.storage, self._new_tickets = plan, storage, new_tickets
+    def __init__(self, spec: SweepSpec, storage: BaseStorage, new_tickets: NewTickets) -> None:
+        self.spec, self.storage, self._new_tickets = spec, storage, new_tickets
 
     def tuned(self, params: dict[str, Any], value: float | None, label: str = "lora", **outcome: Any) -> None:
         ending = outcome.pop("ending", Ending.FINISHED)
@@ -45,7 +45,7 @@ class Sweep:
     def confirmed(
         self, role: str, params: dict[str, Any], seed: int, accuracy: float, label: str = "lora", **known: Any
     ) -> None:
-        folder = self.plan.path / label / f"{role}-{seed}"
+        folder = self.spec.path / label / f"{role}-{seed}"
         if accuracy in (0.0, 1.0) or not folder.exists():
             write_items(folder, [1, 0] * 3)
         outcome = Outcome(Ending.FINISHED, folder=str(folder), metrics={ACCURACY: accuracy, "valid/loss": 0.5}, **known)
@@ -56,22 +56,22 @@ class Sweep:
         tickets.add(terms)
         trial = tickets.claim("here-1-0", 0.0)
         assert trial is not None
-        study = self.plan.studies[0]
+        study = self.spec.studies[0]
         tickets.set_params(trial, study.space, terms.params or {})
         tickets.finish(trial, outcome, value, {})
 
     def row(self) -> SweepRow:
-        return build_table(self.plan, self.storage).rows[0]
+        return build_table(self.spec, self.storage).rows[0]
 
 
 @pytest.fixture
-def sweep(sweep_plan: MakePlan, storage: BaseStorage, new_tickets: NewTickets) -> Sweep:
-    return Sweep(sweep_plan(), storage, new_tickets)
+def sweep(sweep_spec: MakeSpec, storage: BaseStorage, new_tickets: NewTickets) -> Sweep:
+    return Sweep(sweep_spec(), storage, new_tickets)
 
 
 @pytest.fixture
 def default(sweep: Sweep) -> dict[str, Any]:
-    return defaults_of(sweep.plan.studies[0].space)
+    return defaults_of(sweep.spec.studies[0].space)
 
 
 def test_seeds_that_were_asked_the_same_have_an_interval_over_seeds_and_items(
@@ -79,7 +79,7 @@ def test_seeds_that_were_asked_the_same_have_an_interval_over_seeds_and_items(
 ) -> None:
     sweep.tuned(default, 0.3)
     for seed, items in enumerate(ITEMS):
-        write_items(sweep.plan.path / "lora" / f"best-{seed}", items)
+        write_items(sweep.spec.path / "lora" / f"best-{seed}", items)
         sweep.confirmed("best", default, seed, 0.6)
     assert sweep.row().interval == pytest.approx(score_interval(ITEMS, ACCURACY, None))
 
@@ -178,25 +178,25 @@ def test_code_of_a_failed_job_mixes_nothing(sweep: Sweep) -> None:
 
 
 def test_the_best_score_stands_first_and_what_has_none_last(
-    sweep_plan: MakePlan, storage: BaseStorage, new_tickets: NewTickets
+    sweep_spec: MakeSpec, storage: BaseStorage, new_tickets: NewTickets
 ) -> None:
-    sweep = Sweep(sweep_plan("a", "b", "c", "d", "e"), storage, new_tickets)
+    sweep = Sweep(sweep_spec("a", "b", "c", "d", "e"), storage, new_tickets)
     for label, value in (("a", 0.4), ("b", 0.5), ("c", 0.3), ("d", 0.2)):
         sweep.tuned(FOUND, value, label)
     sweep.confirmed("best", FOUND, 1, 0.6, "b")
     sweep.confirmed("best", FOUND, 1, 0.5, "a")
-    assert [row.study for row in build_table(sweep.plan, storage).rows] == ["b", "a", "d", "c", "e"]
+    assert [row.study for row in build_table(sweep.spec, storage).rows] == ["b", "a", "d", "c", "e"]
 
 
 def test_a_table_becomes_a_frame_with_a_line_for_each_study(sweep: Sweep) -> None:
     sweep.tuned(FOUND, 0.4)
-    frame = build_table(sweep.plan, sweep.storage).to_frame()
+    frame = build_table(sweep.spec, sweep.storage).to_frame()
     assert frame.loc[0, ["study", "objective", LR, CAPACITY]].tolist() == ["lora", 0.4, 1e-3, 8]
     assert math.isnan(frame.loc[0, "score_low"])
 
 
 def test_a_saved_table_is_whole_json(sweep: Sweep) -> None:
     sweep.tuned(FOUND, 0.4)
-    table: SweepTable = build_table(sweep.plan, sweep.storage)
+    table: SweepTable = build_table(sweep.spec, sweep.storage)
     content = json.loads(table.save().read_text())
     assert (content["rows"][0]["best"], content["objective"]) == (FOUND, "valid/loss")

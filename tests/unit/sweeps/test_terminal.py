@@ -16,11 +16,11 @@ from peftsweep.records.space import CAPACITY, LR, Dimension
 from peftsweep.sweeps.execution.lease import Lease
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Trial
-from peftsweep.sweeps.protocol.specification import SweepPlan
+from peftsweep.sweeps.protocol.specification import SweepSpec
 from peftsweep.sweeps.table import SweepRow, SweepTable
 from peftsweep.sweeps.terminal import Progress, describe_params, dry_run_table, duration, final_table, notes
 
-MakePlan = Callable[..., SweepPlan]
+MakeSpec = Callable[..., SweepSpec]
 MakeTrial = Callable[..., Trial]
 
 
@@ -93,30 +93,30 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_a_dry_run_loses_no_number(width: int, sweep_plan: MakePlan) -> None:
-    text = words(dry_run_table(sweep_plan("lora", "oft"), workers=2), width)
+def test_a_dry_run_loses_no_number(width: int, sweep_spec: MakeSpec) -> None:
+    text = words(dry_run_table(sweep_spec("lora", "oft"), workers=2), width)
     steps = 4 * 90 + 4 * 90  # trials, then three seeds of the best and one of the default
     for shown in ("4", f"{steps:,}", f"{steps * 8 * 128:,}", "2 workers"):
         assert shown in text
 
 
-def test_a_dry_run_of_tokens_tells_tokens(sweep_plan: MakePlan) -> None:
+def test_a_dry_run_of_tokens_tells_tokens(sweep_spec: MakeSpec) -> None:
     settings = SweepConfig(budget=BudgetConfig(tokens=1_000_000))
-    text = text_of(dry_run_table(sweep_plan(settings=settings), 2), 140)
+    text = text_of(dry_run_table(sweep_spec(settings=settings), 2), 140)
     assert f"{1_000_000 + 4 * 90 * 8 * 128:,}" in text
     assert "by budget" in text
 
 
-def test_a_dry_run_of_seconds_knows_no_steps(sweep_plan: MakePlan) -> None:
-    text = text_of(dry_run_table(sweep_plan(settings=SweepConfig(budget=BudgetConfig(gpu_seconds=60))), 2), 140)
+def test_a_dry_run_of_seconds_knows_no_steps(sweep_spec: MakeSpec) -> None:
+    text = text_of(dry_run_table(sweep_spec(settings=SweepConfig(budget=BudgetConfig(gpu_seconds=60))), 2), 140)
     assert "by time" in text
 
 
-def test_a_dry_run_shows_every_choice(sweep_plan: MakePlan) -> None:
-    plan = sweep_plan()
+def test_a_dry_run_shows_every_choice(sweep_spec: MakeSpec) -> None:
+    spec = sweep_spec()
     names = Dimension("hparams.scheduler", choices=("cosine", "a, b"))
-    study = replace(plan.studies[0], space=(*plan.studies[0].space, names))
-    assert "choice(cosine,'a, b')" in text_of(dry_run_table(replace(plan, studies=(study,)), 2), 140)
+    study = replace(spec.studies[0], space=(*spec.studies[0].space, names))
+    assert "choice(cosine,'a, b')" in text_of(dry_run_table(replace(spec, studies=(study,)), 2), 140)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def written() -> io.StringIO:
 
 
 @pytest.fixture
-def progress(written: io.StringIO, sweep_plan: MakePlan) -> Progress:
-    return Progress(sweep_plan(), Console(file=written, width=60))
+def progress(written: io.StringIO, sweep_spec: MakeSpec) -> Progress:
+    return Progress(sweep_spec(), Console(file=written, width=60))
 
 
 def test_a_finished_trial_is_told_once(progress: Progress, written: io.StringIO, trial: MakeTrial) -> None:
@@ -195,9 +195,9 @@ def test_a_cause_with_brackets_is_told_as_it_is(progress: Progress, written: io.
     assert "([enforce fail at x.cpp:1] see [/var/log])" in written.getvalue()
 
 
-def test_on_a_terminal_there_is_a_line_for_each_study_and_worker(sweep_plan: MakePlan, trial: MakeTrial) -> None:
+def test_on_a_terminal_there_is_a_line_for_each_study_and_worker(sweep_spec: MakeSpec, trial: MakeTrial) -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    progress = Progress(sweep_plan("lora", "oft"), console)
+    progress = Progress(sweep_spec("lora", "oft"), console)
     doing = {"slot": 1, "state": "running", "study": "oft", "number": 2, "step": 30, "of": 90}
     trials = {"lora": [trial(0)], "oft": [trial(0, None)]}
     picture = Console(file=io.StringIO(), width=100)

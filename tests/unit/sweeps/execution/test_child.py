@@ -27,7 +27,7 @@ from peftsweep.sweeps.execution.messages import Request
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import RESULTS, Ending, Outcome, Terms, Tickets, seen
 from peftsweep.sweeps.execution.worker import conclude, stable_seed
-from tests.unit.sweeps.conftest import make_plan
+from tests.unit.sweeps.conftest import make_spec
 
 ENDINGS = [
     (Pruned("worse"), Ending.PRUNED),
@@ -90,11 +90,11 @@ def tickets(tmp_path: Path) -> Tickets:
 
 
 def test_a_trial_out_of_memory_is_a_result_that_keeps_others_away(tickets: Tickets, tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
+    spec = make_spec(tmp_path)
     trial = tickets.claim("worker", 0.0)
     assert trial is not None
-    tickets.set_params(trial, plan.studies[0].space[:1], {LR: 1e-3})
-    conclude(plan, tickets, trial, Outcome(Ending.OOM, "full"))
+    tickets.set_params(trial, spec.studies[0].space[:1], {LR: 1e-3})
+    conclude(spec, tickets, trial, Outcome(Ending.OOM, "full"))
     ended = tickets.trial(0)
     assert ended.is_result
     assert (ended.state, ended.constraints["memory"]) == (TrialState.FAIL, 1.0)
@@ -104,7 +104,7 @@ def test_a_trial_out_of_memory_is_a_result_that_keeps_others_away(tickets: Ticke
 def test_a_job_that_ends_well_without_a_finite_objective_has_diverged(tickets: Tickets, tmp_path: Path) -> None:
     trial = tickets.claim("worker", 0.0)
     assert trial is not None
-    conclude(make_plan(tmp_path), tickets, trial, Outcome(Ending.FINISHED, metrics={"valid/loss": float("nan")}))
+    conclude(make_spec(tmp_path), tickets, trial, Outcome(Ending.FINISHED, metrics={"valid/loss": float("nan")}))
     assert tickets.trial(0).outcome.ending is Ending.DIVERGED  # type: ignore[union-attr]
 
 

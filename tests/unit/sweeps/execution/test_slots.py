@@ -7,7 +7,7 @@ import os
 import pytest
 
 from peftsweep.errors import ConfigError
-from peftsweep.sweeps.execution.slots import MOST_CPU_WORKERS, cluster_slots, plan_slots
+from peftsweep.sweeps.execution.slots import MOST_CPU_WORKERS, cluster_slots, local_slots
 from peftsweep.sweeps.execution.worker import Slot
 
 GPUS = ("0", "1", "2", "3")
@@ -25,7 +25,7 @@ def slots(
     may_share: bool = False,
     trials: int = 100,
 ) -> tuple[list[Slot], list[Slot]]:
-    return plan_slots(workers, gpus, device, may_share=may_share, trials=trials)
+    return local_slots(workers, gpus, device, may_share=may_share, trials=trials)
 
 
 def test_without_a_gpu_there_is_a_worker_for_each_core_up_to_a_number() -> None:
