@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,9 +40,6 @@ class Capabilities:
     quantized_base: bool | None  # trains on an int8 or int4 base
     convertible_to_lora: bool | None  # peft can approximate the result by a LoRA adapter
     layers: tuple[str, ...]  # kinds of layers that it can be put on; empty: inputs, attention or whole blocks
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def find_capabilities(method: MethodConfig) -> Capabilities:

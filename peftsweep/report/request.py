@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
@@ -10,34 +9,6 @@ from peftsweep.records.jobs import SWEEP_FILE
 
 SWEEPS_FOLDER = Path("outputs/sweeps")
 OUTPUTS = Path("outputs")
-
-
-def parse_words(words: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
-    """`key=value` words. Raises ConfigError: an unknown key, a key given twice, or a word that is none."""
-    found: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not value:
-            raise ConfigError(Problem("it must be written key=value", word, "the command line", _known(keys)))
-        if key not in keys:
-            fix = did_you_mean(key, list(keys))
-            raise ConfigError(Problem("no such key is known", key, "the command line", fix))
-        if key in found:
-            raise ConfigError(Problem("a key must be given once", word, "the command line"))
-        found[key] = value
-    return found
-
-
-def parse_switch(words: Mapping[str, str], key: str) -> bool:
-    """True where the key was not given. Raises ConfigError for another value than true or false."""
-    value = words.get(key, "true")
-    if value not in ("true", "false"):
-        raise ConfigError(Problem(f"{key} must be true or false", value, "the command line"))
-    return value == "true"
-
-
-def _known(keys: Sequence[str]) -> str:
-    return f"Keys: {', '.join(keys)}."
 
 
 def find_source(sweep: str | None, runs: str | None) -> tuple[str, str]:

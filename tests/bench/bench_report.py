@@ -168,7 +168,7 @@ import io, resource, sys, time
 from pathlib import Path
 started = time.perf_counter()
 from rich.console import Console
-from peftsweep.commands.report import write_tables
+from peftsweep.commands.write_report import write_tables
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.sources import load_jobs
 from peftsweep.report.page.write import write_page

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from peftsweep.cli import main
-from peftsweep.commands import plan as command
+from peftsweep.commands import plan_memory as command
 from peftsweep.errors import ConfigError, MethodError, ModelError
-from peftsweep.job.plan import lines
+from peftsweep.job.plan import planner
 
 QUICK = ("task.train_rows=20", "task.valid_rows=5", "task.test_rows=5")
 Plan = Callable[..., Any]
@@ -67,12 +67,12 @@ def test_combinations_come_with_the_last_setting_changing_fastest(plan_json: Pla
 def test_batches_of_one_method_share_a_planner(plan_json: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    class Counted(lines.Planner):
+    class Counted(planner.Planner):
         def __init__(self, *arguments: Any) -> None:
             made.append(arguments)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(lines, "Planner", Counted)
+    monkeypatch.setattr(planner, "Planner", Counted)
     plan_json("-m", "hparams.batch_size=1,2,4", "method=beft,ia3")
     assert len(made) == 2
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from job_writer import write_job, write_sweep
 
-from peftsweep.commands import report as command
+from peftsweep.commands.write_report import run
 from peftsweep.errors import ConfigError, DataError
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.groups import compare
@@ -22,9 +22,10 @@ from peftsweep.report.tables import MOST_PRINTED, needs, to_csv, to_markdown
 GOOD, FAIR, BAD = [1] * 18 + [0] * 2, [1] * 17 + [0] * 3, [0] * 18 + [1] * 2
 
 
-def run(words: list[str], page: command.Page | None = None) -> int:
-    """The command without its page, which has tests of its own."""
-    return command.run(words, page or (lambda loaded, comparison, frontiers, folder: folder))
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page has tests of its own."""
+    monkeypatch.setattr("peftsweep.report.page.write.write_page", lambda *found: found[-1])
 
 
 @pytest.fixture
@@ -169,14 +170,15 @@ def test_nothing_to_report(place: Path) -> None:
         run([])
 
 
-def test_the_page_is_given_all_that_was_found(sweep: Path) -> None:
+def test_the_page_is_given_all_that_was_found(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def page(*given: object) -> Path:
         seen.extend(given)
         return Path("index.html")
 
-    run([f"runs={sweep}", "x=memory", "y=time"], page)
+    monkeypatch.setattr("peftsweep.report.page.write.write_page", page)
+    run([f"runs={sweep}", "x=memory", "y=time"])
     loaded, comparison, frontiers, folder = seen
     assert len(loaded.jobs) == 15
     assert comparison.groups[0].rows[0].name == "b"
@@ -190,25 +192,8 @@ def test_what_would_separate_two_rows_is_told_in_words(sweep: Path) -> None:
     assert "would show a gap like this one (2.5 points)" in needs(tied, group.score_name)
 
 
-@pytest.mark.parametrize("module", ["report", "recommend"])
-def test_help_imports_nothing_heavy(module: str) -> None:
-    heavy = ["torch", "mlflow", "scipy", "statsmodels", "pandas", "numpy", "matplotlib", "rich"]
-    code = f"""
-import sys
-from peftsweep.commands.{module} import run
-try:
-    run(["--help"])
-except SystemExit:
-    print("imported:", *sorted(set(sys.modules) & set({heavy!r})))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "usage: peftsweep" in done.stdout
-    assert done.stdout.splitlines()[-1] == "imported:"
-
-
 def test_a_report_of_folders_imports_no_torch_and_no_mlflow(sweep: Path) -> None:
-    code = "import sys; from peftsweep.commands.report import run; from pathlib import Path; "
-    code += "run(sys.argv[1:], lambda *found: Path()); "
+    code = "import sys; from peftsweep.commands.write_report import run; run([*sys.argv[1:], 'log=false']); "
     code += "print('imported:', *sorted(set(sys.modules) & {'torch', 'mlflow', 'transformers', 'peft', 'optuna'}))"
     arguments = [f"runs={sweep}", f"folder={sweep}"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)

@@ -1,10 +1,9 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from peftsweep.errors import ConfigError
-from peftsweep.methods.catalog import method_files, print_methods, read_method_file
+from peftsweep.methods.catalog import method_files, read_method_file
 
 MINE = """# python -m peftsweep --config-dir mine method=mine
 name: mine
@@ -42,26 +41,3 @@ def test_an_unknown_key_in_a_method_file_is_refused_with_the_file(config_dir: Pa
     path.write_text(MINE + "capacitty: 3\n")
     with pytest.raises(ConfigError, match=r"capacitty(.|\n)*mine.yaml"):
         read_method_file(path)
-
-
-def test_the_listing_as_json_holds_what_the_table_shows(config_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert print_methods(["mine"], config_dir, as_json=True) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["capacity"] == 6
-    assert row["search_space"]["lr"] == [1e-5, 1e-2]
-    assert row["capabilities"]["mergeable"] is True
-
-
-def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'lora-plus'"):
-        print_methods(["lora-pluss"])
-
-
-def test_the_table_says_which_methods_serve_text_alone(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    print_methods(["prompt-tuning"])
-    assert "text models only" in capsys.readouterr().out
-    print_methods(["lora"])
-    assert "models only" not in capsys.readouterr().out

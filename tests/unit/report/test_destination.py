@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from job_writer import write_job, write_sweep
 
-from peftsweep.commands import report as command
+from peftsweep.commands.write_report import run
 from peftsweep.errors import ConfigError
 from peftsweep.report.destination import Destination, find_destination
 from peftsweep.report.sources import load_jobs
@@ -80,38 +80,42 @@ class Log:
         return self.answer
 
 
-def report(words: list[str], log: Log) -> int:
-    return command.run(words, lambda loaded, comparison, frontiers, folder: folder, log)
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """In place of MLflow; the page has tests of its own."""
+    log = Log()
+    monkeypatch.setattr("peftsweep.tracking.log_report", log)
+    monkeypatch.setattr("peftsweep.report.page.write.write_page", lambda *found: found[-1])
+    return log
 
 
 @pytest.mark.usefixtures("sweep")
-def test_the_command_logs_what_it_has_written_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    log = Log()
-    report(["log=true"], log)
-    report([], log)
+def test_the_command_logs_what_it_has_written_and_says_so(log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["log=true"])
+    run([])
     assert log.given == [(Path("outputs/reports/monday"), STUDIES, None)] * 2
     assert capsys.readouterr().out.endswith("mlflow  done\n")
 
 
 @pytest.mark.usefixtures("sweep")
-def test_nothing_is_said_where_nothing_was_logged(capsys: pytest.CaptureFixture[str], sweep: Path) -> None:
-    report([], Log(None))
-    none = Log()
-    report([f"runs={sweep / 'a'}"], none)
-    assert none.given == []
+def test_nothing_is_said_where_nothing_was_logged(log: Log, capsys: pytest.CaptureFixture[str], sweep: Path) -> None:
+    log.answer = None
+    run([])
+    log.given.clear()
+    run([f"runs={sweep / 'a'}"])
+    assert log.given == []
     assert "mlflow" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("sweep")
-def test_logging_can_be_left_out() -> None:
-    log = Log()
-    report(["log=false"], log)
+def test_logging_can_be_left_out(log: Log) -> None:
+    run(["log=false"])
     assert log.given == []
     with pytest.raises(ConfigError, match="log must be true or false, got 'no'"):
-        report(["log=no"], log)
+        run(["log=no"])
 
 
 def test_help_names_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.run(["--help"])
+        run(["--help"])
     assert "log=false" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from job_writer import write_job
 
-from peftsweep.commands.recommend import run
+from peftsweep.commands.recommend_method import run
 from peftsweep.errors import ConfigError, DataError
 from peftsweep.records.limits import parse_limits
 from peftsweep.records.results import Status
@@ -152,8 +152,11 @@ def test_what_can_not_be_wished_for(
         build_wish((), maximize, minimize, needs)
 
 
-def test_the_command_prints_the_recommendation(methods: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([f"runs={methods}", "memory<=16GB", "maximize=accuracy", "needs=mergeable"], ABLE.__getitem__) == 0
+def test_the_command_prints_the_recommendation(
+    methods: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftsweep.methods.catalog.capabilities_of", ABLE.__getitem__)
+    assert run([f"runs={methods}", "memory<=16GB", "maximize=accuracy", "needs=mergeable"]) == 0
     printed = capsys.readouterr().out
     assert "Use middle" in printed
     assert "big (95.0%) was left out" in printed

@@ -4,10 +4,6 @@ from functools import cache
 
 import pytest
 
-from peftsweep.config.check import build_config
-from peftsweep.config.compose import compose_config
-from peftsweep.job.run import run_job
-
 QUICK = (
     "hparams.max_steps=2",
     "hparams.lr=3e-3",
@@ -23,6 +19,16 @@ QUICK = (
 )
 
 
+def run_job_in(folder, overrides):
+    # Late: most unit tests need no torch.
+    from peftsweep.config.check import build_config
+    from peftsweep.config.compose import compose_config
+    from peftsweep.job.run import run_job
+
+    run_job(build_config(compose_config(overrides)), folder, keep_base=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Method name, further settings -> folder of a finished job."""
@@ -31,9 +37,7 @@ def finished(tmp_path_factory):
     @cache
     def run(method, *settings):
         folder = root / "-".join([method, *settings]).replace("/", "_")
-        config = build_config(compose_config([f"method={method}", f"cache={root}/cache", *QUICK, *settings]))
-        run_job(config, folder, keep_base=True)
-        return folder
+        return run_job_in(folder, [f"method={method}", f"cache={root}/cache", *QUICK, *settings])
 
     return run
 
@@ -66,8 +70,6 @@ def finished_image_job(tmp_path_factory):
 
     @cache
     def run(method):
-        config = build_config(compose_config([f"method={method}", f"cache={root}/cache", *SMALL_PICTURES]))
-        run_job(config, root / method, keep_base=True)
-        return root / method
+        return run_job_in(root / method, [f"method={method}", f"cache={root}/cache", *SMALL_PICTURES])
 
     return run

@@ -1,0 +1,156 @@
+"""`peftsweep export hf|adapter|merged|lora <job folder>`. Imports nothing slow before it knows what was asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftsweep.commands.words import build_parser, parse_switch, parse_words
+from peftsweep.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import torch
+
+    from peftsweep.exchange.finished import FinishedJob
+    from peftsweep.exchange.lora import Conversion
+
+DEFAULT_RANK = 32
+KEYS = {
+    "hf": ("folder",),
+    "adapter": ("folder", "trust"),
+    "merged": ("folder", "device", "trust"),
+    "lora": ("folder", "rank", "device", "trust"),
+}
+DETAILS = """\
+what to take out of a job's folder:
+  hf        its settings and result as files of the PEFT library's benchmark, for a pull request there
+  adapter   the plain adapter, with a model card
+  merged    one model with the adapter merged in: needs no peft
+  lora      the adapter of another method as LoRA, scored anew on the job's test items
+
+settings:
+  folder=PATH   where to (default: export/<what> in the job's folder); must be empty, except for hf
+  rank=N        lora: rank of every layer (default: 32); 0.9 keeps that share of each update instead
+  device=NAME   merged, lora: auto, cpu, cuda, ... (default: the job's)
+  trust=true    the job names code to run (model.trust_remote_code, task.scorer), and it may
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is asked for: the job, where to, and the settings that only some kinds of export have."""
+
+    job: Path
+    folder: Path
+    rank: int | float
+    device: str | None
+    trust: bool
+
+    def open_job(self) -> FinishedJob:
+        from peftsweep.exchange.finished import open_job
+
+        return open_job(self.job, trusted=self.trust)
+
+    def choose_device(self, job: FinishedJob) -> torch.device:
+        from peftsweep.job.run import choose_device
+
+        return choose_device(self.device or job.config.device)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do one export. Raises PeftsweepError with what is wrong."""
+    parser = build_parser("export", "Take something out of a finished job.", DETAILS)
+    parser.usage = "peftsweep export hf|adapter|merged|lora JOB [key=value ...]"
+    parser.add_argument("what", choices=list(KEYS), help=argparse.SUPPRESS)
+    parser.add_argument("job", type=Path, help="folder of the job")
+    parser.add_argument("words", nargs="*", help="key=value, see below")
+    options = parser.parse_args(arguments)
+    words = parse_words(f"export {options.what}", options.words, KEYS[options.what])
+    export = Export(
+        options.job,
+        Path(words["folder"]) if "folder" in words else options.job / "export" / options.what,
+        parse_rank(words.get("rank", str(DEFAULT_RANK))),
+        words.get("device"),
+        parse_switch(words, "trust", default=False),
+    )
+    {"hf": _hf, "adapter": _adapter, "merged": _merged, "lora": _lora}[options.what](export)
+    return 0
+
+
+def parse_rank(text: str) -> int | float:
+    """A whole number of at least 1 is a rank; a number between 0 and 1 the share of each update to keep."""
+    try:
+        rank = float(text) if "." in text else int(text)
+    except ValueError:
+        rank = 0
+    is_share = isinstance(rank, float)
+    if not (0 < rank < 1 if is_share else rank >= 1):
+        rule = "rank must be a whole number of at least 1, or a share between 0 and 1"
+        raise ConfigError(Problem(rule, text, "rank=", "rank=32, or rank=0.95."))
+    return rank
+
+
+def _hf(export: Export) -> None:
+    from peftsweep.exchange.writing import export_reference
+
+    written = export_reference(export.job, export.folder)
+    print(f"Lay {export.folder} over method_comparison of a clone of huggingface/peft:")
+    print(*(f"  {name}" for name in written.files), sep="\n")
+    for note in written.notes:
+        print(f"note: {note}")
+
+
+def _adapter(export: Export) -> None:
+    from peftsweep.exchange.weights import export_adapter
+
+    export_adapter(export.open_job(), export.folder)
+    print(f"adapter: {export.folder}")
+
+
+def _merged(export: Export) -> None:
+    from peftsweep.exchange.weights import export_merged
+
+    job = export.open_job()
+    export_merged(job, export.folder, export.choose_device(job))
+    print(f"merged model: {export.folder}")
+
+
+def _lora(export: Export) -> None:
+    from peftsweep.exchange.lora import export_lora
+    from peftsweep.job.display import Display
+
+    job = export.open_job()
+    display = Display()
+    device = export.choose_device(job)
+    with display.running():
+        conversion = export_lora(job, export.folder, device, export.rank, display.progress)
+    _show(conversion)
+    print(f"LoRA adapter: {export.folder}")
+
+
+def _show(conversion: Conversion) -> None:
+    """Score and size before and after."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from peftsweep.records.metrics import METRICS
+    from peftsweep.records.quantities import format_metric
+
+    low, high = conversion.ranks
+    table = Table(title=f"{conversion.method} as LoRA of rank {low if low == high else f'{low} to {high}'}")
+    for name in ("metric", "before", "95% interval", "after", "95% interval"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    sides = (
+        (conversion.before, conversion.intervals_before),
+        (conversion.after, conversion.intervals_after),
+    )
+    for key in conversion.after:
+        cells = []
+        for values, intervals in sides:
+            cells.append(format_metric(METRICS[key], values[key]) if key in values else "")
+            cells.append(" to ".join(format_metric(METRICS[key], end) for end in intervals.get(key, ())))
+        table.add_row(key, *cells)
+    Console().print(table)
