@@ -73,7 +73,7 @@ def build_step(model: nn.Module, batch_size: int, n_tokens: int, *, fused: bool)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        language_model_loss(model, input_ids, mask, input_ids, fused=fused).objective.backward()
+        (language_model_loss(model, input_ids, mask, input_ids, fused=fused).sum / input_ids.numel()).backward()
 
     return step
 

@@ -16,10 +16,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from diffusers import Flux2KleinPipeline
-from peft import PeftModel
 from torch import Tensor, nn
 
 from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.wrapped import base_of, evaluating
 
 
 class DiffusionParts:
@@ -96,7 +96,7 @@ class DiffusionParts:
         negative_embeds: (1, s, d), the empty prompt's; steps: of denoising; guidance: 1 does without it; on_done: told
         how many pictures were finished. The noise is drawn on the host, so a seed means the same on every device.
         """
-        transformer = model.get_base_model() if isinstance(model, PeftModel) else model
+        transformer = base_of(model)
         with evaluating(transformer), _visiting(self._pipeline.vae, self._device):
             pictures = []
             for start in range(0, len(seeds), batch_size):
@@ -155,17 +155,6 @@ def _visiting(module: nn.Module, device: torch.device) -> Iterator[Any]:
         yield module
     finally:
         module.to("cpu")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode for as long as it lasts, then as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _release(device: torch.device) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -23,6 +23,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.wrapped import base_of, evaluating, uncompiled
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,6 @@ READ_TOGETHER = 32
 ROOM_TOKENS = 64  # how far the cache grows at once
 
 
-class EndOfSequence(Protocol):
-    """What decoding needs of a tokenizer."""
-
-    eos_token_id: int | None
-
-
 @dataclass(frozen=True)
 class Decoded:
     """generations: new token ids without the end-of-sequence token, in the order of the prompts. One that has
@@ -53,7 +48,7 @@ class Decoded:
 
 def decode_greedily(
     model: nn.Module,
-    tokenizer: EndOfSequence,
+    tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     *,
     batch_size: int,
@@ -64,6 +59,7 @@ def decode_greedily(
 
     model: a transformers causal LM, bare or in any PEFT wrapper, prompt learning included; its mode (train or eval) is
     restored. The generation config of the checkpoint is set aside: some ship sampling, penalties or other end tokens.
+    tokenizer: only its eos_token_id is asked for; None lets every answer run to its limit.
     batch_size: most sequences at a time; halved, with a warning, each time the device runs out of memory.
     on_done: called with the number of prompts finished since its last call.
     Raises DataError for an empty prompt, torch.OutOfMemoryError if not even one sequence fits.
@@ -73,13 +69,19 @@ def decode_greedily(
         raise DataError(Problem("each prompt must have at least one token", f"none in prompts {empty[:5]}"))
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
-    work = _Work(prompts, tokenizer.eos_token_id, max_new_tokens, on_done)
-    model = getattr(model, "_orig_mod", model)  # a compiled model would compile anew for every length of the cache
-    with _eval_mode(model), torch.inference_mode():
-        while work.waiting:
-            if not _decode_until_done(_ForwardPass(model), work, batch_size):
-                batch_size = _smaller(batch_size, model)
-    return Decoded(work.generations, _generation_config(tokenizer.eos_token_id, batch_size, max_new_tokens))
+    eos_token_id = tokenizer.eos_token_id
+    queue = _Queue(prompts, eos_token_id, max_new_tokens, on_done)
+    model = uncompiled(model)  # a compiled model would compile anew for every length of the cache
+    with evaluating(model), torch.inference_mode():
+        while queue.waiting:
+            if not _decode_until_done(_ForwardPass(model), queue, batch_size):
+                message = "Out of memory while decoding %d sequences at a time; going on with %d."
+                log.warning(message, batch_size, batch_size // 2)
+                batch_size //= 2
+                gc.collect()
+                if next(model.parameters()).is_cuda:
+                    torch.cuda.empty_cache()
+    return Decoded(queue.generations, _generation_config(eos_token_id, batch_size, max_new_tokens))
 
 
 def _generation_config(eos_token_id: int | None, batch_size: int, max_new_tokens: int) -> dict[str, Any]:
@@ -97,61 +99,48 @@ def _generation_config(eos_token_id: int | None, batch_size: int, max_new_tokens
     }
 
 
-class _Work:
+@dataclass
+class _Queue:
     """What is still to do and what is done: prompts waiting, longest first, and tokens generated so far."""
 
-    def __init__(
-        self,
-        prompts: Sequence[Sequence[int]],
-        eos_token_id: int | None,
-        max_new_tokens: int,
-        on_done: Callable[[int], None] | None,
-    ) -> None:
-        self.prompts = prompts
-        self.eos_token_id = eos_token_id
-        self.max_new_tokens = max_new_tokens
-        self.on_done = on_done or (lambda n_done: None)
-        self.generations: list[list[int]] = [[] for _ in prompts]
-        self.finished: set[int] = set()
-        self.waiting = self._longest_first(range(len(prompts)))
+    prompts: Sequence[Sequence[int]]
+    eos_token_id: int | None
+    max_new_tokens: int
+    on_done: Callable[[int], None] | None
+    finished: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.generations: list[list[int]] = [[] for _ in self.prompts]
+        self.restart()
+
+    def restart(self) -> None:
+        """All that is not finished waits, from the start: the cache of sequences under way is lost."""
+        unfinished = [index for index in range(len(self.prompts)) if index not in self.finished]
+        for index in unfinished:
+            self.generations[index] = []
+        # Prompts of like length need little padding; the longest first, so that a lack of memory shows at once.
+        self.waiting = sorted(unfinished, key=lambda index: -len(self.prompts[index]))
 
     def take(self, n_prompts: int) -> list[int]:
         taken, self.waiting = self.waiting[:n_prompts], self.waiting[n_prompts:]
         return taken
 
-    def restart(self) -> None:
-        """All that is not finished waits again: the cache of sequences under way is lost."""
-        unfinished = [index for index in range(len(self.prompts)) if index not in self.finished]
-        for index in unfinished:
-            self.generations[index] = []
-        self.waiting = self._longest_first(unfinished)
-
     def record(self, indices: Sequence[int], tokens: Tensor) -> list[int]:
         """Append each sequence's new tokens, (b, n); answer the rows, not the indices, of those that go on."""
         rows = list(zip(indices, tokens.tolist(), strict=True))
-        finished = {index for index, new in rows if self._extend(self.generations[index], new)}
-        self.finished |= finished
-        if finished:
-            self.on_done(len(finished))
-        return [row for row, index in enumerate(indices) if index not in finished]
+        for index, new in rows:
+            generation = self.generations[index]
+            generation += takewhile(lambda token: token != self.eos_token_id, new)
+            if self.eos_token_id in new or len(generation) == self.max_new_tokens:
+                self.finished.add(index)
+        going_on = [row for row, index in enumerate(indices) if index not in self.finished]
+        if self.on_done and len(going_on) < len(rows):
+            self.on_done(len(rows) - len(going_on))
+        return going_on
 
     def steps_allowed(self, indices: Iterable[int]) -> int:
         """Steps that take none of these past its limit, where a model with learned positions may have no more."""
         return self.max_new_tokens - max(len(self.generations[index]) for index in indices)
-
-    def _longest_first(self, indices: Iterable[int]) -> list[int]:
-        # Prompts of like length need little padding; the longest first, so that a lack of memory shows at once.
-        return sorted(indices, key=lambda index: -len(self.prompts[index]))
-
-    def _extend(self, generation: list[int], new: list[int]) -> bool:
-        """Whether that finishes it."""
-        for token in new:
-            if token == self.eos_token_id:
-                return True
-            generation.append(token)
-            if len(generation) == self.max_new_tokens:
-                return True
-        return False
 
 
 @dataclass
@@ -176,7 +165,7 @@ class _Batch:
             return None
         selected = torch.tensor(rows, device=self.last_token.device)
         mask = self.attention_mask[selected]
-        layers = _roomy_layers(self.cache)
+        layers = _preallocated_layers(self.cache)
         if layers:
             n_unused = int(mask.any(dim=0).int().argmax())
             mask = mask[:, n_unused:]
@@ -190,7 +179,7 @@ class _Batch:
     def join(self, other: _Batch) -> _Batch:
         """Both batches' rows; the shorter cache is padded on the left, where the mask hides it."""
         length = max(self.attention_mask.shape[1], other.attention_mask.shape[1])
-        for mine, theirs in zip(_roomy_layers(self.cache), _roomy_layers(other.cache), strict=True):
+        for mine, theirs in zip(_preallocated_layers(self.cache), _preallocated_layers(other.cache), strict=True):
             mine.hold(
                 torch.cat([_pad_left(mine.keys, length), _pad_left(theirs.keys, length)]),
                 torch.cat([_pad_left(mine.values, length), _pad_left(theirs.values, length)]),
@@ -212,7 +201,7 @@ def _pad_left(states: Tensor, length: int) -> Tensor:
     return functional.pad(states, (0, 0, length - states.shape[2], 0))
 
 
-class _RoomyLayer(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     """A layer of the cache with room for tokens to come; `DynamicLayer` copies all of itself for each new token."""
 
     keys: Tensor
@@ -241,24 +230,24 @@ class _RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def _with_room(cache: Cache) -> Cache:
-    """The same cache, roomy if all its layers keep every position as keys and values.
+def _preallocate(cache: Cache) -> Cache:
+    """The same cache, preallocated if all its layers keep every position as keys and values.
 
     A sliding window or a recurrent state stays as it is: their sequences can leave a batch, but none can join it.
     """
-    roomy = [
-        _RoomyLayer(layer.keys, layer.values)
+    layers = [
+        _PreallocatedLayer(layer.keys, layer.values)
         for layer in cache.layers
         if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None
     ]
-    if isinstance(cache, DynamicCache) and len(roomy) == len(cache.layers):
-        cache.layers = list(roomy)
+    if isinstance(cache, DynamicCache) and len(layers) == len(cache.layers):
+        cache.layers = list(layers)
     return cache
 
 
-def _roomy_layers(cache: Cache) -> list[_RoomyLayer]:
-    """All layers of a roomy cache, none of any other."""
-    return [layer for layer in cache.layers if isinstance(layer, _RoomyLayer)]
+def _preallocated_layers(cache: Cache) -> list[_PreallocatedLayer]:
+    """All layers of a preallocated cache, none of any other."""
+    return [layer for layer in cache.layers if isinstance(layer, _PreallocatedLayer)]
 
 
 class _ForwardPass:
@@ -266,7 +255,7 @@ class _ForwardPass:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model  # transformers' methods, which PEFT's wrappers offer without sharing a class
-        self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.base = base_of(model)
         # One layer further in than `model`, which would put virtual tokens before every single token.
         self.inner = model.base_model if isinstance(model, PeftModel) else model
         self.device = next(model.parameters()).device
@@ -292,7 +281,7 @@ class _ForwardPass:
         states = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
         inputs |= {"attention_mask": mask, "position_ids": positions[:, -states.shape[1] :]}
         logits, cache = self._run(inputs)
-        return _Batch(indices, logits.argmax(dim=-1), positions[:, -1] + 1, mask, _with_room(cache))
+        return _Batch(indices, logits.argmax(dim=-1), positions[:, -1] + 1, mask, _preallocate(cache))
 
     def advance(self, batch: _Batch, n_steps: int) -> Tensor:
         """Feed and choose `n_steps` tokens a row, in place; answer them, (b, n_steps); don't wait for the device."""
@@ -313,29 +302,26 @@ class _ForwardPass:
 
     def _run(self, inputs: dict[str, Any]) -> tuple[Tensor, Cache]:
         """Logits of the last position (b, v), and the cache."""
-        known = {"logits_to_keep": 1, **inputs}
-        if "position_ids" not in self.accepts:
-            del known["position_ids"]
-        if "logits_to_keep" not in self.accepts:
-            del known["logits_to_keep"]
+        unknown = {"position_ids", "logits_to_keep"} - self.accepts
+        known = {name: value for name, value in {"logits_to_keep": 1, **inputs}.items() if name not in unknown}
         outputs = self.inner(**known)
         return outputs.logits[:, -1], outputs.past_key_values
 
 
-def _decode_until_done(forward: _ForwardPass, work: _Work, batch_size: int) -> bool:
-    """Work off all prompts. False: memory ran out, and what was under way waits again."""
+def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) -> bool:
+    """Work off the queue. False: memory ran out, and what was under way waits again."""
     batch: _Batch | None = None
     try:
-        while work.waiting or batch is not None:
-            if work.waiting and _should_refill(batch, batch_size):
-                batch = _refill(forward, work, batch, batch_size)
+        while queue.waiting or batch is not None:
+            if queue.waiting and _should_refill(batch, batch_size):
+                batch = _refill(forward, queue, batch, batch_size)
             elif batch is not None:
-                tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, work.steps_allowed(batch.indices)))
-                batch = batch.keep(work.record(batch.indices, tokens))
+                tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, queue.steps_allowed(batch.indices)))
+                batch = batch.keep(queue.record(batch.indices, tokens))
     except torch.OutOfMemoryError:
         if batch_size == 1:
             raise
-        work.restart()
+        queue.restart()
         return False
     return True
 
@@ -344,35 +330,15 @@ def _should_refill(batch: _Batch | None, batch_size: int) -> bool:
     if batch is None:
         return True
     n_free = batch_size - len(batch.indices)
-    return n_free >= max(1, REFILL_SHARE * batch_size) and bool(_roomy_layers(batch.cache))
+    return n_free >= max(1, REFILL_SHARE * batch_size) and bool(_preallocated_layers(batch.cache))
 
 
-def _refill(forward: _ForwardPass, work: _Work, batch: _Batch | None, batch_size: int) -> _Batch | None:
+def _refill(forward: _ForwardPass, queue: _Queue, batch: _Batch | None, batch_size: int) -> _Batch | None:
     """Fill the batch with waiting prompts, a few of like length at a time."""
-    while work.waiting and _should_refill(batch, batch_size):
+    while queue.waiting and _should_refill(batch, batch_size):
         n_free = batch_size - (0 if batch is None else len(batch.indices))
-        taken = work.take(min(n_free, READ_TOGETHER))
-        arrived = forward.read(taken, work.prompts, work.eos_token_id or 0)
-        left = arrived.keep(work.record(taken, arrived.last_token[:, None]))
+        taken = queue.take(min(n_free, READ_TOGETHER))
+        arrived = forward.read(taken, queue.prompts, queue.eos_token_id or 0)
+        left = arrived.keep(queue.record(taken, arrived.last_token[:, None]))
         batch = left or batch if batch is None or left is None else batch.join(left)
     return batch
-
-
-def _smaller(batch_size: int, model: nn.Module) -> int:
-    """Half of it, with what the failed attempt left behind given back to the device."""
-    log.warning("Out of memory while decoding %d sequences at a time; going on with %d.", batch_size, batch_size // 2)
-    gc.collect()
-    if next(model.parameters()).is_cuda:
-        torch.cuda.empty_cache()
-    return batch_size // 2
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in was_training:
-            module.training = True

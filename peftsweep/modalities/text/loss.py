@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from peft import PeftModel, PeftType
@@ -19,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+
+from peftsweep.modalities.base import BatchLoss
+from peftsweep.modalities.wrapped import base_of, evaluating, uncompiled
 
 IGNORED_LABEL = -100
 SLICE_LOGITS_BYTES = 64 * 2**20  # float32 logits of one slice: small beside a model, large enough to keep a GPU busy
@@ -33,37 +35,16 @@ REPLACES_LOSS = {PeftType.CPT}
 _NO_HEAD = nn.Identity()
 
 
-@dataclass(frozen=True)
-class LanguageLoss:
-    """Loss of one batch. The tensors are float32 scalars on the model's device.
-
-    sum: nats over all target tokens; n_tokens: how many those are;
-    auxiliary: what the method adds to the mean loss (AdaLoRA's orthogonality, Shadow's own path), 0 for most.
-    """
-
-    sum: Tensor
-    n_tokens: int
-    auxiliary: Tensor
-
-    @property
-    def mean(self) -> Tensor:
-        """Nats per target token: the figure to report and to compare. 0 for a batch without target tokens."""
-        return self.sum / max(self.n_tokens, 1)
-
-    @property
-    def objective(self) -> Tensor:
-        """What training descends: the mean and the method's own term."""
-        return self.mean + self.auxiliary
-
-
 def language_model_loss(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, fused: bool = True
-) -> LanguageLoss:
+) -> BatchLoss:
     """Next-token loss of a transformers causal LM, bare or in any PEFT wrapper, compiled or not.
 
     input_ids, attention_mask, labels: (b, s); a label of -100 is no target, and the first column never is one, so that
     every method is judged on the same tokens whether or not it puts virtual tokens before them.
     fused: see `supports_fused_loss`; `False` builds the float32 logits, as transformers does.
+    Returns float32 nats: their sum over all targets, and apart from it what the method adds to the mean loss (AdaLoRA's
+    orthogonality, Shadow's own path), 0 for most.
     """
     targets = labels[:, 1:].flatten()
     rows = (targets != IGNORED_LABEL).nonzero().squeeze(1)  # before the forward pass: this waits for the device
@@ -73,12 +54,12 @@ def language_model_loss(
     states = states.reshape(-1, states.shape[-1]).index_select(0, rows)
     targets = targets.index_select(0, rows)
     if fused:
-        head = _base_model(model).get_output_embeddings()
+        head = base_of(model).get_output_embeddings()
         total = linear_cross_entropy_sum(states, head.weight, head.bias, targets)
     else:
         total = functional.cross_entropy(states.float(), targets, reduction="sum")
     auxiliary = total.new_zeros(()) if outputs.loss is None else outputs.loss.float()
-    return LanguageLoss(total, len(rows), auxiliary)
+    return BatchLoss(total, auxiliary)
 
 
 def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -110,22 +91,17 @@ def supports_fused_loss(model: nn.Module) -> bool:
     """
     if not may_fuse_loss(model):
         return False
-    head = cast(nn.Linear, _base_model(model).get_output_embeddings())
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
+    head = base_of(model).get_output_embeddings()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             return _returns_head_output_unchanged(model, head) and _losses_agree(model, head)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
         return False  # a model that fails without its head is one that needs it
-    finally:
-        for module, training in was_training.items():
-            module.training = training
 
 
 def may_fuse_loss(model: nn.Module) -> bool:
     """Whether the head is a plain linear layer, which is all that a model without weights can tell."""
-    head = _base_model(model).get_output_embeddings()
+    head = base_of(model).get_output_embeddings()
     return type(head) is nn.Linear and head.weight.is_floating_point()
 
 
@@ -159,31 +135,18 @@ def _slice_tokens(n_tokens: int, vocabulary_size: int) -> int:
     return math.ceil(n_tokens / n_slices)
 
 
-def _base_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside torch.compile's and PEFT's wrappers: the one that owns the head."""
-    model = getattr(model, "_orig_mod", model)
-    return cast("PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model)
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    logits: Tensor  # (b, [virtual +] s, v), or hidden states (b, [virtual +] s, d) without the head
-    loss: Tensor | None  # the method's auxiliary loss alone
-
-
-def _forward(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, without_head: bool
-) -> _Outputs:
-    inner = getattr(model, "_orig_mod", model)
+def _forward(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, without_head: bool) -> Any:
+    """logits: (b, [virtual +] s, v), or without the head hidden states (b, [virtual +] s, d); loss: the method's
+    auxiliary loss alone, or None."""
+    inner = uncompiled(model)
     may_add_loss = isinstance(inner, PeftModel) and inner.active_peft_config.peft_type not in REPLACES_LOSS
-    with _own_loss_silenced(_base_model(model), without_head=without_head):
-        outputs = model(
+    with _own_loss_silenced(base_of(model), without_head=without_head):
+        return model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             labels=labels if may_add_loss else None,
             use_cache=False,
         )
-    return _Outputs(outputs.logits, outputs.loss)
 
 
 def _zero_loss(logits: Tensor, labels: Tensor, vocab_size: int, **kwargs: object) -> Tensor:
@@ -192,7 +155,10 @@ def _zero_loss(logits: Tensor, labels: Tensor, vocab_size: int, **kwargs: object
 
 @contextmanager
 def _own_loss_silenced(base: PreTrainedModel, *, without_head: bool) -> Iterator[None]:
-    """Have the model compute 0 as its loss: given labels, a method then adds its auxiliary term to nothing else."""
+    """Have the model compute 0 as its loss: given labels, a method then adds its auxiliary term to nothing else.
+
+    `_loss_function` is private to transformers: its property can be set but not unset.
+    """
     head = base.get_output_embeddings()
     own_loss = {name: value for name, value in vars(base).items() if name == "_loss_function"}
     base.loss_function = _zero_loss
@@ -234,6 +200,6 @@ def _losses_agree(model: nn.Module, head: nn.Linear) -> bool:
     plain = language_model_loss(model, *_probe_batch(head), fused=False)
     fused = language_model_loss(model, *_probe_batch(head), fused=True)
     tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
-    same_loss = torch.isclose(plain.mean, fused.mean, rtol=tolerance, atol=0.0)
+    same_loss = torch.isclose(plain.sum, fused.sum, rtol=tolerance, atol=0.0)
     same_auxiliary = torch.isclose(plain.auxiliary, fused.auxiliary, rtol=tolerance, atol=1e-6)
     return bool(same_loss & same_auxiliary)

@@ -26,6 +26,7 @@ from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.tokens import IGNORED_LABEL, PromptFormat, TokenRows, collate, tokenize
+from peftsweep.modalities.wrapped import evaluating
 from peftsweep.statistics.intervals import mean_interval, share_interval
 
 log = logging.getLogger(__name__)
@@ -134,10 +135,9 @@ class TextTask:
         self._fused = self._settings.fused_loss and supports_fused_loss(model)
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
-        found = language_model_loss(
+        return language_model_loss(
             model, batch["input_ids"], batch["attention_mask"], batch["labels"], fused=self._fused
         )
-        return BatchLoss(found.sum, found.auxiliary)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         return {"valid/loss": self._loss_of_split(model, "valid")}
@@ -175,17 +175,14 @@ class TextTask:
 
     @torch.no_grad()
     def _mean_loss(self, model: nn.Module, tokens: TokenRows, *, loss_on_prompt: bool) -> float:
-        was_training, device = model.training, next(model.parameters()).device
-        model.eval()
-        total, count = 0.0, 0
-        lengths = tokens.lengths()
+        device, lengths, size = next(model.parameters()).device, tokens.lengths(), self._settings.eval_batch_size
         by_length = sorted(tokens.with_response(), key=lambda row: -lengths[row])
-        size = self._settings.eval_batch_size
-        for start in range(0, len(by_length), size):
-            batch = self._collate(tokens, by_length[start : start + size], loss_on_prompt=loss_on_prompt)
-            total += self.loss(model, {key: tensor.to(device) for key, tensor in batch.items()}).sum.item()
-            count += self.targets(batch)
-        model.train(was_training)
+        total, count = 0.0, 0
+        with evaluating(model):
+            for start in range(0, len(by_length), size):
+                batch = self._collate(tokens, by_length[start : start + size], loss_on_prompt=loss_on_prompt)
+                total += self.loss(model, {key: tensor.to(device) for key, tensor in batch.items()}).sum.item()
+                count += self.targets(batch)
         return total / count if count else math.nan
 
     def test_fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 """The fused loss is the plain loss: same value, same gradients, for every way of wrapping a model."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from peftsweep.modalities.base import BatchLoss
 from peftsweep.modalities.text import loss as language_loss
-from peftsweep.modalities.text.loss import LanguageLoss, language_model_loss, supports_fused_loss
+from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
 
 VOCABULARY_SIZE = 97
 
@@ -60,6 +62,9 @@ def build_model(wrapping: str) -> nn.Module:
     return get_peft_model(model, PEFT_CONFIGS[wrapping]())
 
 
+TARGETS = 3 * 10 - 3 - 4  # of build_batch: but for the first column, padding and what is masked
+
+
 def build_batch() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
     input_ids = torch.randint(VOCABULARY_SIZE, (3, 11), generator=generator)
@@ -70,9 +75,14 @@ def build_batch() -> tuple[Tensor, Tensor, Tensor]:
     return input_ids, attention_mask, labels
 
 
-def gradients_of(model: nn.Module, loss: LanguageLoss) -> dict[str, Tensor]:
+def objective_of(loss: BatchLoss) -> Tensor:
+    """What training descends: the mean over targets and the method's own term."""
+    return loss.sum / TARGETS + loss.auxiliary
+
+
+def gradients_of(model: nn.Module, loss: BatchLoss) -> dict[str, Tensor]:
     model.zero_grad()
-    loss.objective.backward()
+    objective_of(loss).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -81,8 +91,7 @@ def test_fused_value_is_the_plain_value(wrapping: str) -> None:
     model = build_model(wrapping).eval()
     plain = language_model_loss(model, *build_batch(), fused=False)
     fused = language_model_loss(model, *build_batch())
-    torch.testing.assert_close(fused.mean, plain.mean, rtol=0, atol=1e-5)
-    assert fused.n_tokens == plain.n_tokens == 3 * 10 - 3 - 4
+    torch.testing.assert_close(fused.sum / TARGETS, plain.sum / TARGETS, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -103,13 +112,17 @@ def test_plain_value_is_what_transformers_computes(wrapping: str) -> None:
     labels[:, 0] = -100  # after virtual tokens PEFT would count it, we never do
     expected = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).loss
     loss = language_model_loss(model, input_ids, attention_mask, labels, fused=False)
-    torch.testing.assert_close(loss.mean, expected)
+    torch.testing.assert_close(loss.sum / TARGETS, expected)
 
 
-@pytest.mark.parametrize("wrapping", ["prompt tuning", "cpt"])
-def test_methods_with_virtual_tokens_count_the_same_tokens(wrapping: str) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_all_methods_are_judged_on_the_same_tokens(wrapping: str, fused: bool) -> None:
+    """A head of zeros takes every word for equally likely, so each target costs the logarithm of their number."""
     model = build_model(wrapping).eval()
-    assert language_model_loss(model, *build_batch()).n_tokens == 3 * 10 - 3 - 4
+    model.get_output_embeddings().weight.data.zero_()
+    loss = language_model_loss(model, *build_batch(), fused=fused)
+    assert loss.sum.item() / math.log(VOCABULARY_SIZE) == pytest.approx(TARGETS)
 
 
 def test_gradients_of_a_separate_head_reach_it() -> None:
@@ -125,7 +138,7 @@ def test_adalora_adds_its_orthogonality_to_the_objective_alone(fused: bool) -> N
     expected = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels).loss
     loss = language_model_loss(model, *build_batch(), fused=fused)
     assert loss.auxiliary > 0.1
-    torch.testing.assert_close(loss.objective, expected)
+    torch.testing.assert_close(objective_of(loss), expected)
 
 
 def test_a_batch_without_targets_costs_nothing_and_has_a_gradient() -> None:
@@ -133,8 +146,7 @@ def test_a_batch_without_targets_costs_nothing_and_has_a_gradient() -> None:
     input_ids, attention_mask, labels = build_batch()
     loss = language_model_loss(model, input_ids, attention_mask, torch.full_like(labels, -100))
     gradients = gradients_of(model, loss)
-    assert loss.n_tokens == 0
-    assert loss.mean == 0
+    assert loss.sum == 0
     assert all(gradient.abs().sum() == 0 for gradient in gradients.values())
 
 
@@ -234,9 +246,9 @@ def test_compiled_model_gives_the_same_loss_and_compiles_once(wrapping: str) -> 
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager")
     first = language_model_loss(compiled, *build_batch())
-    torch.testing.assert_close(first.mean, expected.mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(first.sum / TARGETS, expected.sum / TARGETS, rtol=1e-5, atol=1e-5)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        language_model_loss(compiled, *build_batch()).objective.backward()
+        objective_of(language_model_loss(compiled, *build_batch())).backward()
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)

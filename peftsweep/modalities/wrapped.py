@@ -1,0 +1,33 @@
+"""A model inside the wrappers of torch.compile and PEFT, and in eval mode for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """What torch.compile was given, or the model itself. `_orig_mod` is private, and the only way in."""
+    return getattr(model, "_orig_mod", model)
+
+
+def base_of(model: nn.Module) -> Any:
+    """The transformers or diffusers model in the middle, which owns the configuration and the output head."""
+    model = uncompiled(model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode for as long as it lasts, then each as it was."""
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
