@@ -16,7 +16,8 @@ from rich.text import Text
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, cost_columns, first_measured, score_keys
 from peftsweep.records.quantities import counted, format_metric
-from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Pair, Row
+from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
+from peftsweep.statistics.pairs import Pair
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
 MOST_PRINTED, MOST_WRITTEN = 100, 1000  # rows of one group, on the console and in table.md; all are in table.csv

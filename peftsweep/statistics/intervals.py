@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,10 +87,12 @@ def _holding(deviations: Floats) -> Floats:
     from scipy.special import ndtr
 
     low, high = np.zeros(deviations.shape[:-1]), 2 * deviations.max(axis=-1)
-    known = np.maximum(deviations, np.finfo(float).tiny)  # nothing to divide by where nothing varies
+    known = np.maximum(
+        deviations, 1e-12 * high[..., None] + np.finfo(float).tiny
+    )  # nothing to divide by where nothing varies
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        holds = (2 * ndtr(middle[..., None] / known) - 1).mean(axis=-1) >= 0.95
+        holds = (2 * ndtr(middle[..., None] / known) - 1).mean(axis=-1) >= LEVEL
         low, high = np.where(holds, low, middle), np.where(holds, middle, high)
     return high
 
@@ -106,6 +110,13 @@ def variance_parts(scores: Floats) -> VarianceParts:
     return VarianceParts(of_items, of_seeds, of_noise, seeds, items)
 
 
+def as_matrix(items: Sequence[Sequence[float]]) -> Floats | None:
+    """(seeds, test items); None where the seeds were not asked the same number of items, or none is known."""
+    if not items or not items[0] or len({len(scores) for scores in items}) != 1:
+        return None
+    return np.asarray(items, dtype=float)
+
+
 def share_interval(right: int, count: int) -> tuple[float, float]:
     """Wilson's interval of a share: it stays within 0 and 1, and has a width where all or none are right."""
     from scipy import stats
@@ -116,9 +127,10 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's interval of a mean; of a single value, that value."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(np.mean(values)), float(np.mean(values))
-    low, high = stats.t.interval(LEVEL, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    return float(low), float(high)
+    mean, count = statistics.fmean(values), len(values)
+    half = (
+        float(stdtrit(count - 1, (1 + LEVEL) / 2)) * statistics.stdev(values) / math.sqrt(count) if count > 1 else 0.0
+    )
+    return mean - half, mean + half

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftsweep.statistics.pairs import Pair
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -53,28 +55,6 @@ class Row:
     not_separated_from: tuple[str, ...] = ()  # names of rows
     warnings: tuple[str, ...] = ()  # sentences
     edges: tuple[str, ...] = ()  # sentences: best settings at an end of what was searched, and what to try
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two rows compared on the same test items. difference: mean score of first minus second, with its 95% interval.
-
-    adjusted_p_value: after Holm, over the pairs of the group that were tested. is_separated: it is below 0.05.
-    more_seeds: how many more each needs so that a gap like the one observed is found with 80% chance; None where it is
-    found already, or where seeds alone can't (more_items: how many more test items might, with the seeds there are).
-    """
-
-    first: str
-    second: str
-    difference: float
-    low: float | None  # None where no item was answered differently
-    high: float | None
-    p_value: float
-    adjusted_p_value: float
-    is_separated: bool
-    test: str  # the name of the statistical test
-    more_seeds: int | None = None
-    more_items: int | None = None
 
 
 @dataclass(frozen=True)

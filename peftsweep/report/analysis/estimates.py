@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from peftsweep.records.jobs import Job
 from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.comparison import Estimate
+from peftsweep.statistics.intervals import mean_interval
 
 
 def score_of(job: Job) -> str | None:
@@ -47,7 +47,4 @@ def mean_estimate(values: Sequence[float], key: str) -> Estimate:
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return Estimate(mean, None, None, count)
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(count - 1, 0.975)) * statistics.stdev(values) / math.sqrt(count)
-    return Estimate(mean, *within_ends(mean - half, mean + half, key), count)
+    return Estimate(mean, *within_ends(*mean_interval(values), key), count)

@@ -10,9 +10,10 @@ from peftsweep.records.jobs import REFERENCE, Job, Loaded
 from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
-from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Pair, Row
-from peftsweep.report.analysis.pairs import Floats, as_matrix, compare_pairs
+from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
 from peftsweep.report.analysis.rows import Entry, build_entries
+from peftsweep.statistics.intervals import Floats, as_matrix
+from peftsweep.statistics.pairs import Pair, compare_pairs
 
 # Rows of a group, from the best down, that are compared pair by pair. The best is not compared with all of thousands:
 # it was chosen as the best of them, and Holm's correction over as many pairs as rows would not make up for that.

@@ -9,7 +9,8 @@ from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, Direction, candidates
 from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
 from peftsweep.records.results import Stage
-from peftsweep.report.analysis.comparison import Estimate, Group, Pair, Row
+from peftsweep.report.analysis.comparison import Estimate, Group, Row
+from peftsweep.statistics.pairs import Pair
 
 COSTS = (("memory", "Memory", "needs the least memory"), ("time", "Training time", "trains fastest"))
 MOST_NAMES, MOST_SAME = 3, 12  # in a headline; more are counted

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import Quantity, quantity
-from peftsweep.report.analysis.comparison import Estimate, Group, Pair
+from peftsweep.report.analysis.comparison import Estimate, Group
 from peftsweep.report.analysis.frontier import Pareto, Point
 from peftsweep.report.figures.canvas import Canvas, Line, Text, series_style, text_width
 from peftsweep.report.figures.frame import (
@@ -20,6 +20,7 @@ from peftsweep.report.figures.frame import (
     place_labels,
     tick_labels,
 )
+from peftsweep.statistics.pairs import Pair
 
 WIDE, NARROW = 760.0, 350.0  # pixels; the narrow one is for phones
 PALE = 0.55

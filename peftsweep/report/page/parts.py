@@ -10,7 +10,7 @@ from typing import Any
 from peftsweep.records.jobs import Job, Loaded
 from peftsweep.records.quantities import joined, quantity, some
 from peftsweep.report.analysis.comparison import Group, Row
-from peftsweep.report.analysis.frontier import DRAWS, Pareto
+from peftsweep.report.analysis.frontier import Pareto
 from peftsweep.report.analysis.sentences import Answer, answer, protocol
 from peftsweep.report.analysis.tuning import Tuning, read_curve, read_tuning
 from peftsweep.report.analysis.tuning_words import edge_warnings, parameter_importance, tuning_sentences
@@ -29,6 +29,7 @@ from peftsweep.report.figures.settings import draw_importance, draw_parallel
 from peftsweep.report.figures.tuning import draw_best_so_far, draw_curves, draw_learning_rates
 from peftsweep.report.page.gallery import Gallery, read_gallery
 from peftsweep.report.page.table import PageTable, PairLine, build_pairs, build_table, pairs_title
+from peftsweep.statistics.frontier import DRAWS
 
 MOST_ROWS_DRAWN = 12  # of one group: the best
 MOST_NAMES = 3  # of those that dominate one method

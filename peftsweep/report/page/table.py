@@ -10,9 +10,10 @@ from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, Direction, cost_columns, first_measured
 from peftsweep.records.quantities import NO_BREAK_SPACE, Quantity, counted, plain, quantity
 from peftsweep.records.results import Status
-from peftsweep.report.analysis.comparison import Estimate, Group, Pair, Row
+from peftsweep.report.analysis.comparison import Estimate, Group, Row
 from peftsweep.report.analysis.sentences import interval_text, needed
 from peftsweep.report.figures.comparison import points_of
+from peftsweep.statistics.pairs import Pair
 
 SHORT = {"hparams.lr": "lr"}
 TRIALS = (Status.OK, Status.PRUNED, Status.OOM, Status.FAILED)

@@ -154,3 +154,12 @@ def test_half_a_line_is_told(tmp_path: Path, line: str) -> None:
     path.write_text(line)
     with pytest.raises(ValueError, match=r".+"):
         read_item_scores(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_draws_in_which_nothing_varies_are_no_division_by_nearly_zero() -> None:
+    """Seeds that differ less than noise would make them: in some draws of the variance nothing is left."""
+    generator = np.random.default_rng(0)
+    scores = np.stack([generator.permutation(np.arange(400) % 2) for _ in range(3)]).astype(float)
+    low, high = two_way_interval(scores)
+    assert low < scores.mean() < high

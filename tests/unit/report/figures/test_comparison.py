@@ -13,7 +13,7 @@ from PIL import Image
 
 from peftsweep.records.quantities import Quantity, quantity
 from peftsweep.records.results import Status
-from peftsweep.report.analysis.comparison import Estimate, Group, GroupKey, Pair, Row
+from peftsweep.report.analysis.comparison import Estimate, Group, GroupKey, Row
 from peftsweep.report.analysis.frontier import Pareto, Point
 from peftsweep.report.analysis.tuning import Curve, Trial, Tuning
 from peftsweep.report.figures.canvas import (
@@ -33,6 +33,7 @@ from peftsweep.report.figures.frame import Scale, fitted, place_labels, tick_lab
 from peftsweep.report.figures.png import PNG_SCALE, dashes, save_png
 from peftsweep.report.figures.settings import draw_importance, draw_parallel
 from peftsweep.report.figures.tuning import draw_best_so_far, draw_curves, draw_learning_rates
+from peftsweep.statistics.pairs import Pair
 
 BARE = Quantity("x", "x", "", 1.0, 3)
 SCORE, MEMORY = "test/accuracy", "memory/train_peak_reserved_bytes"

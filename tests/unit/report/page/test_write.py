@@ -16,7 +16,7 @@ from peftsweep.errors import DataError
 from peftsweep.records.jobs import Loaded
 from peftsweep.records.quantities import joined, plain, quantity
 from peftsweep.records.results import Stage, Status
-from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, GroupKey, Pair, Row
+from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, GroupKey, Row
 from peftsweep.report.analysis.frontier import Pareto, Point, find_frontier
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.sentences import answer, protocol
@@ -25,6 +25,7 @@ from peftsweep.report.figures.comparison import draw_pareto, styles_of
 from peftsweep.report.page.table import MOST_ROWS, build_table
 from peftsweep.report.page.write import MOST_GROUPS, write_page
 from peftsweep.report.sources import load_jobs
+from peftsweep.statistics.pairs import Pair
 
 SCORE = "test/accuracy"
 KEY = GroupKey("metamath", 1, "i", "pocket-llama", "r", "confirm", 100, 8)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from peftsweep.report.analysis.comparison import Pair
-from peftsweep.statistics.intervals import degrees_of_freedom, variance_parts
+from peftsweep.statistics.intervals import Floats, degrees_of_freedom, variance_parts
 
 LEVEL = 0.05
 POWER = 0.8  # chance that the gap is found, should it be as large as observed
@@ -21,7 +20,27 @@ MCNEMAR = "McNemar's exact test"
 PAIRED_T = "paired t-test over items"
 TWO_WAY = "paired t-test over items and seeds"
 
-Floats = npt.NDArray[np.float64]
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows compared on the same test items. difference: mean score of first minus second, with its 95% interval.
+
+    adjusted_p_value: after Holm, over the pairs that were tested together. is_separated: it is below 0.05.
+    more_seeds: how many more each needs so that a gap like the one observed is found with 80% chance; None where it is
+    found already, or where seeds alone can't (more_items: how many more test items might, with the seeds there are).
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float | None  # None where no item was answered differently
+    high: float | None
+    p_value: float
+    adjusted_p_value: float
+    is_separated: bool
+    test: str  # the name of the statistical test
+    more_seeds: int | None = None
+    more_items: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,10 +202,3 @@ def _is_enough(difference: float, variance: Floats, lost: Floats, level: float) 
 
     quantiles = stdtrit(degrees_of_freedom(variance, lost), 1 - level / 2) + ndtri(POWER)
     return np.asarray(abs(difference) >= quantiles * np.sqrt(variance))
-
-
-def as_matrix(items: Sequence[Sequence[float]]) -> Floats | None:
-    """(seeds, test items); None where the seeds were not asked the same number of items, or none is known."""
-    if not items or not items[0] or len({len(scores) for scores in items}) != 1:
-        return None
-    return np.asarray(items, dtype=float)

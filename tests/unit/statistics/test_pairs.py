@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from peftsweep.report.analysis.pairs import (
+from peftsweep.statistics.pairs import (
     MCNEMAR,
     PAIRED_T,
     TWO_WAY,
