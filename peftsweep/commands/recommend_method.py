@@ -30,8 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     from peftsweep.methods.catalog import capabilities_of
     from peftsweep.report.analysis.groups import compare
     from peftsweep.report.analysis.recommend import build_wish, recommend
-    from peftsweep.report.request import find_source
-    from peftsweep.report.sources import load_jobs
+    from peftsweep.report.sources import find_source, load_jobs
 
     limits = [word for word in typed if "<" in word or ">" in word]
     words = parse_words("recommend", [word for word in typed if word not in limits], KEYS)

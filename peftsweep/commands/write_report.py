@@ -44,8 +44,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from peftsweep.report.analysis.groups import compare
     from peftsweep.report.page.write import write_page
-    from peftsweep.report.request import find_source
-    from peftsweep.report.sources import load_jobs
+    from peftsweep.report.sources import find_source, load_jobs
     from peftsweep.report.tables import print_comparison
 
     source, name = find_source(words.get("sweep"), words.get("runs"))
@@ -89,7 +88,7 @@ def _plain(value: object) -> object:
 
 
 def _log(loaded: Loaded, source: str, folder: Path) -> None:
-    from peftsweep.report.destination import find_destination
+    from peftsweep.report.sources import find_destination
     from peftsweep.tracking import log_report
 
     found = find_destination(loaded, source)

@@ -1,12 +1,53 @@
-"""Finished jobs, from wherever they are: a sweep's folder, any folder that holds jobs, or an MLflow store."""
+"""Where the jobs of a report are: a sweep's folder, any folder that holds jobs, or an MLflow store; and which runs of
+MLflow the report belongs to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from peftsweep.errors import DataError, Problem
-from peftsweep.records.jobs import Loaded, load_folder
+from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
+from peftsweep.records.jobs import SWEEP_FILE, Loaded, load_folder
 from peftsweep.tracking.reading import load_runs
+
+OUTPUTS = Path("outputs")
+SWEEPS_FOLDER = OUTPUTS / "sweeps"
+
+
+def find_source(sweep: str | None, runs: str | None) -> tuple[str, str]:
+    """Where to read jobs, and what to call the report: the sweep of this name, the folder or store, or the last sweep.
+
+    Raises:
+        ConfigError: both were asked for.
+        DataError: there is no such sweep, or none at all.
+    """
+    if sweep and runs:
+        raise ConfigError(Problem("only one of sweep and runs can be reported", f"sweep={sweep} runs={runs}"))
+    if runs:
+        return runs, "mlflow" if "://" in runs else Path(runs).resolve().stem
+    if sweep:
+        return str(_sweep_folder(sweep)), Path(sweep).name
+    return _last_sweep()
+
+
+def _sweep_folder(name: str) -> Path:
+    folder = next((path for path in (SWEEPS_FOLDER / name, Path(name)) if (path / SWEEP_FILE).exists()), None)
+    if folder is None:
+        names = [path.parent.name for path in SWEEPS_FOLDER.glob(f"*/{SWEEP_FILE}")]
+        fix = did_you_mean(name, names) if names else f"There is no sweep under {SWEEPS_FOLDER}."
+        raise DataError(Problem("no sweep has this name", name, "sweep", fix))
+    return folder
+
+
+def _last_sweep() -> tuple[str, str]:
+    sweeps = sorted(SWEEPS_FOLDER.glob(f"*/{SWEEP_FILE}"), key=lambda path: path.stat().st_mtime)
+    if sweeps:
+        return str(sweeps[-1].parent), sweeps[-1].parent.name
+    if OUTPUTS.is_dir():
+        return str(OUTPUTS), "all"
+    rule = "a report needs jobs, and there is no folder outputs/ here"
+    raise DataError(Problem(rule, str(Path.cwd()), fix="Run a job or a sweep first, or name a folder: runs=<folder>."))
 
 
 def load_jobs(source: str | Path) -> Loaded:
@@ -30,3 +71,31 @@ def load_jobs(source: str | Path) -> Loaded:
 def is_store(source: str) -> bool:
     """Whether a source is an MLflow store, by its address or as the file of a SQLite database."""
     return "://" in source or source.endswith(".db")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """studies: by name, the tags that tell each one's run from others. uri: of the store, None for the default."""
+
+    studies: Mapping[str, Mapping[str, str]]
+    uri: str | None
+
+
+def find_destination(loaded: Loaded, source: str) -> Destination | None:
+    """None for several sweeps, a part of one, single jobs, or jobs that were not tracked.
+
+    source: what was loaded, as `load_jobs` takes it.
+    """
+    names = {job.result.study for job in loaded.jobs}
+    sweeps = {name.rpartition("/")[0] for name in loaded.studies}
+    if len(sweeps) != 1 or not names <= loaded.studies.keys():
+        return None
+    studies = {
+        job.result.study: {"method": job.result.method, "model": job.result.model, "task": job.result.task}
+        for job in loaded.jobs
+        if job.result.study
+    }
+    if is_store(source):
+        return Destination(studies, source if "://" in source else f"sqlite:///{source}")
+    tracking = loaded.jobs[0].result.config.get("tracking") or {}
+    return Destination(studies, tracking.get("uri")) if tracking.get("enabled", True) else None

@@ -160,6 +160,6 @@ def test_half_a_line_is_told(tmp_path: Path, line: str) -> None:
 def test_draws_in_which_nothing_varies_are_no_division_by_nearly_zero() -> None:
     """Seeds that differ less than noise would make them: in some draws of the variance nothing is left."""
     generator = np.random.default_rng(0)
-    scores = np.stack([generator.permutation(np.arange(400) % 2) for _ in range(3)]).astype(float)
+    scores = 1000.0 * np.stack([generator.permutation(np.arange(400) % 2) for _ in range(3)])
     low, high = two_way_interval(scores)
     assert low < scores.mean() < high

@@ -10,8 +10,7 @@ from job_writer import write_job, write_sweep
 
 from peftsweep.commands.write_report import run
 from peftsweep.errors import ConfigError
-from peftsweep.report.destination import Destination, find_destination
-from peftsweep.report.sources import load_jobs
+from peftsweep.report.sources import Destination, find_destination, load_jobs
 
 METHODS = {"a": {1: [1, 0]}, "b": {1: [1, 1]}}
 STUDIES = {f"monday/{method}": {"method": method, "model": "pocket-llama", "task": "metamath"} for method in "ab"}
