@@ -17,7 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names
-from peftsweep.config.schema import NEEDED, TASKS, ImageGenConfig, JobConfig, SearchSpaceConfig, TextTaskConfig
+from peftsweep.config.schema import (
+    MODALITIES,
+    NEEDED,
+    TASKS,
+    ImageGenConfig,
+    JobConfig,
+    MethodConfig,
+    SearchSpaceConfig,
+    TextTaskConfig,
+)
 from peftsweep.config.trust import untrusted_settings
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
@@ -288,7 +297,9 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
     if model.dtype in ("int8", "int4") and config.method.peft_type is None:
         rule = "full fine-tuning needs trainable base weights"
         yield Problem(rule, model.dtype, "model.dtype", "Use bfloat16 or float32.")
-    if model.modality not in config.method.modalities:
+    if problem := modality_problem(config.method):
+        yield problem
+    elif model.modality not in config.method.modalities:
         rule = f"method {config.method.name} can't be put on a model of modality {model.modality}"
         fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
         yield Problem(rule, fix=fix)
@@ -298,6 +309,16 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
         yield from _photo_problems(task)
     yield from _space_problems(config.method.search_space)
     yield from _card_problems(config)
+
+
+def modality_problem(method: MethodConfig) -> Problem | None:
+    """No method serves models that its YAML doesn't name."""
+    unknown = [name for name in method.modalities if name not in MODALITIES]
+    if method.modalities and not unknown:
+        return None
+    rule = f"method {method.name} must name the modalities that it serves: {' or '.join(MODALITIES)}"
+    found = unknown[0] if unknown else None
+    return Problem(rule, found, "method.modalities", "Write `modalities: [text]`, or more of them, in its YAML.")
 
 
 def _card_problems(config: JobConfig) -> Iterator[Problem]:

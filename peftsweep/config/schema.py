@@ -66,7 +66,7 @@ class SearchSpaceConfig:
 class HookConfig:
     """The one thing a method may do beside its PEFT config: calibrate, re-allocate ranks, bring its optimizer."""
 
-    name: str = NEEDED  # a row of methods/hooks.py
+    name: str = NEEDED  # a row of methods/hooks/by_name.py
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +86,7 @@ class MethodConfig:
         None  # a role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture
     )
     peft: dict[str, Any] = field(default_factory=dict)  # arguments of the PEFT config
-    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))  # of models that it can be put on
+    modalities: list[str] = field(default_factory=list)  # of models that it can be put on; each YAML names them
     hook: HookConfig | None = None
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
     path: str | None = None  # method=from_file: a folder with adapter_config.json

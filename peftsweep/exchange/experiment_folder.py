@@ -103,7 +103,7 @@ def follow_experiment(config: JobConfig, typed: Collection[str]) -> JobConfig:
     typed: keys of the command line, which keep the values given there. Raises MethodError, see below.
     """
     folder = Path(str(config.method.path))
-    method = read_method(folder)
+    method = replace(read_method(folder), modalities=config.method.modalities)
     found = {"lr": method.lr} | read_hparams(folder)
     changed = {key: value for key, value in found.items() if f"hparams.{key}" not in typed}
     return replace(config, method=method, hparams=replace(config.hparams, **changed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from peft.utils import PeftType
 from torch import nn
 
 from peftsweep.config.schema import MethodConfig
-from peftsweep.errors import MethodError, Problem
+from peftsweep.errors import MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
@@ -157,22 +156,19 @@ def parse_peft_type(name: str | None, source: str = "method.peft_type") -> PeftT
     """Raises MethodError, with the nearest name, if the installed peft has no such type."""
     if name is not None and name in PeftType.__members__:
         return PeftType[name]
-    close = difflib.get_close_matches(str(name).upper(), PeftType.__members__, n=1)
-    fix = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(PeftType.__members__)}."
+    fix = did_you_mean(str(name).upper(), list(PeftType.__members__))
     raise MethodError(Problem("peft_type must be a member of peft.PeftType", name, source, fix))
 
 
 def check_argument_names(arguments: dict[str, Any], config_class: type[PeftConfig], source: str) -> None:
     """Raises MethodError naming all arguments that the PEFT config doesn't have, each with the nearest it has."""
-    known = config_class.__dataclass_fields__
-    problems = []
-    for name in arguments:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            fix = f"Did you mean {close[0]!r}?" if close else f"It has: {', '.join(known)}."
-            problems.append(
-                Problem(f"{config_class.__name__} has no such argument", f"method.peft.{name}", source, fix)
-            )
+    known = list(config_class.__dataclass_fields__)
+    rule = f"{config_class.__name__} has no such argument"
+    problems = [
+        Problem(rule, f"method.peft.{name}", source, did_you_mean(name, known))
+        for name in arguments
+        if name not in known
+    ]
     if problems:
         raise MethodError(*problems)
 

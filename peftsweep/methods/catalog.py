@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from peftsweep.config.check import modality_problem
 from peftsweep.config.compose import compose_config, config_folder, register_resolvers
 from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import ConfigError, Problem, did_you_mean
@@ -41,6 +42,8 @@ def read_method_file(path: Path) -> MethodConfig:
     except Exception as error:  # OmegaConf's errors share no base with YAML's
         raise ConfigError(Problem(f"the file must hold a method ({error})", source=str(path))) from error
     assert isinstance(read, MethodConfig)
+    if problem := modality_problem(read):
+        raise ConfigError(replace(problem, source=str(path)))
     return read
 
 

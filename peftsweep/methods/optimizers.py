@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 
-from peftsweep.errors import ConfigError, Problem
+from peftsweep.errors import ConfigError, Problem, did_you_mean
 from peftsweep.methods.attach import AttachedMethod
 
 
@@ -34,7 +33,6 @@ def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
     }
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        fix = f"Did you mean {close[0]}?" if close else f"Choose from: {', '.join(sorted(known))}."
-        raise ConfigError(Problem("hparams.optimizer must be a class of torch.optim", name, "hparams.optimizer", fix))
+        rule = "hparams.optimizer must be a class of torch.optim"
+        raise ConfigError(Problem(rule, name, "hparams.optimizer", did_you_mean(name, list(known))))
     return known[name]

@@ -121,6 +121,8 @@ CONFIG_MISTAKES = {
     "a wrong type": (["hparams.max_steps=many"], ["hparams.max_steps must be a whole number", "'many'"]),
     "a wrong flag": (["hparams.amp=maybe"], ["hparams.amp must be true or false"]),
     "an unknown method": (["method=loraa"], ["no method of this name", "'loraa'", "lora"]),
+    "a method for no modality": (["method.modalities=[]"], ["lora must name the modalities", "modalities: [text]"]),
+    "a method for an unknown modality": (["method.modalities=[txt]"], ["must name the modalities", "'txt'"]),
     "an unknown method in a grid": (["-m", "method=lora,oftt"], ["no method of this name", "'oftt'", "oft"]),
     "a grid without -m": (["method=lora,oft"], ["method=lora,oft", "--multirun"]),
     "negative steps": (["hparams.max_steps=-1"], ["hparams.max_steps must be at least 1", "-1"]),

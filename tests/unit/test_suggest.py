@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import peftsweep
 from peftsweep.errors import did_you_mean
 
 
@@ -18,3 +21,9 @@ def test_of_many_words_some_are_listed_and_all_are_known() -> None:
     known = ["time", "memory", "time/train_seconds"]
     assert did_you_mean("zzz", known, listed=["time", "memory"]) == "Choose from: memory, time."
     assert did_you_mean("time/train_second", known, listed=["time"]) == "Did you mean time/train_seconds?"
+
+
+def test_no_other_module_compares_words_by_itself() -> None:
+    package = Path(peftsweep.__file__).parent
+    users = {path.name for path in package.rglob("*.py") if "difflib" in path.read_text(encoding="utf-8")}
+    assert users == {"errors.py"}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 
 from peftsweep.config.schema import HookConfig
-from peftsweep.errors import MethodError, Problem
+from peftsweep.errors import MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.calibration import Corda, Eva, LoftQ, LoraGA, VeLora
 from peftsweep.methods.hooks.interface import MethodHook
 from peftsweep.methods.hooks.loss_terms import AddsLoss, MonteClora
@@ -44,9 +43,8 @@ def build_hook(config: HookConfig | None) -> MethodHook:
     if config is None:
         return MethodHook()
     if config.name not in HOOKS:
-        close = difflib.get_close_matches(config.name, HOOKS, n=1)
-        fix = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(HOOKS)}."
-        raise MethodError(Problem("method.hook.name must be a row of the hook table", config.name, fix=fix))
+        fix = did_you_mean(config.name, list(HOOKS))
+        raise MethodError(Problem("no hook has this name", config.name, "method.hook.name", fix))
     hook_class = HOOKS[config.name]
     known = [name for name in inspect.signature(hook_class).parameters if not name.startswith("_")]
     unknown = sorted(set(config.kwargs) - set(known))

@@ -11,6 +11,7 @@ from peftsweep.errors import ConfigError
 MINE = """# python -m peftsweep --config-dir mine method=mine
 name: mine
 peft_type: LORA
+modalities: [text]
 paper: https://example.org
 capacity: 6
 capacity_knob: rank

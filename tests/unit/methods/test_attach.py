@@ -58,7 +58,7 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
 def test_an_unknown_argument_is_answered_with_the_nearest_one() -> None:
     text = problem_of(lora(lora_alfa=8))
     assert "method.peft.lora_alfa" in text
-    assert "Did you mean 'lora_alpha'?" in text
+    assert "Did you mean lora_alpha" in text
 
 
 def test_all_unknown_arguments_are_named_at_once() -> None:
@@ -68,7 +68,7 @@ def test_all_unknown_arguments_are_named_at_once() -> None:
 
 
 def test_an_unknown_type_is_answered_with_the_nearest_one() -> None:
-    assert "Did you mean 'LORA'?" in problem_of(MethodConfig(name="mine", peft_type="LORRA"))
+    assert "Did you mean LORA" in problem_of(MethodConfig(name="mine", peft_type="LORRA"))
 
 
 def test_a_rank_above_the_smaller_side_of_a_layer_is_refused() -> None:

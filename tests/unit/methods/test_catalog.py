@@ -8,6 +8,7 @@ from peftsweep.methods.catalog import method_files, read_method_file
 MINE = """# python -m peftsweep --config-dir mine method=mine
 name: mine
 peft_type: LORA
+modalities: [text]
 paper: https://example.org
 capacity: 6
 capacity_knob: rank
@@ -41,3 +42,15 @@ def test_an_unknown_key_in_a_method_file_is_refused_with_the_file(config_dir: Pa
     path.write_text(MINE + "capacitty: 3\n")
     with pytest.raises(ConfigError, match=r"capacitty(.|\n)*mine.yaml"):
         read_method_file(path)
+
+
+def test_a_method_file_that_names_no_modality_is_refused_with_the_way_out(config_dir: Path) -> None:
+    path = config_dir / "method" / "mine.yaml"
+    path.write_text(MINE.replace("modalities: [text]\n", ""))
+    with pytest.raises(ConfigError, match=r"must name the modalities that it serves(.|\n)*mine.yaml"):
+        read_method_file(path)
+
+
+def test_every_built_in_method_names_its_modalities_itself() -> None:
+    silent = [name for name, path in method_files().items() if "\nmodalities: [" not in path.read_text()]
+    assert [name for name in silent if "\ndefaults:" not in method_files()[name].read_text()] == []

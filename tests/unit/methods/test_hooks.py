@@ -45,7 +45,7 @@ def run(attached: AttachedMethod, steps: range, optimizer: torch.optim.Optimizer
 
 
 def test_an_unknown_hook_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(MethodError, match="Did you mean 'lora_plus'"):
+    with pytest.raises(MethodError, match="Did you mean lora_plus"):
         build_hook(HookConfig("lora_pluss"))
 
 
