@@ -9,11 +9,11 @@ CHANNELS, PROMPT_WIDTH = 32, 48
 
 
 def tiny_transformer() -> Flux2Transformer2DModel:
-    """2 double-stream and 2 single-stream blocks, 8 heads of 32: sizes that the methods' default capacities divide."""
+    """A double-stream and two single-stream blocks, 8 heads of 32: sizes that the methods' default capacities divide."""
     torch.manual_seed(0)
     model = Flux2Transformer2DModel(
         in_channels=CHANNELS,
-        num_layers=2,
+        num_layers=1,
         num_single_layers=2,
         attention_head_dim=32,
         num_attention_heads=8,

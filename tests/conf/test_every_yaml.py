@@ -1,19 +1,20 @@
 """Every file under conf/, found recursively: it composes, it is checked, and its first line is a command that works."""
 
 import shlex
-from functools import cache
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from peftsweep.config.check import build_config, check_command_line, check_config
+from peftsweep.config.check import build_config, check_command_line, check_config, problems_of
 from peftsweep.config.compose import compose_config, config_folder, parse_command_line
+from peftsweep.methods.catalog import method_files, read_method_file
 
 CONF = config_folder()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if len(path.parts) > 1]
-# from_file is a placeholder: its method stands in the folder that it points to.
-METHODS = [path.stem for path in FILES if path.parts[0] == "method" and path.stem != "from_file"]
+METHODS = {name: read_method_file(path) for name, path in method_files().items()}
+NAMED = ("model", "task", "method", "tracking")  # groups whose choice is a word in result.json and in MLflow
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def test_files_are_found():
     assert len(METHODS) > 45  # at least as many as the installed peft has types
 
 
-@pytest.mark.parametrize("path", FILES, ids=option_of)
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] != "method"], ids=option_of)
 def test_it_opens_with_a_command_that_works(path):
     arguments = command_in(path)
     if len(path.parts) > 1:
@@ -56,34 +57,40 @@ def test_it_opens_with_a_command_that_works(path):
     check_command_line(parse_command_line(arguments))
 
 
-@cache
-def chosen(option: str):
-    """The part of a composed configuration that an option fills."""
-    group, _, name = option.rpartition("/")
-    return compose_config([f"{group}={name}"])[group]
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "method"], ids=option_of)
+def test_a_methods_command_is_one_job_that_works(path):
+    """One job, one composition: what a sweep's command line needs beyond it, other files' commands have."""
+    arguments = command_in(path)
+    assert override_for(path) in arguments
+    assert [str(problem) for problem in problems_of(arguments, parse_command_line(arguments))] == []
 
 
-@pytest.mark.parametrize("path", OPTIONS, ids=option_of)
-def test_its_name_is_the_file_name(path):
+def test_its_name_is_the_file_name():
     """So that the word on the command line, in result.json and in MLflow is one."""
-    if path.parts[0] in ("model", "task", "method", "tracking"):
-        assert chosen(option_of(path)).name == path.stem
+    names = {path: OmegaConf.load(CONF / path).get("name") for path in OPTIONS if path.parts[0] in NAMED}
+    assert len(names) > len(METHODS)
+    assert {option_of(path): name for path, name in names.items() if name != path.stem} == {}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_methods_search_space_holds_its_defaults(method):
-    config = chosen(f"method/{method}")
-    low, high = config.search_space.lr
-    assert 0 < low <= config.lr <= high
-    capacity = config.search_space.get("capacity")
-    if capacity is not None:
-        assert config.capacity in capacity
-        assert config.capacity_knob
+def test_a_methods_search_space_holds_its_default_rate():
+    def is_held(method):
+        low, high = method.search_space.lr
+        return 0 < low <= method.lr <= high
+
+    assert [name for name, method in METHODS.items() if not is_held(method)] == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_links_its_paper(method):
-    assert chosen(f"method/{method}").paper.startswith("https://")
+def test_a_method_has_a_capacity_its_knob_and_sizes_to_search_or_none_of_them():
+    def is_whole(method):
+        capacity, sizes = method.capacity, method.search_space.capacity
+        return (not method.capacity_knob and sizes is None) if capacity is None else capacity in (sizes or [])
+
+    assert [name for name, method in METHODS.items() if not is_whole(method)] == []
+    assert [name for name, method in METHODS.items() if method.capacity is not None and not method.capacity_knob] == []
+
+
+def test_a_method_links_its_paper():
+    assert [name for name, method in METHODS.items() if not method.paper.startswith("https://")] == []
 
 
 def hparams_of(*overrides: str):

@@ -2,73 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
-import pytest
 from optuna.distributions import FloatDistribution
 
 from peftsweep.config.check import build_config
-from peftsweep.config.compose import compose_config, config_folder
-from peftsweep.config.schema import JobConfig
+from peftsweep.config.compose import compose_config
+from peftsweep.config.schema import JobConfig, MethodConfig
+from peftsweep.methods.catalog import method_files, read_method_file
 from peftsweep.records.space import CAPACITY, LR, Dimension, Space, defaults_of
 from peftsweep.sweeps.protocol.request import Request, build_space
 
-# from_file is a placeholder: its method stands in the folder that it points to.
-METHODS = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "from_file")
 NOTHING_TYPED = Request((), {}, ())
 
 
 @cache
-def job(method: str) -> JobConfig:
-    """On the model that the published learning rates are for."""
-    return build_config(compose_config([f"method={method}", "hparams.lr_scale=1"]))
+def methods() -> dict[str, MethodConfig]:
+    return {name: read_method_file(path) for name, path in method_files().items()}
 
 
 @cache
-def space(method: str) -> Space:
-    return build_space(job(method), NOTHING_TYPED)
+def spaces() -> dict[str, Space]:
+    """By method, on the model that the published learning rates are for."""
+    job = build_config(compose_config(["hparams.lr_scale=1"]))
+    return {name: build_space(with_method(job, method), NOTHING_TYPED) for name, method in methods().items()}
 
 
-def dimension(method: str, key: str) -> Dimension | None:
-    return next((found for found in space(method) if found.key == key), None)
+def with_method(job: JobConfig, method: MethodConfig) -> JobConfig:
+    return replace(job, method=method, hparams=replace(job.hparams, lr=method.lr))
+
+
+def dimensions(key: str) -> dict[str, Dimension]:
+    """Of the methods that have one."""
+    return {name: found for name, space in spaces().items() for found in space if found.key == key}
 
 
 def test_methods_are_found() -> None:
-    assert len(METHODS) > 45
+    assert len(spaces()) > 45
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_learning_rate_is_searched_on_a_log_scale(method: str) -> None:
-    found = dimension(method, LR)
-    assert found is not None
-    distribution = found.coordinate_distribution()
-    assert isinstance(distribution, FloatDistribution)
-    assert distribution.log
+def test_the_learning_rate_of_every_method_is_searched_on_a_log_scale() -> None:
+    scales = {name: found.coordinate_distribution() for name, found in dimensions(LR).items()}
+    assert scales.keys() == spaces().keys()
+    assert [name for name, scale in scales.items() if not (isinstance(scale, FloatDistribution) and scale.log)] == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_range_of_the_rate_is_wide(method: str) -> None:
-    found = dimension(method, LR)
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.high / found.low >= 100
+def test_the_range_of_the_rate_is_wide() -> None:
+    ranges = {name: (found.low, found.high) for name, found in dimensions(LR).items()}
+    assert [name for name, (low, high) in ranges.items() if not (low and high and high / low >= 100)] == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_published_default_is_in_the_space_as_it_is(method: str) -> None:
-    published = {LR: job(method).method.lr, CAPACITY: job(method).method.capacity}
-    assert defaults_of(space(method)) == {found.key: published[found.key] for found in space(method)}
+def test_the_published_default_is_in_the_space_as_it_is() -> None:
+    published = {name: {LR: method.lr, CAPACITY: method.capacity} for name, method in methods().items()}
+    expected = {name: {found.key: published[name][found.key] for found in space} for name, space in spaces().items()}
+    assert {name: defaults_of(space) for name, space in spaces().items()} == expected
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_sizes_rise_and_leave_a_choice(method: str) -> None:
-    found = dimension(method, CAPACITY)
-    if found is not None:
-        assert found.is_ordered
-        assert len(found.choices) > 1
+def test_sizes_rise_and_leave_a_choice() -> None:
+    sizes = dimensions(CAPACITY)
+    assert [name for name, found in sizes.items() if not (found.is_ordered and len(found.choices) > 1)] == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_size_is_searched_where_there_is_a_knob(method: str) -> None:
-    assert (dimension(method, CAPACITY) is not None) == (job(method).method.capacity is not None)
+def test_a_size_is_searched_where_there_is_a_knob() -> None:
+    assert set(dimensions(CAPACITY)) == {name for name, method in methods().items() if method.capacity is not None}
