@@ -12,6 +12,13 @@ FOLDER = "images"
 SAMPLES_FOLDER = f"{FOLDER}/samples"
 SAMPLE_FILE = re.compile(r"(?P<step>\d{6,}) (?P<caption>.*)\.png")
 MAX_CAPTION_LENGTH = 80
+# The contact sheet of an image task: a row for each prompt, a column for each kind of picture, the prompt below. Drawn
+# by the task, cut into its pictures by the report. Pixels.
+SHEET_FILE = "contact_sheet.png"
+SHEET_COLUMNS = ("base", "adapted", "photo")  # the first only where the base was asked too
+SHEET_GAP, SHEET_LINE = 8, 18
+SHEET_SIDES = (192, 384)  # least and most of a picture
+SHEET_EMPTY = (232, 232, 232)  # where a picture is missing
 
 
 def write_pictures(pictures: Mapping[str, np.ndarray], folder: Path) -> None:

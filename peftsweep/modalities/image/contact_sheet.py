@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SMALLEST_CELL, LARGEST_CELL = 192, 384  # pixels, side of one picture
-GAP = 8  # pixels
-FONT_PIXELS, LINE_PIXELS = 14, 18
-INK, PAPER, EMPTY = (20, 20, 20), (255, 255, 255), (232, 232, 232)
+from peftsweep.records.pictures import SHEET_EMPTY, SHEET_GAP, SHEET_LINE, SHEET_SIDES
+
+FONT_PIXELS = 14
+INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 def draw_contact_sheet(captions: Mapping[str, str], columns: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
@@ -22,20 +22,20 @@ def draw_contact_sheet(captions: Mapping[str, str], columns: Mapping[str, Mappin
     leaves its place empty.
     """
     side = _cell_side(columns)
-    width = GAP + len(columns) * (side + GAP)
+    width = SHEET_GAP + len(columns) * (side + SHEET_GAP)
     font = ImageFont.load_default(FONT_PIXELS)
     lines = [textwrap.wrap(text, int(width / font.getlength("n")), max_lines=3) for text in captions.values()]
-    heights = [side + 2 * GAP + LINE_PIXELS * len(found) for found in lines]
-    sheet = Image.new("RGB", (width, GAP + LINE_PIXELS + sum(heights)), PAPER)
+    heights = [side + 2 * SHEET_GAP + SHEET_LINE * len(found) for found in lines]
+    sheet = Image.new("RGB", (width, SHEET_GAP + SHEET_LINE + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    lefts = dict(zip(columns, range(GAP, width, side + GAP), strict=True))
+    lefts = dict(zip(columns, range(SHEET_GAP, width, side + SHEET_GAP), strict=True))
     for name, left in lefts.items():
-        draw.text((left, GAP // 2), name, INK, font)
-    top = GAP + LINE_PIXELS
+        draw.text((left, SHEET_GAP // 2), name, INK, font)
+    top = SHEET_GAP + SHEET_LINE
     for key, text, height in zip(captions, lines, heights, strict=True):
         for name, left in lefts.items():
             sheet.paste(_cell(columns[name].get(key), side), (left, top))
-        draw.multiline_text((GAP, top + side + GAP // 2), "\n".join(text), INK, font)
+        draw.multiline_text((SHEET_GAP, top + side + SHEET_GAP // 2), "\n".join(text), INK, font)
         top += height
     return np.asarray(sheet)
 
@@ -43,10 +43,10 @@ def draw_contact_sheet(captions: Mapping[str, str], columns: Mapping[str, Mappin
 def _cell_side(columns: Mapping[str, Mapping[str, np.ndarray]]) -> int:
     """As large as the largest picture; small ones are scaled up so that they can be seen."""
     sides = [len(picture) for pictures in columns.values() for picture in pictures.values()]
-    return min(max([SMALLEST_CELL, *sides]), LARGEST_CELL)
+    return min(max([SHEET_SIDES[0], *sides]), SHEET_SIDES[1])
 
 
 def _cell(picture: np.ndarray | None, side: int) -> Image.Image:
     if picture is None:
-        return Image.new("RGB", (side, side), EMPTY)
+        return Image.new("RGB", (side, side), SHEET_EMPTY)
     return Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftsweep.records.jobs import PREDICTIONS_FILE, Job
+from peftsweep.records.pictures import (
+    SHEET_COLUMNS,
+    SHEET_EMPTY,
+    SHEET_FILE,
+    SHEET_GAP,
+    SHEET_LINE,
+    SHEET_SIDES,
+)
 from peftsweep.report.analysis.comparison import Row
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CONTACT_SHEET_FILE = "contact_sheet.png"
-# How `modalities.image.contact_sheet` lays a sheet out, which a report must not import; a test cuts one of its sheets.
-GAP, LINE_PIXELS, SIDES = 8, 18, range(192, 385)
-EMPTY = (232, 232, 232)  # where a picture is missing
-COLUMNS = (("base", "adapted", "photo"), ("adapted", "photo"))
-ADAPTED, SHARED = "adapted", ("photo", "base")  # of each method; the same for all, shown first
+BASE, ADAPTED, PHOTO = SHEET_COLUMNS
+SHARED = (PHOTO, BASE)  # the same for all methods, shown first
 MOST_PIXELS_WIDE, PICTURE_PIXELS = 640, 192
 QUALITY = 82  # of WebP, 0 to 100
 
@@ -82,7 +86,7 @@ def _sheets(rows: Sequence[Row], by_location: dict[str, Job]) -> Iterator[tuple[
 
     for row in rows:
         job = next((by_location[location] for location in row.locations[:1] if location in by_location), None)
-        path = job.files.path(CONTACT_SHEET_FILE) if job else None
+        path = job.files.path(SHEET_FILE) if job else None
         try:
             if job and path:
                 with Image.open(path) as opened:
@@ -97,37 +101,38 @@ def _shape(cut: Cut) -> tuple[list[str], int]:
 
 def cut_sheet(sheet: Image) -> Cut | None:
     """A sheet's pictures, by its measures alone; None where these fit no layout, as of prompts of several lines."""
-    for names in COLUMNS:
-        side, rest = divmod(sheet.width - GAP, len(names))
-        side, height = side - GAP, side - GAP + 2 * GAP + LINE_PIXELS
-        rows, beyond = divmod(sheet.height - GAP - LINE_PIXELS, height)
-        if side in SIDES and not rest and not beyond and rows:
-            tops = [GAP + LINE_PIXELS + number * height for number in range(rows)]
+    for names in (SHEET_COLUMNS, SHEET_COLUMNS[1:]):
+        side, rest = divmod(sheet.width - SHEET_GAP, len(names))
+        side, height = side - SHEET_GAP, side - SHEET_GAP + 2 * SHEET_GAP + SHEET_LINE
+        rows, beyond = divmod(sheet.height - SHEET_GAP - SHEET_LINE, height)
+        if SHEET_SIDES[0] <= side <= SHEET_SIDES[1] and not rest and not beyond and rows:
+            tops = [SHEET_GAP + SHEET_LINE + number * height for number in range(rows)]
             columns = {
-                name: [_picture(sheet, GAP + place * (side + GAP), top, side) for top in tops]
+                name: [_picture(sheet, SHEET_GAP + place * (side + SHEET_GAP), top, side) for top in tops]
                 for place, name in enumerate(names)
             }
-            return Cut(columns, [_words(sheet, top + side + GAP // 2) for top in tops])
+            return Cut(columns, [_words(sheet, top + side + SHEET_GAP // 2) for top in tops])
     return None
 
 
 def _picture(sheet: Image, left: int, top: int, side: int) -> Image | None:
     found = sheet.crop((left, top, left + side, top + side))
-    return None if found.getcolors(1) == [(side * side, EMPTY)] else found.resize((PICTURE_PIXELS, PICTURE_PIXELS))
+    is_missing = found.getcolors(1) == [(side * side, SHEET_EMPTY)]
+    return None if is_missing else found.resize((PICTURE_PIXELS, PICTURE_PIXELS))
 
 
 def _words(sheet: Image, top: int) -> Image:
     """The line below a prompt's pictures, without the paper beside it."""
     from PIL import ImageOps
 
-    line = sheet.crop((0, top, sheet.width, top + LINE_PIXELS))
+    line = sheet.crop((0, top, sheet.width, top + SHEET_LINE))
     left, _, right, _ = ImageOps.invert(line).getbbox() or (0, 0, sheet.width, 0)
-    return line.crop((left, 0, right, LINE_PIXELS))
+    return line.crop((left, 0, right, SHEET_LINE))
 
 
 def _prompts(first: Cut, columns: Mapping[str, Sequence[Image | None]], texts: Sequence[str]) -> Iterator[Prompt]:
     """texts: of the prompts with a photo, which come first."""
-    for number, (words, photo) in enumerate(zip(first.words, first.columns["photo"], strict=True)):
+    for number, (words, photo) in enumerate(zip(first.words, first.columns[PHOTO], strict=True)):
         text = texts[number] if photo and number < len(texts) else ""
         pictures = (column[number] for column in columns.values())
         encoded = tuple(_encoded(picture) if picture else "" for picture in pictures)
