@@ -1,14 +1,12 @@
 import numpy as np
 
-from peftsweep.modalities.image.contact_sheet import (
-    EMPTY,
-    FONT_PIXELS,
-    GAP,
-    LINE_PIXELS,
-    SMALLEST_CELL,
-    draw_contact_sheet,
-)
+from peftsweep.modalities.image.contact_sheet import FONT_PIXELS, draw_contact_sheet
+from peftsweep.records.pictures import SHEET_EMPTY as EMPTY
+from peftsweep.records.pictures import SHEET_GAP as GAP
+from peftsweep.records.pictures import SHEET_LINE as LINE_PIXELS
+from peftsweep.records.pictures import SHEET_SIDES
 
+SMALLEST_CELL = SHEET_SIDES[0]
 FIRST_TOP = GAP + LINE_PIXELS
 
 
