@@ -1,14 +1,20 @@
-"""Fingerprints of local weights."""
+"""Which weights these are: the hub's commit, or a fingerprint of a local folder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # What a fingerprint reads of a weight file: all of it up to this size, else a sample of each MiB.
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
+
+
+def hub_commit(config: Any) -> str | None:
+    """The commit that transformers loaded a configuration from; None of a folder. Private, and told nowhere else."""
+    return getattr(config, "_commit_hash", None)
 
 
 def fingerprint_folder(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 
@@ -18,15 +19,11 @@ def batch_order(lengths: Sequence[int], batch_size: int, bucket_batches: int, se
     if not lengths:
         raise ValueError("batches need at least one row")
     generator = torch.Generator().manual_seed(seed)
-    rows = _endless_epochs(len(lengths), generator)
+    epochs = iter(lambda: torch.randperm(len(lengths), generator=generator).tolist(), None)
+    rows = chain.from_iterable(epochs)
     bucket_batches = min(bucket_batches, max(1, len(lengths) // batch_size))
     while True:
         bucket = [next(rows) for _ in range(batch_size * bucket_batches)]
         bucket.sort(key=lambda row: -lengths[row])
         for position in torch.randperm(bucket_batches, generator=generator).tolist():
             yield bucket[position * batch_size : (position + 1) * batch_size]
-
-
-def _endless_epochs(count: int, generator: torch.Generator) -> Iterator[int]:
-    while True:
-        yield from torch.randperm(count, generator=generator).tolist()

@@ -1,4 +1,4 @@
-"""A model inside the wrappers of torch.compile and PEFT, and in eval mode for a while."""
+"""A model inside the wrappers of torch.compile and PEFT; in eval mode, or on a device, for a while."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import nn
 
@@ -31,3 +32,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in was_training:
             module.training = True
+
+
+@contextmanager
+def visiting(model: nn.Module, device: torch.device) -> Iterator[Any]:
+    """A model on `device` for as long as it lasts, on the host before and after."""
+    model.to(device)
+    try:
+        yield model
+    finally:
+        model.to("cpu")

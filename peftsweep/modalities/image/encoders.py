@@ -16,10 +16,11 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base_model import ModelSpec
-from peftsweep.modalities.fingerprint import fingerprint_folder
+from peftsweep.modalities.fingerprint import fingerprint_folder, hub_commit
 from peftsweep.modalities.image.pocket import DINO_FOLDER
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.wrapped import visiting
 
 POCKET = "pocket"
 BATCH_IMAGES = 32
@@ -38,15 +39,12 @@ class ImageEncoder:
 
         images: uint8 (h, w, 3) each, of any sizes.
         """
-        self._model.to(self._device)
-        try:
-            found = []
+        found = []
+        with visiting(self._model, self._device) as model:
             for start in range(0, len(images), BATCH_IMAGES):
                 batch = self._processor(images=list(images[start : start + BATCH_IMAGES]), return_tensors="pt")
-                pixels = batch["pixel_values"].to(self._device, next(self._model.parameters()).dtype)
-                found.append(self._model(pixel_values=pixels).last_hidden_state[:, 0].float().cpu())
-        finally:
-            self._model.to("cpu")
+                pixels = batch["pixel_values"].to(self._device, next(model.parameters()).dtype)
+                found.append(model(pixel_values=pixels).last_hidden_state[:, 0].float().cpu())
         return functional.normalize(torch.cat(found), dim=-1)
 
 
@@ -60,22 +58,14 @@ class TextImageScorer:
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
         """Cosine of picture i and text i."""
-        self._model.to(self._device)
-        try:
-            scores: list[float] = []
+        scores: list[float] = []
+        options = {"return_tensors": "pt", "padding": True, "truncation": True}
+        with visiting(self._model, self._device) as model:
             for start in range(0, len(images), BATCH_IMAGES):
                 chosen = slice(start, start + BATCH_IMAGES)
-                batch = self._processor(
-                    images=list(images[chosen]),
-                    text=list(texts[chosen]),
-                    return_tensors="pt",
-                    padding=True,
-                    truncation=True,
-                )
-                outputs = self._model(**batch.to(self._device))
+                batch = self._processor(images=list(images[chosen]), text=list(texts[chosen]), **options)
+                outputs = model(**batch.to(self._device))
                 scores += (outputs.image_embeds * outputs.text_embeds).sum(dim=-1).float().cpu().tolist()
-        finally:
-            self._model.to("cpu")
         return scores
 
 
@@ -85,34 +75,32 @@ def load_image_encoder(choice: str, device: torch.device) -> ImageEncoder:
 
     Raises ModelError if there is no such encoder, or it can't be loaded.
     """
-    location = str(DINO_FOLDER) if choice == POCKET else str(Path(choice).expanduser())
-    with model_errors(ModelSpec(choice, choice)), quiet():
-        # Pillow's resizing is the same on every machine; torchvision, where installed, would be taken otherwise.
-        processor = AutoImageProcessor.from_pretrained(location, backend="pil")
-        model = AutoModel.from_pretrained(location, dtype=torch.float32)
-    return ImageEncoder(choice, _revision(model, location), _frozen(model), processor, device)
+    # Pillow's resizing is the same on every machine; torchvision, where installed, would be taken otherwise.
+    loaded = _load(choice, DINO_FOLDER if choice == POCKET else Path(choice), AutoImageProcessor, backend="pil")
+    return ImageEncoder(choice, *loaded, device)
 
 
 @lru_cache(maxsize=1)
 def load_text_image_scorer(choice: str, device: torch.device) -> TextImageScorer:
     """choice: the hub id or folder of a CLIP-like model. Raises ModelError as load_image_encoder does."""
-    location = str(Path(choice).expanduser())
-    with model_errors(ModelSpec(choice, choice)), quiet():
-        processor = AutoProcessor.from_pretrained(location)
-        model = AutoModel.from_pretrained(location, dtype=torch.float32)
+    revision, model, processor = _load(choice, Path(choice), AutoProcessor)
     if not hasattr(model, "text_model"):
         rule = "task.clip_model must have an image and a text encoder"
         raise ModelError(Problem(rule, choice, "task.clip_model", "openai/clip-vit-base-patch32 is one."))
-    return TextImageScorer(choice, _revision(model, location), _frozen(model), processor, device)
+    return TextImageScorer(choice, revision, model, processor, device)
 
 
-def _frozen(model: Any) -> Any:
-    return model.requires_grad_(False).eval()
+def _load(choice: str, path: Path, processor_class: Any, **options: Any) -> tuple[str, Any, Any]:
+    """Revision, frozen model, and processor."""
+    location = path.expanduser()
+    with model_errors(ModelSpec(choice, choice)), quiet():
+        processor = processor_class.from_pretrained(str(location), **options)
+        model: Any = AutoModel.from_pretrained(str(location), dtype=torch.float32)
+    return _revision(model, location), model.requires_grad_(False).eval(), processor
 
 
-def _revision(model: Any, location: str) -> str:
-    commit = getattr(model.config, "_commit_hash", None)
-    if commit:
-        return str(commit)
-    settings = [path.read_text(encoding="utf-8") for path in sorted(Path(location).glob("*processor_config.json"))]
-    return hashlib.sha256(f"{fingerprint_folder(Path(location))}{settings}".encode()).hexdigest()[:40]
+def _revision(model: Any, folder: Path) -> str:
+    if commit := hub_commit(model.config):
+        return commit
+    settings = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*processor_config.json"))]
+    return hashlib.sha256(f"{fingerprint_folder(folder)}{settings}".encode()).hexdigest()[:40]

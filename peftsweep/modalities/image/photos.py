@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -70,8 +70,8 @@ def build_source(config: ImageGenConfig, *, embedded_model: bool) -> PhotoSource
         kind = "files" if config.images else "embedded" if embedded_model else "hub"
     if kind == "embedded":
         return PhotoSource(kind, partial(_drawn_photos, config))
-    found = _folder_photos(config) if kind == "files" else _hub_photos(config)
-    return PhotoSource(kind, partial(_open_split, _split(found, config)))
+    splits = _split(_folder_photos(config) if kind == "files" else _hub_photos(config), config)
+    return PhotoSource(kind, lambda split: [Photo(one.name, one.prompt, *one.open()) for one in splits[split]])
 
 
 def centre_square(pixels: np.ndarray) -> np.ndarray:
@@ -114,18 +114,13 @@ def _split(photos: Sequence[_Unopened], config: ImageGenConfig) -> dict[str, lis
     n_train = len(photos) - sum(held_out.values())
     if n_train < 1:
         rule = f"photos must be at least {1 + sum(held_out.values())}: {held_out['valid']} are held out for validation"
-        fix = (
-            "Add photos." if len(photos) < 3 else "Add photos, or hold fewer out: task.valid_photos, task.test_photos."
-        )
         rule += f", {held_out['test']} for the test, and one must be left to train on"
+        fewer = ", or hold fewer out: task.valid_photos, task.test_photos" if len(photos) >= 3 else ""
+        fix = f"Add photos{fewer}."
         raise DataError(Problem(rule, len(photos), config.images or config.dataset, fix))
     order = [photos[number] for number in np.random.RandomState(0).permutation(len(photos))]
     n_seen = n_train + held_out["valid"]
     return {"train": order[:n_train], "valid": order[n_train:n_seen], "test": order[n_seen:]}
-
-
-def _open_split(splits: Mapping[str, Sequence[_Unopened]], split: str) -> list[Photo]:
-    return [Photo(photo.name, photo.prompt, *photo.open()) for photo in splits[split]]
 
 
 def _folder_photos(config: ImageGenConfig) -> list[_Unopened]:
@@ -138,15 +133,14 @@ def _folder_photos(config: ImageGenConfig) -> list[_Unopened]:
     if not files:
         rule = f"a folder of photos must hold files that end with one of {', '.join(ENDINGS)}"
         raise DataError(Problem(rule, str(folder), "task.images"))
-    prompts = _one_prompt(files, config.instance_prompt) if config.instance_prompt else _prompts_of_rows(folder, files)
+    one_prompt = config.instance_prompt
+    prompts = dict.fromkeys(files, one_prompt) if one_prompt else _prompts_of_rows(folder, files)
     return [
-        _Unopened(str(path.relative_to(folder)), prompt, partial(_read_file, path, config.resolution))
+        _Unopened(
+            str(path.relative_to(folder)), prompt, partial(_read_file, path, path.stat().st_mtime_ns, config.resolution)
+        )
         for path, prompt in prompts.items()
     ]
-
-
-def _one_prompt(files: Sequence[Path], prompt: str) -> dict[Path, str]:
-    return dict.fromkeys(files, prompt)
 
 
 def _prompts_of_rows(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
@@ -154,9 +148,8 @@ def _prompts_of_rows(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
     path = folder / METADATA_FILE
     if not path.is_file():
         fix = f"Write {METADATA_FILE} (a row a photo: file_name, prompt), or give task.instance_prompt=<text> for all."
-        raise DataError(
-            Problem(f"a folder of photos needs prompts: a {METADATA_FILE}", str(folder), "task.images", fix)
-        )
+        rule = f"a folder of photos needs prompts: a {METADATA_FILE}"
+        raise DataError(Problem(rule, str(folder), "task.images", fix))
     lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
     prompts = dict(_row(line, folder, f"{path}, line {number}") for number, line in lines if line.strip())
     without = [file.name for file in files if file not in prompts]
@@ -207,13 +200,9 @@ def _hub_column(dataset: str) -> list[bytes]:
         return [photo["bytes"] or Path(photo["path"]).read_bytes() for photo in table[IMAGE_COLUMN]]
 
 
-def _read_file(path: Path, resolution: int) -> tuple[str, np.ndarray]:
-    return _read_unchanged(path, path.stat().st_mtime_ns, resolution)
-
-
 @lru_cache(maxsize=128)
-def _read_unchanged(path: Path, modified_ns: int, resolution: int) -> tuple[str, np.ndarray]:
-    """Cached for the jobs of one process."""
+def _read_file(path: Path, modified_ns: int, resolution: int) -> tuple[str, np.ndarray]:
+    """Cached, until the file is modified, for the jobs of one process."""
     return _read(path.read_bytes(), resolution, str(path))
 
 

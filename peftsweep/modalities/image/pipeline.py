@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from diffusers import Flux2KleinPipeline
 from torch import Tensor, nn
 
 from peftsweep.modalities.quiet import quiet
-from peftsweep.modalities.wrapped import base_of, evaluating
+from peftsweep.modalities.wrapped import base_of, evaluating, visiting
 
 
 class DiffusionParts:
@@ -66,7 +65,7 @@ class DiffusionParts:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) in [-1, 1] -> latents (n, c, h / pixels_per_token, w / pixels_per_token), normalised as the
         transformer knows them."""
-        with _visiting(self._pipeline.vae, self._device) as vae:
+        with visiting(self._pipeline.vae, self._device) as vae:
             found = [
                 self._pipeline._encode_vae_image(one.unsqueeze(0).to(self._device, vae.dtype), generator=None).cpu()
                 for one in pixels
@@ -97,7 +96,7 @@ class DiffusionParts:
         how many pictures were finished. The noise is drawn on the host, so a seed means the same on every device.
         """
         transformer = base_of(model)
-        with evaluating(transformer), _visiting(self._pipeline.vae, self._device):
+        with evaluating(transformer), visiting(self._pipeline.vae, self._device):
             pictures = []
             for start in range(0, len(seeds), batch_size):
                 chosen = slice(start, start + batch_size)
@@ -146,15 +145,6 @@ def _pipeline_around(pipeline: Any, transformer: nn.Module) -> Any:
     whole: Any = Flux2KleinPipeline(**components, is_distilled=pipeline.config.is_distilled)
     whole.set_progress_bar_config(disable=True)
     return whole
-
-
-@contextmanager
-def _visiting(module: nn.Module, device: torch.device) -> Iterator[Any]:
-    module.to(device)
-    try:
-        yield module
-    finally:
-        module.to("cpu")
 
 
 def _release(device: torch.device) -> None:

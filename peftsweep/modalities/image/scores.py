@@ -1,4 +1,7 @@
-"""Scores of generated pictures against held-out photos: one record a picture, their mean and its interval."""
+"""Scores of generated pictures against held-out photos: one record a picture, their mean and its interval.
+
+Embeddings are (n, d), float32, of length 1, so that a product is a cosine.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,25 @@ import numpy as np
 from torch import Tensor
 
 from peftsweep.modalities.image.photos import Photo
-from peftsweep.modalities.image.similarity import bootstrap_interval, nearest_cosines, paired_cosines
+from peftsweep.statistics.intervals import bootstrap_interval
 
 SCORE = "dino_similarity"
+
+
+def paired_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """(n,): picture i of the one against picture i of the other."""
+    return (first * second).sum(dim=1)
+
+
+def nearest_cosines(pictures: Tensor, photos: Tensor) -> Tensor:
+    """(n,): each picture against the photo that is most like it."""
+    return (pictures @ photos.T).max(dim=1).values
+
+
+def mean_drift(before: Tensor, after: Tensor) -> float:
+    """Mean of (1 - cosine) / 2: 0 for pictures that look the same, 0.5 for unrelated ones. Exactly 0 for equal
+    embeddings: between vectors of length 1 it is a quarter of the squared distance."""
+    return float((before - after).square().sum(dim=1).mean()) / 4
 
 
 @dataclass(frozen=True)

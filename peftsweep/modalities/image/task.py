@@ -30,8 +30,7 @@ from peftsweep.modalities.image.generation import (
     seeds_of,
 )
 from peftsweep.modalities.image.photos import PhotoSource, digest_of_photos, random_squares
-from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, score_pictures
-from peftsweep.modalities.image.similarity import mean_drift, paired_cosines
+from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, mean_drift, paired_cosines, score_pictures
 from peftsweep.modalities.wrapped import evaluating
 
 VERSION = 1

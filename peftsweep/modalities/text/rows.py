@@ -70,21 +70,17 @@ def read_table(path: Path) -> Any:
         raise DataError(Problem("the data must be an existing file or folder", str(path)))
     if path.is_file() and path.suffix not in LOADERS:
         raise DataError(Problem(f"a data file must end with one of {', '.join(LOADERS)}", str(path)))
-    is_empty = path.is_file() and path.stat().st_size == 0
-    table = None if is_empty else _explained_table(path)
+    table = None
+    try:
+        if path.is_dir() or path.stat().st_size:
+            table = _read_table(str(path), path.stat().st_mtime)
+    except Exception as error:  # datasets raises a different class for each file kind
+        if "corresponds to no data" not in str(error):  # a header without rows
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise DataError(Problem(f"the data must be readable ({reason})", str(path))) from error
     if not table:
         raise DataError(Problem("a data file must have rows; this one is empty", str(path)))
     return table
-
-
-def _explained_table(path: Path) -> Any:
-    try:
-        return _read_table(str(path), path.stat().st_mtime)
-    except Exception as error:  # datasets raises a different class for each file kind
-        if "corresponds to no data" in str(error):  # a header without rows
-            return None
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise DataError(Problem(f"the data must be readable ({reason})", str(path))) from error
 
 
 def read_rows(

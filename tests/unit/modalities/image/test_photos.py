@@ -88,7 +88,7 @@ def test_more_photos_can_be_held_out(tmp_path: Path) -> None:
 def test_no_split_but_the_one_asked_for_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
-    def spy(path: Path, resolution: int) -> tuple[str, np.ndarray]:
+    def spy(path: Path, modified_ns: int, resolution: int) -> tuple[str, np.ndarray]:
         opened.append(path.name)
         return path.name, np.zeros((resolution, resolution, 3), dtype=np.uint8)
 

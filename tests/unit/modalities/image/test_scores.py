@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from peftsweep.modalities.image.generation import FIRST_SEEDS, repeated, seeds_of
 from peftsweep.modalities.image.photos import Photo
-from peftsweep.modalities.image.scores import Scored, score_pictures
+from peftsweep.modalities.image.scores import Scored, mean_drift, nearest_cosines, paired_cosines, score_pictures
 
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
@@ -69,3 +70,31 @@ def test_more_seeds_a_prompt_keep_the_first_ones() -> None:
 def test_prompts_and_seeds_are_in_the_same_order() -> None:
     assert repeated(["a", "b"], 2) == ["a", "a", "b", "b"]
     assert len(seeds_of("test", 2, 2)) == 4
+
+
+def test_pictures_are_compared_with_their_own_photo() -> None:
+    assert paired_cosines(torch.tensor([EAST, EAST, EAST]), torch.tensor([EAST, NORTH, WEST])).tolist() == [
+        1.0,
+        0.0,
+        -1.0,
+    ]
+
+
+def test_the_nearest_photo_is_the_most_similar_one() -> None:
+    pictures, photos = torch.tensor([EAST, WEST]), torch.tensor([NORTH, EAST])
+    assert nearest_cosines(pictures, photos).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("after", "drift"), [(EAST, 0.0), (NORTH, 0.5), (WEST, 1.0)])
+def test_drift_goes_from_nothing_to_the_opposite(after: list[float], drift: float) -> None:
+    assert mean_drift(torch.tensor([EAST]), torch.tensor([after])) == drift
+
+
+def test_drift_is_half_of_what_a_cosine_lacks() -> None:
+    before, after = normalize(torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert mean_drift(before, after) == pytest.approx((1 - paired_cosines(before, after).mean().item()) / 2, abs=1e-6)
+
+
+def test_the_drift_of_equal_embeddings_is_exactly_nothing() -> None:
+    embeddings = normalize(torch.randn(50, 768, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert mean_drift(embeddings, embeddings.clone()) == 0.0
