@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
 
 # What a fingerprint reads of a weight file: all of it up to this size, else a sample of each MiB.
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
 
 
-def hub_commit(config: Any) -> str | None:
-    """The commit that transformers loaded a configuration from; None of a folder. Private, and told nowhere else."""
-    return getattr(config, "_commit_hash", None)
+def revision_of(location: str, revision: str | None = None) -> str:
+    """Which weights have been loaded from a folder or hub id: a fingerprint of the folder, or the hub's commit.
+
+    revision: the branch, tag or commit that was asked for. The commit is that of the hub's cache, where it leads.
+    """
+    if Path(location).is_dir():
+        return fingerprint_folder(Path(location))
+    cached = try_to_load_from_cache(location, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision or "main"
 
 
 def fingerprint_folder(folder: Path) -> str:

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base_model import ModelSpec
-from peftsweep.modalities.fingerprint import fingerprint_folder, hub_commit
+from peftsweep.modalities.fingerprint import fingerprint_folder, revision_of
 from peftsweep.modalities.image.pocket import DINO_FOLDER
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.quiet import quiet
@@ -96,11 +96,11 @@ def _load(choice: str, path: Path, processor_class: Any, **options: Any) -> tupl
     with model_errors(ModelSpec(choice, choice)), quiet():
         processor = processor_class.from_pretrained(str(location), **options)
         model: Any = AutoModel.from_pretrained(str(location), dtype=torch.float32)
-    return _revision(model, location), model.requires_grad_(False).eval(), processor
+    return _revision(location), model.requires_grad_(False).eval(), processor
 
 
-def _revision(model: Any, folder: Path) -> str:
-    if commit := hub_commit(model.config):
-        return commit
+def _revision(folder: Path) -> str:
+    if not folder.is_dir():
+        return revision_of(str(folder))
     settings = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*processor_config.json"))]
     return hashlib.sha256(f"{fingerprint_folder(folder)}{settings}".encode()).hexdigest()[:40]

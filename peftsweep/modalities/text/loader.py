@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base_model import BaseModel, ModelSpec
-from peftsweep.modalities.fingerprint import fingerprint_folder, hub_commit
+from peftsweep.modalities.fingerprint import revision_of
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
 from peftsweep.modalities.quiet import quiet
 
@@ -31,7 +30,7 @@ def load_language_model(spec: ModelSpec, location: str, device: torch.device, *,
     require_all_weights(info["missing_keys"], spec)
     _require_end_token(tokenizer, spec)
     model.requires_grad_(False).eval()
-    return BaseModel(model, tokenizer, hub_commit(config) or fingerprint_folder(Path(location)), is_embedded)
+    return BaseModel(model, tokenizer, revision_of(location, spec.revision), is_embedded)
 
 
 def _load_tokenizer(location: str, options: dict[str, Any]) -> Any:

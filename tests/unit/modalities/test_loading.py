@@ -263,13 +263,15 @@ def test_the_revision_changes_with_a_tensor_in_the_middle_of_a_large_file(
     assert fingerprint_folder(tmp_path) != before
 
 
-def test_the_hubs_commit_is_the_revision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = AutoConfig.from_pretrained
-
-    def with_commit(*arguments: Any, **options: Any) -> Any:
-        config = original(*arguments, **options)
-        config._commit_hash = "c0ffee"
-        return config
-
-    monkeypatch.setattr(AutoConfig, "from_pretrained", with_commit)
-    assert load_base(spec(folder), CPU).revision == "c0ffee"
+@pytest.mark.parametrize("asked", [None, "main", "0123456789" * 4])
+def test_the_hubs_commit_is_the_revision(
+    asked: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, kept = "0123456789" * 4, tmp_path / "models--somebody--tiny"
+    shutil.copytree(folder, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = load_base(ModelSpec("tiny", "somebody/tiny", revision=asked, dtype="float32"), CPU)
+    assert found.revision == commit

@@ -4,19 +4,16 @@ Where one fails after an upgrade, look at the module that the message names befo
 """
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 from torch import nn
-from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
 
-from peftsweep.modalities.fingerprint import hub_commit
 from peftsweep.modalities.text.decoding import _PreallocatedLayer
-from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 TINY = LlamaConfig(
     vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1
@@ -33,17 +30,6 @@ def test_a_models_loss_is_set_by_its_property_and_unset_by_its_attribute() -> No
     model: Any = LlamaForCausalLM(TINY)
     model.loss_function = len
     assert vars(model).get("_loss_function") is len, "modalities/text/loss.py: transformers' `_loss_function` has moved"
-
-
-def test_a_configuration_of_the_hub_tells_its_commit_and_one_of_a_folder_none(tmp_path: Path) -> None:
-    commit = "0123456789" * 4
-    kept = tmp_path / "models--somebody--tiny"
-    TINY.save_pretrained(kept / "snapshots" / commit)
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text(commit)
-    config = AutoConfig.from_pretrained("somebody/tiny", cache_dir=tmp_path, local_files_only=True)
-    assert hub_commit(config) == commit, "modalities/fingerprint.py: transformers' `_commit_hash` has moved"
-    assert hub_commit(AutoConfig.from_pretrained(LLAMA_FOLDER)) is None
 
 
 def test_a_cache_holds_keys_and_values_layer_by_layer() -> None:
