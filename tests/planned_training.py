@@ -14,11 +14,10 @@ from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import JobConfig
 from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
-from peftsweep.job.plan.steps import build_step
+from peftsweep.job.plan.planner import build_step
 from peftsweep.job.plan.trace import STEPS, attach_on
 from peftsweep.methods.attach import AttachedMethod
 from peftsweep.methods.optimizers import build_optimizer
-from peftsweep.modalities.base_model import spec_of
 from peftsweep.modalities.skeleton import build_skeleton
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -55,7 +54,7 @@ def attach_really(config: JobConfig, device: torch.device) -> AttachedMethod:
 def train_really(config: JobConfig, attached: AttachedMethod) -> None:
     """The steps that a plan follows, with weights and values: rows of max_seq_length tokens."""
     hparams, hook = config.hparams, attached.hook
-    step = build_step(config, build_skeleton(spec_of(config.model)), hparams.batch_size, hparams.max_seq_length)
+    step = build_step(config, build_skeleton(config.model), hparams.batch_size, hparams.max_seq_length)
     optimizer = build_optimizer(attached, hparams.optimizer, lr=1e-4, weight_decay=hparams.weight_decay)
     state = TrainingState(optimizer, build_scheduler(optimizer, "constant", STEPS, 0.0))
     callbacks = LoopCallbacks(

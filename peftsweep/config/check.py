@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names
-from peftsweep.config.schema import (
-    MODALITIES,
-    NEEDED,
-    TASKS,
-    ImageGenConfig,
-    JobConfig,
-    MethodConfig,
-    SearchSpaceConfig,
-    TextTaskConfig,
-)
+from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names, needs_more
+from peftsweep.config.registry import find_modality, modality_names, schema_of
+from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig, SearchSpaceConfig
 from peftsweep.config.trust import untrusted_settings
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
-NEED_MORE = {"method": ("from_file",), "model": ("hf",)}  # choices that are incomplete without a further setting
 # ValueError: what Hydra raises for a group that is given a number, say.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -58,9 +50,8 @@ def problems_of(overrides: Sequence[str], line: CommandLine) -> list[Problem]:
     """All problems of one job's configuration."""
     try:
         config = compose_config(overrides, line.config_dir, with_hydra=True)
-        untrusted = list(untrusted_settings(config, line))
-        del config._content["hydra"]  # type: ignore[union-attr]
-        return untrusted + check_config(config, line)
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        return [*untrusted_settings(config, line), *check_config(own, line)]
     except COMPOSE_ERRORS as error:
         return [Problem(f"the configuration must compose ({_first_lines(error)})")]
 
@@ -83,11 +74,11 @@ def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Pr
 def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tuple[list[Problem], JobConfig | None]:
     """Problems of a composed configuration, and the job that it describes where it can be built at all."""
     line = line or CommandLine(())
-    name = str(OmegaConf.select(config, "task.name"))
-    if name not in TASKS:
-        fix = did_you_mean(name, list(TASKS))
-        return [Problem("task.name must be a known task", name, line.source("task.name"), fix)], None
-    problems = list(_schema_problems(config, schema_of(name), "", line))
+    try:
+        schema = schema_of(config)
+    except ConfigError as error:
+        return [replace(problem, source=line.source(problem.source)) for problem in error.problems], None
+    problems = list(_schema_problems(config, schema, "", line))
     if mismatch := _modality_problem(config):
         # A task's settings that follow the model's can't resolve then, which would only hide the cause.
         return [mismatch, *(problem for problem in problems if "must resolve" not in problem.rule)], None
@@ -95,15 +86,6 @@ def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tupl
         return problems, None
     job = build_config(config)
     return list(_mismatches(job)), job
-
-
-@lru_cache
-def schema_of(task_name: str) -> type:
-    """JobConfig with the task group's own dataclass."""
-    task = TASKS[task_name]
-    return dataclasses.make_dataclass(
-        "JobConfig", [("task", task, dataclasses.field(default_factory=task))], bases=(JobConfig,)
-    )
 
 
 @lru_cache
@@ -119,7 +101,7 @@ def _typed(schema: type) -> DictConfig:
 
 def build_config(config: DictConfig) -> JobConfig:
     """The checked configuration as plain dataclasses; interpolations resolved."""
-    merged = OmegaConf.merge(_defaults(schema_of(str(config.task.name))), config)
+    merged = OmegaConf.merge(_defaults(schema_of(config)), config)
     return typing.cast(JobConfig, OmegaConf.to_object(merged))
 
 
@@ -191,13 +173,13 @@ def _is_setting(override: Override, config_dir: Path | None) -> bool:
 def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
     """Every value of an override, as it would be typed alone; of an interval, which has no end of them, its two ends.
 
-    A pattern leaves out names that can't be chosen without giving more (`method=from_file` needs `method.path`).
+    A pattern leaves out what can't be chosen without giving more, as `method=from_file` needs `method.path`.
     """
     value = override.value()
     if isinstance(value, Glob):
         group = override.key_or_group
         names = value.filter(list(group_choices(group, config_dir)))
-        yield from (name for name in names if name not in NEED_MORE.get(group, ()))
+        yield from (name for name in names if not needs_more(group, name, config_dir))
     elif isinstance(value, IntervalSweep):
         yield from (f"{end:.12g}" for end in (value.start, value.end) if isinstance(end, (int, float)))
     elif override.is_discrete_sweep():
@@ -216,7 +198,7 @@ def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> I
             yield Problem("there is no such setting", full, line.source(full), did_you_mean(full, options))
             continue
         nested = _dataclass_in(hints[key])
-        value = _value(node, key)
+        value = _value(node, key, full)
         if isinstance(value, Problem):
             yield value
         elif nested and OmegaConf.is_dict(value):
@@ -227,11 +209,11 @@ def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> I
             yield from _value_problems(known[key], hints[key], schema, value, full, line)
 
 
-def _value(node: DictConfig, key: str) -> Any:
+def _value(node: DictConfig, key: str, full: str) -> Any:
     try:
         return NEEDED if OmegaConf.is_missing(node, key) else node[key]
     except OmegaConfBaseException as error:
-        return Problem(f"{node._get_full_key(key)} must resolve ({_first_lines(error)})")
+        return Problem(f"{full} must resolve ({_first_lines(error)})")
 
 
 def _dataclass_in(hint: Any) -> type | None:
@@ -285,43 +267,24 @@ def _modality_problem(config: DictConfig) -> Problem | None:
     name, wanted, given = (OmegaConf.select(config, key) for key in ("task.name", "task.modality", "model.modality"))
     if wanted == given:
         return None
-    tasks = ", ".join(f"task={name}" for name, schema in TASKS.items() if schema.modality == given)
-    fix = f"Choose another model, or {tasks}." if tasks else "Choose another model."
-    return Problem(
-        f"task {name} needs a model of modality {wanted}", f"{OmegaConf.select(config, 'model.name')}, {given}", fix=fix
-    )
+    fix = f"Choose another model, or {', '.join(f'task={name}' for name in find_modality(given).tasks)}."
+    value = f"{OmegaConf.select(config, 'model.name')}, {given}"
+    return Problem(f"task {name} needs a model of modality {wanted}", value, fix=fix)
 
 
 def _mismatches(config: JobConfig) -> Iterator[Problem]:
-    model, task = config.model, config.task
-    if model.dtype in ("int8", "int4") and config.method.peft_type is None:
+    model, method = config.model, config.method
+    if model.dtype in QUANTISED and method.peft_type is None:
         rule = "full fine-tuning needs trainable base weights"
         yield Problem(rule, model.dtype, "model.dtype", "Use bfloat16 or float32.")
-    if problem := modality_problem(config.method):
+    if problem := modality_problem(method):
         yield problem
-    elif model.modality not in config.method.modalities:
-        rule = f"method {config.method.name} can't be put on a model of modality {model.modality}"
+    elif model.modality not in method.modalities:
+        rule = f"method {method.name} can't be put on a model of modality {model.modality}"
         fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
         yield Problem(rule, fix=fix)
-    if isinstance(task, TextTaskConfig):
-        yield from _source_problems(task)
-    if isinstance(task, ImageGenConfig):
-        yield from _photo_problems(task)
-    yield from _space_problems(config.method.search_space)
-    yield from _card_problems(config)
-
-
-def modality_problem(method: MethodConfig) -> Problem | None:
-    """No method serves models that its YAML doesn't name."""
-    unknown = [name for name in method.modalities if name not in MODALITIES]
-    if method.modalities and not unknown:
-        return None
-    rule = f"method {method.name} must name the modalities that it serves: {' or '.join(MODALITIES)}"
-    found = unknown[0] if unknown else None
-    return Problem(rule, found, "method.modalities", "Write `modalities: [text]`, or more of them, in its YAML.")
-
-
-def _card_problems(config: JobConfig) -> Iterator[Problem]:
+    yield from find_modality(model.modality).problems(config)
+    yield from _space_problems(method.search_space)
     if config.gpu is not None:
         try:
             parse_bytes(config.gpu, "gpu")
@@ -331,29 +294,15 @@ def _card_problems(config: JobConfig) -> Iterator[Problem]:
         yield Problem("fit=true needs a card to fit", config.device, "device", "Name its memory: gpu=24GB.")
 
 
-def _photo_problems(task: ImageGenConfig) -> Iterator[Problem]:
-    if task.images is not None and not Path(task.images).is_dir():
-        yield Problem("task.images must be an existing folder of photos", task.images)
-    if task.source == "files" and task.images is None:
-        yield Problem("task.source=files needs task.images")
-    if task.images is None and task.instance_prompt is not None:
-        yield Problem("task.instance_prompt goes with task.images", task.instance_prompt)
-    if task.prior_photos and not task.prior_prompt:
-        fix = "Name the class of the concept: task.prior_prompt='a photo of a cat'."
-        yield Problem("prior preservation needs task.prior_prompt", fix=fix)
-
-
-def _source_problems(task: TextTaskConfig) -> Iterator[Problem]:
-    for key in ("train_files", "test_files", "valid_files"):
-        path = getattr(task, key)
-        if path is not None and not Path(path).exists():
-            yield Problem(f"task.{key} must be an existing file or folder", path)
-    if task.source == "files" and not (task.train_files and task.test_files):
-        yield Problem("task.source=files needs task.train_files and task.test_files")
-    if (task.train_files is None) != (task.test_files is None):
-        yield Problem("task.train_files and task.test_files go together", task.train_files or task.test_files)
-    if task.general_text not in ("auto", "hub", "shipped", "embedded") and not Path(task.general_text).is_file():
-        yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", task.general_text)
+def modality_problem(method: MethodConfig) -> Problem | None:
+    """No method serves models that its YAML doesn't name."""
+    known = modality_names()
+    unknown = next((name for name in method.modalities if name not in known), None)
+    if method.modalities and unknown is None:
+        return None
+    rule = f"method {method.name} must name the modalities that it serves: {' or '.join(known)}"
+    fix = "Write `modalities: [text]`, or more of them, in its YAML."
+    return Problem(rule, unknown, "method.modalities", fix)
 
 
 def _space_problems(space: SearchSpaceConfig) -> Iterator[Problem]:

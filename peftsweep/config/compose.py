@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from peftsweep.config.schema import NEEDED
 from peftsweep.errors import ConfigError, Problem
 
 CONFIG_NAME = "config"
@@ -84,6 +85,13 @@ def group_choices(group: str, config_dir: Path | None = None) -> tuple[str, ...]
     folders = [config_folder() / group] + ([config_dir / group] if config_dir else [])
     names = {path.relative_to(folder).with_suffix("") for folder in folders for path in folder.rglob("*.yaml")}
     return tuple(sorted(name.as_posix() for name in names))
+
+
+@lru_cache
+def needs_more(group: str, name: str, config_dir: Path | None = None) -> bool:
+    """Whether a choice leaves a setting open that must be given beside it."""
+    files = (folder / group / f"{name}.yaml" for folder in (config_dir, config_folder()) if folder)
+    return any(NEEDED in file.read_text(encoding="utf-8") for file in files if file.exists())
 
 
 @lru_cache

@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.config.compose import CommandLine
-from peftsweep.errors import Problem
+from peftsweep.config.registry import schema_of, settings_that_run_code
+from peftsweep.config.schema import JobConfig
+from peftsweep.errors import ConfigError, Problem
 
 # Whole names: a prefix would trust everything that a module imports, `peftsweep.cli.os.system` for one.
 TRUSTED_TARGETS = frozenset(
@@ -40,7 +42,6 @@ TRUSTED_LOGGING = frozenset(
     }
 )
 TRUSTED_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-COMMAND_LINE_ONLY = ("model.trust_remote_code", "task.scorer")
 ENVIRONMENT = "hydra.job.env_set"
 
 
@@ -48,22 +49,31 @@ def untrusted_settings(config: DictConfig, line: CommandLine) -> Iterator[Proble
     """Problems of a composed configuration, Hydra's part included, that would run code nobody vouched for."""
     yield from _untrusted_nodes(config, "", line)
     variables = [f"{ENVIRONMENT}.{name}" for name in OmegaConf.select(config, ENVIRONMENT) or ()]
-    for key in (*COMMAND_LINE_ONLY, *variables):
+    for key in (*code_settings(config), *variables):
         if OmegaConf.select(config, key) and not line.names(key):
             rule = f"{key} can run code, so only the command line can set it"
             yield Problem(rule, OmegaConf.select(config, key), "a YAML file")
 
 
+def code_settings(config: DictConfig) -> tuple[str, ...]:
+    """Dotted keys of a job's settings that can run code; those of every job where its task or modality is unknown."""
+    try:
+        return tuple(settings_that_run_code(schema_of(config)))
+    except ConfigError:
+        return tuple(settings_that_run_code(JobConfig))
+
+
 def _untrusted_nodes(node: Any, path: str, line: CommandLine) -> Iterator[Problem]:
     for key in node if OmegaConf.is_dict(node) else range(len(node)):
         full = f"{path}{key}"
-        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        if child is None or child._is_none():
+        if OmegaConf.is_missing(node, key):
             continue
-        if OmegaConf.is_config(child) and not child._is_interpolation():
-            yield from _untrusted_nodes(child, f"{full}.", line)
-        else:
+        if OmegaConf.is_interpolation(node, key):
             yield from _untrusted_value(_resolved(node, key), str(key), full, line)
+        elif OmegaConf.is_config(value := node[key]):
+            yield from _untrusted_nodes(value, f"{full}.", line)
+        elif value is not None:
+            yield from _untrusted_value(value, str(key), full, line)
 
 
 def _resolved(node: Any, key: Any) -> Any:

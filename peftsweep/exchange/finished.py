@@ -13,11 +13,11 @@ from peft import PeftModel
 from torch import nn
 
 from peftsweep.config.check import check_and_build
-from peftsweep.config.schema import JobConfig
-from peftsweep.config.trust import COMMAND_LINE_ONLY
+from peftsweep.config.schema import EMBEDDED, QUANTISED, JobConfig
+from peftsweep.config.trust import code_settings
 from peftsweep.errors import ConfigError, DataError, MethodError, ModelError, Problem
 from peftsweep.methods.attach import PEFT_ERRORS
-from peftsweep.modalities.base_model import QUANTISED, BaseModel, ModelSpec
+from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.loading import load_base
 from peftsweep.records.results import JobResult, Status, load_result
 
@@ -57,7 +57,7 @@ def open_job(folder: Path, *, trusted: bool = False) -> FinishedJob:
         fix = "Run it with save_adapter=true. Results of the reference benchmark come without."
         raise DataError(Problem("the job's folder must hold its adapter", str(folder), fix=fix))
     content = OmegaConf.create(result.config)
-    named = [key for key in COMMAND_LINE_ONLY if OmegaConf.select(content, key)]
+    named = [key for key in code_settings(content) if OmegaConf.select(content, key)]
     if named and not trusted:
         rule, fix = f"the job's {named[0]} runs code that it names", "Add trust=true if you know where it comes from."
         raise ConfigError(Problem(rule, OmegaConf.select(content, named[0]), str(folder / "result.json"), fix))
@@ -73,12 +73,11 @@ def load_base_of(job: FinishedJob, device: torch.device, *, dtype: str | None = 
     Raises ModelError where it can't be had, or is another one by now.
     """
     model = job.config.model
-    spec = ModelSpec(**{field.name: getattr(model, field.name) for field in dataclasses.fields(ModelSpec)})
     trained_on = job.result.model_revision
-    is_on_hub = model.id != "embedded" and not Path(model.id).expanduser().is_dir()
+    is_on_hub = model.id != EMBEDDED and not Path(model.id).expanduser().is_dir()
     if is_on_hub and trained_on and len(trained_on) == COMMIT_LENGTH:
-        spec = dataclasses.replace(spec, revision=trained_on)
-    base = load_base(dataclasses.replace(spec, dtype=dtype or spec.dtype), device)
+        model = dataclasses.replace(model, revision=trained_on)
+    base = load_base(dataclasses.replace(model, dtype=dtype or model.dtype), device)
     if trained_on and base.revision != trained_on:
         rule = f"the adapter was trained on revision {trained_on} of {model.id}"
         raise ModelError(Problem(rule, base.revision, "model.id", "Put that base model back."))

@@ -24,9 +24,7 @@ from peftsweep.exchange.weights import CARD, prepare_folder, require_adapter
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.methods.capabilities import find_capabilities
 from peftsweep.methods.lora_conversion import require_faithful
-from peftsweep.modalities.base import Evaluation, Progress, no_progress
-from peftsweep.modalities.base_model import BaseModel
-from peftsweep.modalities.building import build_task
+from peftsweep.modalities.base import BaseModel, Evaluation, Progress, modality_of, no_progress
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.pictures import FOLDER, write_pictures
 from peftsweep.records.results import Stage
@@ -113,7 +111,7 @@ def _convert(model: PeftModel, method: MethodConfig, folder: Path, rank: int | f
 
 def _evaluate(job: FinishedJob, base: BaseModel, model: PeftModel, progress: Progress) -> Evaluation:
     config = job.config
-    task = build_task(config.task, config.hparams, base, Path(config.cache), progress)
+    task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), progress)
     if task.test_fingerprint() != job.result.test_items:
         rule = "the test items must be those that the job was judged by"
         fix = "Its data or this package's scoring changed since. The converted adapter is there, without a score."

@@ -14,10 +14,10 @@ from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter, 
 from peftsweep.exchange.model_card import model_card
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.methods.capabilities import find_capabilities
+from peftsweep.modalities.base import modality_of
 from peftsweep.modalities.quiet import quiet
 
 CARD = "README.md"
-LIBRARIES = {"text": "transformers", "image": "diffusers"}
 
 
 def prepare_folder(folder: Path) -> None:
@@ -55,7 +55,7 @@ def export_merged(job: FinishedJob, folder: Path, device: torch.device) -> None:
     if base.tokenizer is not None:
         base.tokenizer.save_pretrained(str(folder))
     kind = "Fully fine-tuned model" if job.is_full else f"Base model with the adapter merged in ({dtype}),"
-    card = model_card(job, kind, LIBRARIES[job.config.model.modality])
+    card = model_card(job, kind, modality_of(job.config.model).library)
     (folder / CARD).write_text(card, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from peftsweep.config.schema import HparamsConfig, JobConfig
+from peftsweep.config.schema import EMBEDDED, HparamsConfig, JobConfig
 from peftsweep.job.checkpoint import carried_from, load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.job.display import Display
 from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
@@ -28,17 +28,14 @@ from peftsweep.memory.busy import refuse_busy_device
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
 from peftsweep.memory.probe import Probe
 from peftsweep.methods.attach import (
-    PEFT_TASK_TYPES,
     AttachedMethod,
     attach_method,
     calibration_batches_wanted,
     enable_gradient_checkpointing,
 )
 from peftsweep.methods.optimizers import build_optimizer
-from peftsweep.modalities.base import Task
-from peftsweep.modalities.base_model import BaseModel, spec_of
-from peftsweep.modalities.building import build_task, require_data
-from peftsweep.modalities.loading import EMBEDDED, load_base
+from peftsweep.modalities.base import BaseModel, Task, modality_of
+from peftsweep.modalities.loading import load_base
 from peftsweep.records.pictures import write_pictures
 from peftsweep.records.results import JobResult
 
@@ -67,7 +64,7 @@ def run_job(
     display = display or Display()
     gc.collect()  # the job before this one in the process may have left cycles that hold device memory
     checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
-    device = choose_device(config.device)
+    device, modality = choose_device(config.device), modality_of(config.model)
     config = with_fitting_batch(config, device)
     with (
         recording(config, folder, run_id=checkpoint["mlflow_run_id"] if checkpoint else None) as record,
@@ -81,10 +78,10 @@ def run_job(
         )
         record.measure = probe.metrics
         with probe.phase("setup"):
-            require_data(config.task, embedded_model=config.model.id == EMBEDDED)
-            base = load_base(spec_of(config.model), device, keep=keep_base)
+            modality.require_data(config.task, embedded_model=config.model.id == EMBEDDED)
+            base = load_base(config.model, device, keep=keep_base)
             record.result.model_revision = base.revision
-            task = build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
+            task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
             if _reads_test(config):
                 record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
             before = _measure_base(config, task, base, device)
@@ -132,7 +129,7 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
         base.model,
         config.method,
         total_steps=config.hparams.max_steps,
-        task_type=PEFT_TASK_TYPES[config.model.modality],
+        task_type=modality_of(config.model).peft_task_type,
         adapter_float32=config.hparams.adapter_float32,
         tokenizer=base.tokenizer,
         calibration_batches=calibration,

@@ -21,7 +21,6 @@ from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 
-PEFT_TASK_TYPES = {"text": "CAUSAL_LM", "image": None}  # by modality; peft has none for diffusion transformers
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
 PEFT_ERRORS = (
     ValueError,

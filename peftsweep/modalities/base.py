@@ -1,26 +1,130 @@
-"""The contract between a task and the rest: batches, a loss, an evaluation and a retention measure.
+"""The contract of a modality: one kind of model with its tasks. A new one is a folder beside this file, and a line of
+`config/registry.py`.
 
-The loop and the job know only this. A task is built once per job, after the base model is loaded and before a method
-is attached, so `model` below is the bare base model or the same model with a method on it.
+The job, the loop, sweeps, plans and reports know what stands here and nothing else. Importing a folder, for its
+`MODALITY`, imports no torch; what the methods need is imported when they are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
-import numpy as np
-from torch import Tensor, nn
+from peftsweep.config.registry import ModalitySettings, find_modality
+from peftsweep.config.schema import HparamsConfig, ModelConfig, TaskConfig
 
-Batch = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+    Batch = Mapping[str, Tensor]
 # (what is being done, how many) -> a context whose value is called with the number done since its last call
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def no_progress(description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
     return nullcontext(lambda done: None)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded base model: frozen, in eval mode.
+
+    model: what methods are put on; tokenizer: None for models that read no text themselves; revision: the hub's commit,
+    or a fingerprint of local weights; parts: what stands around the model and is not trained (text encoder, VAE), an
+    object whose `on(device)` answers the same parts, working there.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    revision: str
+    is_embedded: bool
+    parts: Any = None
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A base model without weights. model: on the meta device, in the dtype that its layers compute in; source: where
+    its sizes come from, in words; config: the model's own configuration as plain data."""
+
+    model: nn.Module
+    source: str
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of the longest row that training meets, which decides the peak of memory. source: where it is from, in words."""
+
+    tokens: int
+    source: str
+
+
+class PlannedStep(Protocol):
+    """A training step as a plan traces it: what the loop asks of a task, and the batch on the host that takes most."""
+
+    @property
+    def batch(self) -> Batch: ...
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
+    def targets(self, batch: Batch) -> int: ...
+    def tokens(self, batch: Batch) -> int: ...
+
+
+class Modality(ModalitySettings):
+    """Everything that is known of one kind of model: what `config.registry.ModalitySettings` declares, and this."""
+
+    library: ClassVar[str]  # what loads a merged model: transformers, diffusers
+    peft_task_type: ClassVar[str | None]  # a member of peft.TaskType; None: peft has none for such models
+    index_file: ClassVar[str]  # the file that tells a folder of such a model
+    embedded_models: ClassVar[Mapping[str, Path]]  # name -> folder of those that ship with this package
+
+    @abstractmethod
+    def load(self, model: ModelConfig, location: str, device: torch.device) -> BaseModel:
+        """Read weights. location: a folder or a hub id; device: where quantised weights are placed, others are left on
+        the host. Raises ModelError, see `modalities.loading.load_base`, which also checks and places what is loaded."""
+
+    @abstractmethod
+    def build_skeleton(self, model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
+        """The architecture alone, called with the meta device as default. one_of_each: a single block of each kind.
+        Raises ModelError where no configuration is at hand."""
+
+    def require_data(self, task: TaskConfig, *, embedded_model: bool) -> None:
+        """Raise DataError for data that can be known to be unusable before weights are loaded."""
+        return
+
+    @abstractmethod
+    def build_task(
+        self, task: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
+    ) -> Task:
+        """The task of a job, on a loaded base model. Reads no rows yet. Raises ConfigError or DataError."""
+
+    @abstractmethod
+    def longest_row(
+        self, model: ModelConfig, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, cache: Path
+    ) -> Length:
+        """Of the training data where they are on this machine, else the most that the settings allow."""
+
+    @abstractmethod
+    def planned_step(
+        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int
+    ) -> PlannedStep:
+        """The step of a batch of `rows` rows of `tokens` tokens, with the task's own loss."""
+
+    def evaluation_passes(
+        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, tokens: int
+    ) -> Sequence[Callable[[nn.Module], object]]:
+        """What evaluation does beside a held-out loss, each to be traced by itself. tokens: of the longest row."""
+        return ()
+
+
+def modality_of(config: ModelConfig | TaskConfig) -> Modality:
+    """The whole contract of a model's or a task's modality. Raises ConfigError if there is none of its name."""
+    return cast(Modality, find_modality(config.modality))
 
 
 @dataclass(frozen=True)
@@ -62,7 +166,6 @@ class Task(Protocol):
 
     name: str
     version: int  # raised when a score of the same answers would change
-    objective: str  # key of METRICS that trials are judged by
     score: str  # key of Evaluation.metrics that people compare: accuracy, dino_similarity, ...
 
     def datasets(self) -> list[DatasetInfo]:

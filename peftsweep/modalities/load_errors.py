@@ -6,34 +6,33 @@ import contextlib
 from collections.abc import Collection, Iterator
 
 from peftsweep.errors import ModelError, Problem
-from peftsweep.modalities.base_model import ModelSpec
 
 # Whose exceptions are about the model or the way to it; huggingface_hub has used requests, httpx and httpx2.
 LIBRARIES = ("safetensors", "huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
 
 
 @contextlib.contextmanager
-def model_errors(spec: ModelSpec) -> Iterator[None]:
+def model_errors(model_id: str) -> Iterator[None]:
     """Within it, what transformers, safetensors and the hub raise is a ModelError that says what to do."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(_diagnose(spec, error)) from error
+        raise ModelError(_diagnose(model_id, error)) from error
     except Exception as error:
         if type(error).__module__.startswith(LIBRARIES):
-            raise ModelError(_diagnose(spec, error)) from error
+            raise ModelError(_diagnose(model_id, error)) from error
         raise
 
 
-def require_all_weights(missing: Collection[str], spec: ModelSpec) -> None:
+def require_all_weights(missing: Collection[str], model_id: str) -> None:
     """transformers fills weights that a file lacks with random ones and only warns."""
     if missing:
         rule = f"the weight files must hold every weight; {len(missing)} are missing"
-        raise ModelError(Problem(rule, sorted(missing)[:3], spec.id, "Download or copy the model again."))
+        raise ModelError(Problem(rule, sorted(missing)[:3], model_id, "Download or copy the model again."))
 
 
-def _diagnose(spec: ModelSpec, error: Exception) -> Problem:
-    text = f"{type(error).__name__} {error}".replace(spec.id, "")  # a folder may be called anything
+def _diagnose(model_id: str, error: Exception) -> Problem:
+    text = f"{type(error).__name__} {error}".replace(model_id, "")  # a folder may be called anything
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     advice = {
         ("gated", "401 Client", "403 Client", "Unauthorized", "Forbidden"): (
@@ -63,5 +62,5 @@ def _diagnose(spec: ModelSpec, error: Exception) -> Problem:
     }
     for marks, (rule, fix) in advice.items():
         if any(mark.lower() in text.lower() for mark in marks):
-            return Problem(f"{rule} ({reason})", spec.id, "model.id", fix)
-    return Problem(f"the model must load ({reason})", spec.id, "model.id")
+            return Problem(f"{rule} ({reason})", model_id, "model.id", fix)
+    return Problem(f"the model must load ({reason})", model_id, "model.id")

@@ -6,27 +6,21 @@ import copy
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.errors import ModelError, Problem
-from peftsweep.modalities.base_model import QUANTISED, BaseModel, ModelSpec
-from peftsweep.modalities.image.pocket import FLUX2_FOLDER
-from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.modalities.base import BaseModel, modality_of
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "embedded"
-EMBEDDED_FOLDERS = {"pocket-llama": LLAMA_FOLDER, "pocket-flux2": FLUX2_FOLDER}
-# The file that tells a model's folder of each modality.
-INDEX_FILES = {"text": "config.json", "image": "model_index.json"}
+_PRISTINE: dict[str, BaseModel] = {}  # by what was loaded; the last one
 
 
-def load_base(spec: ModelSpec, device: torch.device, *, keep: bool = False) -> BaseModel:
+def load_base(model: ModelConfig, device: torch.device, *, keep: bool = False) -> BaseModel:
     """A base model on `device`, in eval mode, all parameters frozen.
 
     keep: hold an untouched copy on the host, from which the next job of this process gets its model without loading.
@@ -34,81 +28,53 @@ def load_base(spec: ModelSpec, device: torch.device, *, keep: bool = False) -> B
     so, and are loaded anew.
     Raises ModelError: missing, gated or broken model, no network, no CUDA or bitsandbytes for a quantised dtype.
     """
-    if spec.dtype in QUANTISED:
-        _require_quantisation(spec, device)
-        loaded = _load(spec, device)
+    if model.dtype in QUANTISED:
+        _require_quantisation(model, device)
+        loaded = _load(model, device)
         return _placed(loaded, loaded.model, device)
     if not keep:
-        loaded = _load(spec, torch.device("cpu"))
+        loaded = _load(model, torch.device("cpu"))
         return _placed(loaded, loaded.model.to(device), device)
-    pristine = _load_once(spec)
-    return _placed(pristine, copy.deepcopy(pristine.model).to(device), device)
+    key = repr(model)
+    if key not in _PRISTINE:
+        _PRISTINE.clear()
+        _PRISTINE[key] = _load(model, torch.device("cpu"))
+    return _placed(_PRISTINE[key], copy.deepcopy(_PRISTINE[key].model).to(device), device)
 
 
 def _placed(base: BaseModel, model: nn.Module, device: torch.device) -> BaseModel:
-    parts = base.image_parts.on(device) if base.image_parts else None
-    return dataclasses.replace(base, model=model, image_parts=parts)
+    return dataclasses.replace(base, model=model, parts=base.parts.on(device) if base.parts else None)
 
 
-@lru_cache(maxsize=1)
-def _load_once(spec: ModelSpec) -> BaseModel:
-    return _load(spec, torch.device("cpu"))
-
-
-def _load(spec: ModelSpec, device: torch.device) -> BaseModel:
-    location, is_embedded = base_location(spec), spec.id == EMBEDDED
-    base = _loader(spec.modality)(spec, location, device, is_embedded=is_embedded)
-    origin = "shipped with this package" if is_embedded else spec.id
-    log.info("Loaded %s (%s), revision %s.", spec.name, origin, base.revision[:12])
+def _load(model: ModelConfig, device: torch.device) -> BaseModel:
+    base = modality_of(model).load(model, base_location(model), device)
+    origin = "shipped with this package" if base.is_embedded else model.id
+    log.info("Loaded %s (%s), revision %s.", model.name, origin, base.revision[:12])
     return base
 
 
-def base_location(spec: ModelSpec) -> str:
+def base_location(model: ModelConfig) -> str:
     """The folder or hub id of a model. Raises ModelError for a folder that is none, or an unknown embedded model."""
-    if spec.id != EMBEDDED:
-        location = _expanded(spec.id)
-    elif spec.name in EMBEDDED_FOLDERS:
-        location = str(EMBEDDED_FOLDERS[spec.name])
+    modality = modality_of(model)
+    if model.id != EMBEDDED:
+        location = str(Path(model.id).expanduser()) if model.id.startswith("~") else model.id
+    elif model.name in modality.embedded_models:
+        location = str(modality.embedded_models[model.name])
     else:
-        fix = f"Choose model={' or model='.join(EMBEDDED_FOLDERS)}, or give a hub id or a folder."
-        raise ModelError(Problem("this package ships no model of this name", spec.name, "model.id=embedded", fix))
-    _require_folder(spec, location)
+        fix = f"Choose model={' or model='.join(modality.embedded_models)}, or give a hub id or a folder."
+        raise ModelError(Problem("this package ships no such model", model.name, "model.id=embedded", fix))
+    looks_local = location.startswith((".", "/", "~")) or location.count("/") > 1
+    if looks_local and not Path(location).is_dir():  # told apart from a hub id before the hub is asked for it
+        raise ModelError(Problem("model.id must be a hub id or an existing folder", model.id, "model.id"))
+    if Path(location).is_dir() and not (Path(location) / modality.index_file).exists():
+        raise ModelError(Problem(f"a model folder must hold a {modality.index_file}", model.id, "model.id"))
     return location
 
 
-def _loader(modality: str) -> Callable[..., BaseModel]:
-    """Imported when asked for: a text job does without diffusers."""
-    if modality == "image":
-        from peftsweep.modalities.image.loader import load_pipeline
-
-        return load_pipeline
-    from peftsweep.modalities.text.loader import load_language_model
-
-    return load_language_model
-
-
-def _require_quantisation(spec: ModelSpec, device: torch.device) -> None:
+def _require_quantisation(model: ModelConfig, device: torch.device) -> None:
     if device.type != "cuda":
-        raise ModelError(
-            Problem(
-                "model.dtype int8 and int4 need a CUDA device", str(device), "model.dtype", "Use bfloat16 or float32."
-            )
-        )
+        rule, fix = "model.dtype int8 and int4 need a CUDA device", "Use bfloat16 or float32."
+        raise ModelError(Problem(rule, str(device), "model.dtype", fix))
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            Problem(f"model.dtype={spec.dtype} needs the package bitsandbytes", fix="pip install 'peftsweep[gpu]'.")
-        )
-
-
-def _require_folder(spec: ModelSpec, location: str) -> None:
-    """A path is told apart from a hub id before the hub is asked for it."""
-    looks_local = location.startswith((".", "/", "~")) or location.count("/") > 1
-    if looks_local and not Path(location).is_dir():
-        raise ModelError(Problem("model.id must be a hub id or an existing folder", spec.id, "model.id"))
-    index = INDEX_FILES[spec.modality]
-    if Path(location).is_dir() and not (Path(location) / index).exists():
-        raise ModelError(Problem(f"a model folder must hold a {index}", spec.id, "model.id"))
-
-
-def _expanded(model_id: str) -> str:
-    return str(Path(model_id).expanduser()) if model_id.startswith("~") else model_id
+        rule = f"model.dtype={model.dtype} needs the package bitsandbytes"
+        raise ModelError(Problem(rule, fix="pip install 'peftsweep[gpu]'."))

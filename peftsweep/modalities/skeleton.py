@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,11 @@ import torch
 import yaml
 from torch import nn
 
-from peftsweep.modalities.base_model import QUANTISED, ModelSpec
-from peftsweep.modalities.load_errors import model_errors
-from peftsweep.modalities.loading import EMBEDDED, EMBEDDED_FOLDERS, base_location
+from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
+from peftsweep.modalities.base import Skeleton, modality_of
 from peftsweep.modalities.quiet import quiet
 
+TABLE = "the table of architectures"
 ARCHITECTURES = Path(__file__).with_name("architectures.yaml")
 # A model's lists of equal blocks -> the key of its configuration that says how many.
 BLOCKS = {
@@ -26,39 +24,47 @@ BLOCKS = {
     "transformer_blocks": "num_layers",
     "single_transformer_blocks": "num_single_layers",
 }
-# Attention of other packages keeps what torch's own kernels keep.
-FUSED_ATTENTION = ("sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
+
+_BUILT: dict[str, Skeleton] = {}  # by what was built; the last few
+_MOST_BUILT = 4
 
 
-@dataclass(frozen=True)
-class Skeleton:
-    """model: on the meta device, frozen, in the dtype that its layers compute in. source: where the sizes come from.
-    config: the transformer's configuration as plain data."""
-
-    model: nn.Module
-    source: str
-    config: dict[str, Any]
-
-
-def build_skeleton(spec: ModelSpec, *, one_of_each: bool = False) -> Skeleton:
-    """The model of a spec, to be changed at will: many methods in one process share the work of building it.
+def build_skeleton(model: ModelConfig, *, one_of_each: bool = False) -> Skeleton:
+    """The model of a configuration, to be changed at will: many methods in one process share the work of building it.
 
     Its configuration is that of the embedded model or local folder, of our own table, or of the hub, in this order.
     Quantised weights are in bfloat16 here. one_of_each: a single block of each kind.
     Raises ModelError where there is no configuration.
     """
-    kept = _build_once(spec, one_of_each)
+    key = f"{model!r} {one_of_each}"
+    if key not in _BUILT:
+        dtype = torch.bfloat16 if model.dtype in QUANTISED else getattr(torch, model.dtype)
+        with quiet(), torch.device("meta"):
+            built = modality_of(model).build_skeleton(model, dtype, one_of_each=one_of_each)
+        built.model.requires_grad_(False)
+        while len(_BUILT) >= _MOST_BUILT:
+            del _BUILT[next(iter(_BUILT))]
+        _BUILT[key] = built
+    kept = _BUILT[key]
     return Skeleton(copy.deepcopy(kept.model), kept.source, dict(kept.config))
 
 
-@lru_cache(maxsize=4)
-def _build_once(spec: ModelSpec, one_of_each: bool) -> Skeleton:
-    dtype = torch.bfloat16 if spec.dtype in QUANTISED else getattr(torch, spec.dtype)
-    build = _build_transformer if spec.modality == "image" else _build_language_model
-    with quiet(), torch.device("meta"):
-        model, source, config = build(spec, dtype, one_of_each)
-    model.requires_grad_(False)
-    return Skeleton(model, source, config)
+def known_architecture(model: ModelConfig) -> dict[str, Any] | None:
+    """The configuration of a hub model that stands in our own table; None for any other model."""
+    if model.id == EMBEDDED or Path(model.id).is_dir():
+        return None
+    return _architectures().get(model.id)
+
+
+@cache
+def _architectures() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(ARCHITECTURES.read_text(encoding="utf-8"))
+    return found
+
+
+def described_source(model: ModelConfig) -> str:
+    """Where the configuration of a model that is not in the table comes from."""
+    return str(modality_of(model).embedded_models.get(model.name, model.id)) if model.id == EMBEDDED else model.id
 
 
 def repeat_blocks(model: nn.Module, depths: Mapping[str, int]) -> None:
@@ -91,68 +97,3 @@ def _set_depth(module: nn.Module, depth: str, count: int) -> None:
 def depths_of(config: Mapping[str, Any]) -> dict[str, int]:
     """How many blocks of each kind a configuration has."""
     return {depth: config[depth] for depth in BLOCKS.values() if isinstance(config.get(depth), int)}
-
-
-def _build_language_model(
-    spec: ModelSpec, dtype: torch.dtype, one_of_each: bool
-) -> tuple[nn.Module, str, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
-
-    config, source = _language_config(spec)
-    if one_of_each:
-        config.num_hidden_layers = 1
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:1]
-    attention = "sdpa" if spec.attn_implementation in FUSED_ATTENTION else spec.attn_implementation
-    with model_errors(spec):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=spec.trust_remote_code
-        )
-    return model, source, config.to_dict()
-
-
-def _language_config(spec: ModelSpec) -> tuple[Any, str]:
-    from transformers import AutoConfig
-
-    known = _known_architecture(spec)
-    if known is not None:
-        return AutoConfig.for_model(**known), "the table of architectures"
-    location = base_location(spec)
-    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    with model_errors(spec):
-        return AutoConfig.from_pretrained(location, **options), _told(spec)
-
-
-def _build_transformer(spec: ModelSpec, dtype: torch.dtype, one_of_each: bool) -> tuple[nn.Module, str, dict[str, Any]]:
-    from diffusers import Flux2Transformer2DModel
-
-    config, source = _transformer_config(spec)
-    if one_of_each:
-        config |= dict.fromkeys(depths_of(config), 1)
-    model: Any = Flux2Transformer2DModel.from_config({**config, "_class_name": "Flux2Transformer2DModel"})
-    return nn.Module.to(model, dtype), source, dict(model.config)  # diffusers' own `to` warns of nothing
-
-
-def _transformer_config(spec: ModelSpec) -> tuple[dict[str, Any], str]:
-    from diffusers import Flux2Transformer2DModel
-
-    known = _known_architecture(spec)
-    if known is not None:
-        return known, "the table of architectures"
-    folder = Path(base_location(spec)) / "transformer"
-    if folder.is_dir():
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")), _told(spec)
-    with model_errors(spec):
-        found = Flux2Transformer2DModel.load_config(spec.id, subfolder="transformer", revision=spec.revision)
-    return dict(found), _told(spec)
-
-
-def _known_architecture(spec: ModelSpec) -> dict[str, Any] | None:
-    if spec.id == EMBEDDED or Path(spec.id).is_dir():
-        return None
-    found: dict[str, Any] | None = yaml.safe_load(ARCHITECTURES.read_text(encoding="utf-8")).get(spec.id)
-    return found
-
-
-def _told(spec: ModelSpec) -> str:
-    return str(EMBEDDED_FOLDERS.get(spec.name, spec.id)) if spec.id == EMBEDDED else spec.id

@@ -25,13 +25,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftsweep.config.schema import HparamsConfig, ImageGenConfig, JobConfig, MetamathConfig, MethodConfig, ModelConfig
+from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig, ModelConfig
 from peftsweep.errors import PeftsweepError
 from peftsweep.exchange.experiment_folder import read_method
-from peftsweep.job.plan.planner import Planner
-from peftsweep.job.plan.steps import LanguageStep, TracedStep, build_step
-from peftsweep.modalities.base import Batch, BatchLoss
-from peftsweep.modalities.skeleton import Skeleton
+from peftsweep.job.plan.planner import Planner, build_step
+from peftsweep.modalities.base import Batch, BatchLoss, PlannedStep, Skeleton
+from peftsweep.modalities.image.settings import ImageGenConfig
+from peftsweep.modalities.text.planned import LanguageStep
+from peftsweep.modalities.text.settings import MetamathConfig
 
 FITTED_ON = "lora--llama-3.2-3B-rank32"
 LONGEST_ROW = 642
@@ -89,7 +90,7 @@ def job_of(experiment: Published, length: int) -> JobConfig:
     return JobConfig(hparams, model, ImageGenConfig(name="image-gen"), method)
 
 
-def reference_step(config: JobConfig, skeleton: Skeleton, batch_size: int, tokens: int) -> TracedStep:
+def reference_step(config: JobConfig, skeleton: Skeleton, batch_size: int, tokens: int) -> PlannedStep:
     step = build_step(config, skeleton, batch_size, tokens)
     return ReferenceLanguageStep(step.batch, False) if isinstance(step, LanguageStep) else step
 

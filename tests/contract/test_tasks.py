@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from peftsweep.config.schema import HparamsConfig, ImageGenConfig, MetamathConfig, SftConfig, TaskConfig
-from peftsweep.modalities.base import Batch, Task
-from peftsweep.modalities.base_model import BaseModel, ModelSpec
-from peftsweep.modalities.building import build_task
+from peftsweep.config.schema import HparamsConfig, ModelConfig, TaskConfig
+from peftsweep.modalities.base import BaseModel, Batch, Task, modality_of
 from peftsweep.modalities.image.pocket.world import concept_photos, concept_prompts
+from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.pocket.world import make_problems
 from peftsweep.modalities.text.rows import Row
+from peftsweep.modalities.text.settings import MetamathConfig, SftConfig
 
 TRAIN_ROWS, VALID_ROWS, TEST_ROWS = 24, 6, 5
 BATCH_SIZE, BUCKET_BATCHES = 4, 2  # a bucket of 8 rows divides the 24 of an epoch
@@ -92,7 +92,7 @@ def text_setup(config: TaskConfig, base: BaseModel, rows: list[Row]) -> Setup:
 
 
 def image_setup(config: ImageGenConfig, n_train: int, prompts: list[str]) -> Setup:
-    spec = ModelSpec("pocket-flux2", "embedded", dtype="float32", modality="image")
+    spec = ModelConfig("pocket-flux2", "image", "embedded", dtype="float32")
     other_tests = [{"test_seeds": 1}, {"inference_steps": 2}, {"guidance": 2.0}, {"resolution": 48}, {"test_photos": 2}]
     return Setup(
         config,
@@ -211,7 +211,8 @@ def build(setup: Setup, cache: Path) -> Callable[..., Task]:
         hparams = HparamsConfig(max_seq_length=256, bucket_batches=BUCKET_BATCHES, eval_batch_size=4)
         own = {key: value for key, value in changes.items() if hasattr(setup.config, key)}
         others = {key: value for key, value in changes.items() if key not in own}
-        return build_task(replace(setup.config, **own), replace(hparams, **others), setup.base, cache)
+        config = replace(setup.config, **own)
+        return modality_of(config).build_task(config, replace(hparams, **others), setup.base, cache)
 
     return with_changes
 

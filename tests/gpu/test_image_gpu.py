@@ -10,8 +10,9 @@ import torch
 
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
+from peftsweep.config.schema import ModelConfig
 from peftsweep.job.run import run_job
-from peftsweep.modalities.base_model import BaseModel, ModelSpec
+from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.loading import load_base
 from peftsweep.records.results import JobResult, Status
 
@@ -48,15 +49,15 @@ def run(tmp_path: Path) -> Run:
 
 
 def pocket(device: torch.device, dtype: str = "float32") -> BaseModel:
-    return load_base(ModelSpec("pocket-flux2", "embedded", dtype=dtype, modality="image"), device)
+    return load_base(ModelConfig("pocket-flux2", "image", "embedded", dtype=dtype), device)
 
 
 def drawn(base: BaseModel) -> np.ndarray:
-    assert base.image_parts
+    assert base.parts
     layers, prompts = [2, 3, 4], ["a red circle on grass", "a blue square", ""]
-    encoded = base.image_parts.encode_prompts(prompts, max_tokens=32, layers=layers)
+    encoded = base.parts.encode_prompts(prompts, max_tokens=32, layers=layers)
     settings = {"resolution": 64, "steps": 4, "guidance": 3.5, "batch_size": 2}
-    return base.image_parts.generate(base.model, encoded[:2], encoded[2:], [1, 2], **settings)
+    return base.parts.generate(base.model, encoded[:2], encoded[2:], [1, 2], **settings)
 
 
 @pytest.mark.parametrize("method", ["lora", "oft", "full"])
@@ -87,6 +88,6 @@ def test_text_encoder_and_vae_leave_no_memory_on_the_device() -> None:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     drawn(base)
-    assert base.image_parts
-    base.image_parts.encode_images(torch.zeros(2, 3, 64, 64))
+    assert base.parts
+    base.parts.encode_images(torch.zeros(2, 3, 64, 64))
     assert torch.cuda.memory_allocated() == before

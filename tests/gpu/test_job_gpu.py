@@ -12,9 +12,8 @@ import torch
 
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
+from peftsweep.config.schema import ModelConfig
 from peftsweep.job.run import run_job
-from peftsweep.modalities.base_model import ModelSpec
-from peftsweep.modalities.building import build_task
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.loss import language_model_loss
 from peftsweep.modalities.text.task import TextTask
@@ -86,7 +85,7 @@ def test_memory_of_training_leaves_out_evaluation(run: Run) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_fused_loss_is_the_plain_loss(dtype: str) -> None:
-    base = load_base(ModelSpec("pocket-llama", "embedded", dtype=dtype), torch.device("cuda:0"))
+    base = load_base(ModelConfig("pocket-llama", "text", "embedded", dtype=dtype), torch.device("cuda:0"))
     texts = ["Mia has 4 bags with 6 shells.", "Omar had 12 coins. He lost 5 coins, 12 - 5 = 7."]
     batch = base.tokenizer(texts, return_tensors="pt", padding=True).to("cuda:0")
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
@@ -151,7 +150,7 @@ def test_running_out_of_memory_is_a_result_of_its_own(
 
 def test_batches_are_made_on_the_host(tmp_path: Path) -> None:
     config = build_config(compose_config([*SMALL, f"cache={tmp_path}"]))
-    base = load_base(ModelSpec("pocket-llama", "embedded"), torch.device("cuda:0"))
+    base = load_base(ModelConfig("pocket-llama", "text", "embedded"), torch.device("cuda:0"))
     task = build_task(config.task, config.hparams, base, tmp_path)
     [batch] = islice(task.train_batches(2, seed=0), 1)
     assert {tensor.device.type for tensor in batch.values()} == {"cpu"}

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from peftsweep.config.schema import JobConfig, TextTaskConfig
+from peftsweep.config.registry import find_modality
+from peftsweep.config.schema import QUANTISED, JobConfig
 from peftsweep.errors import ConfigError, PeftsweepError, Problem
 from peftsweep.job.plan.planner import MemoryPlan, Planner
 from peftsweep.methods.catalog import method_files, read_method_file
-from peftsweep.modalities.base_model import QUANTISED
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +96,7 @@ def _changes(config: JobConfig) -> Iterator[tuple[str, JobConfig]]:
         rows = hparams.batch_size * hparams.gradient_accumulation
         change = f"hparams.batch_size=1 hparams.gradient_accumulation={rows}"
         yield _with_hparams(config, change, batch_size=1, gradient_accumulation=rows)
-    if isinstance(config.task, TextTaskConfig) and hparams.max_seq_length >= 256:
-        half = hparams.max_seq_length // 2
-        yield _with_hparams(config, f"hparams.max_seq_length={half}", max_seq_length=half)
+    yield from find_modality(config.model.modality).lighter(config)
     for name in LIGHT_METHODS:
         if name != config.method.name:
             lighter = read_method_file(method_files()[name])

@@ -12,15 +12,15 @@ from torch import nn
 from peftsweep.config.schema import JobConfig
 from peftsweep.job.plan.trace import Attached, attach_on, described
 from peftsweep.job.seeding import seed_everything
-from peftsweep.modalities.base_model import ModelSpec
-from peftsweep.modalities.skeleton import Skeleton, build_skeleton, depths_of, repeat_blocks
+from peftsweep.modalities.base import Skeleton
+from peftsweep.modalities.skeleton import build_skeleton, depths_of, repeat_blocks
 
 STANDARD_DEVIATION = 0.02  # of the random weights; transformers' usual initializer_range
 
 
-def attach_to_one_block(config: JobConfig, spec: ModelSpec, whole: Skeleton) -> Attached:
+def attach_to_one_block(config: JobConfig, whole: Skeleton) -> Attached:
     """As attach_to_skeleton does. whole: the model as it is, for the number of its blocks."""
-    skeleton = build_skeleton(spec, one_of_each=True)
+    skeleton = build_skeleton(config.model, one_of_each=True)
     seed_everything(0)
     _fill_linear_layers(skeleton.model)
     method = attach_on(config, skeleton.model)

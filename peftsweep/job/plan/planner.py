@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 
-from peftsweep.config.schema import JobConfig
+import torch
+from torch import nn
+
+from peftsweep.config.schema import QUANTISED, JobConfig
 from peftsweep.errors import MethodError, ModelError, Problem
-from peftsweep.job.plan.evaluation_memory import evaluation_events
-from peftsweep.job.plan.lengths import Length, longest_row
 from peftsweep.job.plan.one_block import attach_to_one_block
 from peftsweep.job.plan.quantised import quantise_weights
-from peftsweep.job.plan.steps import TracedStep, build_step
-from peftsweep.job.plan.trace import Attached, attach_to_skeleton, outlined, trace_training
+from peftsweep.job.plan.trace import Attached, attach_to_skeleton, following, outlined, trace_training
 from peftsweep.memory.allocator import peak_reserved
-from peftsweep.memory.ledger import MemoryTrace
-from peftsweep.modalities.base_model import QUANTISED, spec_of
-from peftsweep.modalities.skeleton import Skeleton, build_skeleton
+from peftsweep.memory.ledger import Ledger, MemoryTrace
+from peftsweep.modalities.base import Length, PlannedStep, Skeleton, modality_of
+from peftsweep.modalities.skeleton import build_skeleton
 
 # How far predictions were from the published peaks of the reference benchmark: tests/bench/bench_plan.py.
 RANGE_BELOW, RANGE_ABOVE = 0.03, 0.05
@@ -31,7 +32,11 @@ SPARSE = ("FROD", "SHIRA")
 # Errors of tracing that mean: this needs values.
 UNTRACEABLE = (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, MethodError, ModelError)
 
-StepBuilder = Callable[[JobConfig, Skeleton, int, int], TracedStep]  # (job, model, rows, tokens of the longest)
+StepBuilder = Callable[[JobConfig, Skeleton, int, int], PlannedStep]  # (job, model, rows, tokens of the longest)
+
+
+def build_step(job: JobConfig, skeleton: Skeleton, rows: int, tokens: int) -> PlannedStep:
+    return modality_of(job.task).planned_step(job.task, job.hparams, skeleton, rows, tokens)
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,11 @@ class Planner:
             rule = "a plan needs a method without sparse tensors, which can't be followed without values"
             raise MethodError(Problem(rule, config.method.name, "method", RUN_A_SHORT_JOB))
         self._config, self._build_step = config, build_step
-        self._spec = spec_of(config.model)
-        self._skeleton = build_skeleton(self._spec)
-        self._length = longest_row(config, self._skeleton)
+        self._modality = modality_of(config.model)
+        self._skeleton = build_skeleton(config.model)
+        self._length = self._modality.longest_row(
+            config.model, config.task, config.hparams, self._skeleton, Path(config.cache)
+        )
         self._how = () if outlined(config.method) is config.method else (NOT_CALIBRATED,)
         self._attached: Attached | None = None
         self._plans: dict[tuple[int, int], MemoryPlan] = {}  # by rows of a batch, and batches of a step
@@ -111,26 +118,37 @@ class Planner:
     @cached_property
     def evaluation_peak_bytes(self) -> int | None:
         """What evaluation makes torch reserve, from an empty cache; ask after a plan. None: can't be followed, as
-        with methods that put a cache of their own before the text's."""
+        with methods that put a cache of their own before the text's.
+
+        Held-out losses of `eval_batch_size` rows, and what the modality does beside. What visits the device before and
+        after, as text encoder and VAE do, is not in it.
+        """
         assert self._attached is not None
-        config = self._config
-        step = self._build_step(config, self._skeleton, config.hparams.eval_batch_size, self._length.tokens)
+        model, tokens = self._attached.method.model, self._length.tokens
+        task, hparams = self._config.task, self._config.hparams
+        step = self._build_step(self._config, self._skeleton, hparams.eval_batch_size, tokens)
+        passes = [
+            lambda model: step.loss(model, {key: tensor.to("meta") for key, tensor in step.batch.items()}),
+            *self._modality.evaluation_passes(task, hparams, self._skeleton, tokens),
+        ]
+        was_training = model.training
+        model.eval()
         try:
-            model = self._attached.method.model
-            histories = evaluation_events(config, self._skeleton, model, step, self._length.tokens)
+            return max(map(partial(_reserved_by, model), passes))
         except UNTRACEABLE:
             return None
-        return max(map(peak_reserved, histories))
+        finally:
+            model.train(was_training)
 
     def _first(self, config: JobConfig) -> tuple[Attached, MemoryTrace]:
         """On the meta device, or on one block with weights: some methods ask for them when they are attached, some
         when they are used."""
         try:
-            attached = self._ready(attach_to_skeleton(config, build_skeleton(self._spec).model))
+            attached = self._ready(attach_to_skeleton(config, build_skeleton(self._config.model).model))
             return attached, self._follow(config, attached)
         except UNTRACEABLE:
             try:
-                attached = self._ready(attach_to_one_block(config, self._spec, self._skeleton))
+                attached = self._ready(attach_to_one_block(config, self._skeleton))
                 trace = self._follow(config, attached)
             except UNTRACEABLE as error:  # of the two the one that isn't about missing weights
                 raise _untraceable(config, error) from error
@@ -138,14 +156,21 @@ class Planner:
             return attached, trace
 
     def _ready(self, attached: Attached) -> Attached:
-        if self._spec.dtype in QUANTISED:
-            packed = quantise_weights(attached.method.model, self._spec.dtype)
+        if self._config.model.dtype in QUANTISED:
+            packed = quantise_weights(attached.method.model, self._config.model.dtype)
             return dataclasses.replace(attached, packed_params=packed)
         return attached
 
     def _follow(self, config: JobConfig, attached: Attached) -> MemoryTrace:
         step = self._build_step(config, self._skeleton, config.hparams.batch_size, self._length.tokens)
         return trace_training(attached.method, step, config.hparams, self._skeleton.config.get("vocab_size"))
+
+
+def _reserved_by(model: nn.Module, forward: Callable[[nn.Module], object]) -> int:
+    ledger = Ledger()
+    with torch.no_grad(), following(ledger, model):
+        forward(model)
+    return peak_reserved(ledger.trace().events)
 
 
 def plan_job(config: JobConfig) -> MemoryPlan:

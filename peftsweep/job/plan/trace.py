@@ -19,17 +19,16 @@ from torch.distributions import Distribution
 
 from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig
 from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
-from peftsweep.job.plan.steps import TracedStep
 from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
 from peftsweep.memory.ledger import Category, Ledger, MemoryTrace
 from peftsweep.methods.attach import (
-    PEFT_TASK_TYPES,
     AttachedMethod,
     attach_method,
     enable_gradient_checkpointing,
 )
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.optimizers import build_optimizer
+from peftsweep.modalities.base import PlannedStep, modality_of
 
 STEPS = 2
 MOST_ACCUMULATED = 2  # the second batch of a step finds gradients of the first; further ones find the same
@@ -65,7 +64,7 @@ def attach_on(config: JobConfig, model: nn.Module) -> AttachedMethod:
         model,
         outlined(config.method),
         total_steps=config.hparams.max_steps,
-        task_type=PEFT_TASK_TYPES[config.model.modality],
+        task_type=modality_of(config.model).peft_task_type,
         adapter_float32=config.hparams.adapter_float32,
     )
 
@@ -92,7 +91,7 @@ def outlined(method: MethodConfig) -> MethodConfig:
 
 
 def trace_training(
-    attached: AttachedMethod, step: TracedStep, hparams: HparamsConfig, vocabulary: int | None
+    attached: AttachedMethod, step: PlannedStep, hparams: HparamsConfig, vocabulary: int | None
 ) -> MemoryTrace:
     """Follow STEPS optimizer steps. vocabulary: see Ledger."""
     ledger = Ledger(vocabulary)

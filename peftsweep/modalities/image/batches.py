@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftsweep.config.schema import ImageGenConfig
 from peftsweep.modalities.base import Batch
 from peftsweep.modalities.image.flow import draw_sigmas, held_out_noise
+from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.order import batch_order
 
 

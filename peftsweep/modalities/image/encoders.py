@@ -15,7 +15,6 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from peftsweep.errors import ModelError, Problem
-from peftsweep.modalities.base_model import ModelSpec
 from peftsweep.modalities.fingerprint import fingerprint_folder, revision_of
 from peftsweep.modalities.image.pocket import DINO_FOLDER
 from peftsweep.modalities.load_errors import model_errors
@@ -93,7 +92,7 @@ def load_text_image_scorer(choice: str, device: torch.device) -> TextImageScorer
 def _load(choice: str, path: Path, processor_class: Any, **options: Any) -> tuple[str, Any, Any]:
     """Revision, frozen model, and processor."""
     location = path.expanduser()
-    with model_errors(ModelSpec(choice, choice)), quiet():
+    with model_errors(choice), quiet():
         processor = processor_class.from_pretrained(str(location), **options)
         model: Any = AutoModel.from_pretrained(str(location), dtype=torch.float32)
     return _revision(location), model.requires_grad_(False).eval(), processor

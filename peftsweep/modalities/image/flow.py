@@ -11,7 +11,8 @@ import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor
 
-from peftsweep.config.schema import ImageGenConfig
+from peftsweep.modalities.base import Batch, BatchLoss
+from peftsweep.modalities.image.settings import ImageGenConfig
 
 HELD_OUT_LEVELS, HELD_OUT_DRAWS = 8, 2  # noise levels, and noises at each of them, for every held-out photo
 HELD_OUT_SEED = 1_000_003
@@ -35,6 +36,14 @@ def add_noise(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
 def flow_losses(velocity: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
     """(b,): the mean squared error of each picture's velocity, (b, c, h, w), in float32."""
     return (velocity.float() - (noise.float() - latents.float())).square().flatten(1).mean(dim=1)
+
+
+def total_loss(losses: Tensor, batch: Batch, prior_weight: float) -> BatchLoss:
+    """losses: (b,). Prior pictures, where a batch has any, add the weighted mean of theirs."""
+    if "is_prior" not in batch:
+        return BatchLoss(losses.sum(), losses.new_zeros(()))
+    is_prior = batch["is_prior"].to(losses.dtype)
+    return BatchLoss((losses * (1 - is_prior)).sum(), prior_weight * (losses * is_prior).sum() / is_prior.sum())
 
 
 def loss_weights(config: ImageGenConfig, sigmas: Tensor) -> Tensor:

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftsweep.config.schema import ImageGenConfig
-from peftsweep.modalities.base import Progress, no_progress
-from peftsweep.modalities.base_model import BaseModel
+from peftsweep.modalities.base import BaseModel, Progress, no_progress
 from peftsweep.modalities.cached_tensors import key_of, stored_or_made
 from peftsweep.modalities.image.encodings import Encodings
 from peftsweep.modalities.image.pipeline import DiffusionParts
+from peftsweep.modalities.image.settings import ImageGenConfig
 
 NO_PROMPT = ""  # what guidance leads away from
 FORMAT_VERSION = 1

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from diffusers import BitsAndBytesConfig, DiffusionPipeline, Flux2Transformer2DModel
 
+from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.errors import ModelError, Problem
-from peftsweep.modalities.base_model import QUANTISED, BaseModel, ModelSpec
+from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.fingerprint import fingerprint_folder
 from peftsweep.modalities.image.pipeline import DiffusionParts
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
@@ -21,23 +22,23 @@ PIPELINES = ("Flux2KleinPipeline",)
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
-def load_pipeline(spec: ModelSpec, location: str, device: torch.device, *, is_embedded: bool) -> BaseModel:
+def load_pipeline(spec: ModelConfig, location: str, device: torch.device) -> BaseModel:
     """The transformer of a pipeline, in eval mode, frozen, and its parts. location: a folder or a hub id.
 
     device: where a quantised transformer is placed; others are loaded on the host. Raises ModelError as load_base does,
     and for a pipeline of another class.
     """
-    with model_errors(spec), quiet():
+    with model_errors(spec.id), quiet():
         folder = _fetched(location, spec)
         _require_components(folder, spec)
         transformer, info = Flux2Transformer2DModel.from_pretrained(
             folder, subfolder="transformer", output_loading_info=True, **_placement(spec, device)
         )
-        require_all_weights(info["missing_keys"], spec)
+        require_all_weights(info["missing_keys"], spec.id)
         revision = folder.name if folder != Path(location) else fingerprint_pipeline(folder)
         parts = DiffusionParts(folder, f"{revision} {spec.dtype}", _dtype_of_parts(spec))
     transformer.requires_grad_(False).eval()
-    return BaseModel(transformer, None, revision, is_embedded, parts)
+    return BaseModel(transformer, None, revision, spec.id == EMBEDDED, parts)
 
 
 def fingerprint_pipeline(folder: Path) -> str:
@@ -47,14 +48,14 @@ def fingerprint_pipeline(folder: Path) -> str:
     return hashlib.sha256(json.dumps([*parts, *settings]).encode()).hexdigest()[:40]
 
 
-def _fetched(location: str, spec: ModelSpec) -> Path:
+def _fetched(location: str, spec: ModelConfig) -> Path:
     """The folder of a pipeline; of one from the hub, the snapshot, whose name is the commit."""
     if Path(location).is_dir():
         return Path(location)
     return Path(DiffusionPipeline.download(location, revision=spec.revision))
 
 
-def _require_components(folder: Path, spec: ModelSpec) -> None:
+def _require_components(folder: Path, spec: ModelConfig) -> None:
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     if index.get("_class_name") not in PIPELINES:
         rule = f"the pipeline must be a {' or '.join(PIPELINES)}"
@@ -65,7 +66,7 @@ def _require_components(folder: Path, spec: ModelSpec) -> None:
         raise ModelError(Problem(rule, f"without {', '.join(missing)}", spec.id, "Download or save it whole."))
 
 
-def _placement(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
+def _placement(spec: ModelConfig, device: torch.device) -> dict[str, Any]:
     if spec.dtype not in QUANTISED:
         return {"dtype": getattr(torch, spec.dtype)}
     if spec.dtype == "int8":
@@ -75,5 +76,5 @@ def _placement(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": config, "dtype": torch.bfloat16, "device_map": {"": device}}
 
 
-def _dtype_of_parts(spec: ModelSpec) -> torch.dtype:
+def _dtype_of_parts(spec: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if spec.dtype in QUANTISED else getattr(torch, spec.dtype)

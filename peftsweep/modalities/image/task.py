@@ -1,9 +1,15 @@
-"""The task of drawing a concept that photos show: batches, the flow-matching loss, judging by similarity, drift."""
+"""A new concept from a handful of photos: train on some, draw the prompts of the others, compare with the photos.
+
+    "sks bear plushie sitting on grey asphalt"  ->  three pictures  ->  their cosines to the photo with that prompt
+
+Loss, split, similarity and drift are the reference benchmark's. What differs: several seeds a prompt, the same for
+every job; an interval; drift measured for full fine-tuning too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftsweep.config.schema import ImageGenConfig
+from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import ConfigError, Problem
-from peftsweep.modalities.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
-from peftsweep.modalities.base_model import BaseModel
+from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.cached_tensors import key_of
+from peftsweep.modalities.image import reference_prompts
 from peftsweep.modalities.image.batches import TrainingSet, held_out_batches, training_batches
 from peftsweep.modalities.image.contact_sheet import draw_contact_sheet
-from peftsweep.modalities.image.encoders import ImageEncoder, TextImageScorer
+from peftsweep.modalities.image.encoders import POCKET, ImageEncoder, load_image_encoder, load_text_image_scorer
 from peftsweep.modalities.image.encodings import EncodedPhotos, Encodings
-from peftsweep.modalities.image.flow import add_noise, flow_losses, loss_weights
+from peftsweep.modalities.image.flow import add_noise, flow_losses, loss_weights, total_loss
 from peftsweep.modalities.image.generation import (
     NO_PROMPT,
     PictureGenerator,
@@ -29,75 +35,66 @@ from peftsweep.modalities.image.generation import (
     repeated,
     seeds_of,
 )
-from peftsweep.modalities.image.photos import PhotoSource, digest_of_photos, random_squares
+from peftsweep.modalities.image.photos import PhotoSource, build_source, digest_of_photos, random_squares
+from peftsweep.modalities.image.pocket import world as image_world
 from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, mean_drift, paired_cosines, score_pictures
+from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.wrapped import evaluating
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
+REFERENCE_ENCODER = "facebook/dinov2-base"
 VARIANTS = 8  # squares cut out of each training photo with task.augment, half of them mirrored
 SHEET_PHOTOS = 12  # of the test split, in the contact sheet
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """How an image task is trained on and judged; see the configuration's comments."""
-
-    generation: ImageGenConfig
-    density: ImageGenConfig
-    augment: bool
-    prior_photos: int
-    prior_prompt: str
-    prior_weight: float
-    valid_seeds: int
-    test_seeds: int
-    drift_prompts: tuple[str, ...]
-    drift_seeds: int
-    sample_prompts: tuple[str, ...]
-    clip_model: str | None
-    eval_batch_size: int
-    cache: Path
-
-
 class ImageTask:
-    """Implements tasks.base.Task for a concept that photos show."""
+    """Implements modalities.base.Task for a concept that photos show."""
 
     version = VERSION
     score = SCORE
 
     def __init__(
         self,
-        name: str,
+        config: ImageGenConfig,
+        hparams: HparamsConfig,
         source: PhotoSource,
         base: BaseModel,
-        load_encoder: Callable[[], ImageEncoder],
-        load_scorer: Callable[[], TextImageScorer] | None,
-        settings: ImageSettings,
+        cache: Path,
         progress: Progress = no_progress,
     ) -> None:
-        assert base.image_parts is not None
-        self.name = name
-        self.objective = f"valid/{SCORE}" if settings.valid_seeds else "valid/loss"
-        self._parts, self._source, self._settings, self._progress = base.image_parts, source, settings, progress
-        self._load_encoder, self._load_scorer = load_encoder, load_scorer
-        generation = settings.generation
-        _require_whole_tokens(generation.resolution, self._parts.pixels_per_token)
-        options = {"max_tokens": generation.max_prompt_tokens, "layers": list(generation.text_encoder_layers)}
-        self._encodings = Encodings(self._parts, settings.cache, options)
-        self._generator = PictureGenerator(self._parts, self._encodings, generation, settings.eval_batch_size)
+        self.name = config.name
+        self._config, self._hparams, self._source = config, hparams, source
+        self._parts, self._cache, self._progress = base.parts, cache, progress
+        self._device = next(base.model.parameters()).device
+        _require_whole_tokens(config.resolution, self._parts.pixels_per_token)
+        drift = image_world.DRIFT_PROMPTS if base.is_embedded else reference_prompts.DRIFT_PROMPTS
+        samples = {"embedded": image_world.SAMPLE_PROMPTS, "hub": reference_prompts.SAMPLE_PROMPTS}
+        self._drift_prompts = tuple(drift if config.drift_prompts is None else config.drift_prompts)
+        self._sample_prompts = tuple(
+            samples.get(source.name, ()) if config.sample_prompts is None else config.sample_prompts
+        )
+        self._encoder_name = config.encoder
+        if config.encoder == "auto":
+            self._encoder_name = POCKET if base.is_embedded else REFERENCE_ENCODER
+        options = {"max_tokens": config.max_prompt_tokens, "layers": list(config.text_encoder_layers)}
+        self._encodings = Encodings(self._parts, cache, options)
+        self._generator = PictureGenerator(self._parts, self._encodings, config, hparams.eval_batch_size)
         self._splits: dict[str, EncodedPhotos] = {}
         self._samples: dict[str, np.ndarray] = {}
         self._prior = self._draw_prior(base)  # by the bare base: later there is a method on it
 
     @cached_property
     def _encoder(self) -> ImageEncoder:
-        return self._load_encoder()
+        return load_image_encoder(self._encoder_name, self._device)
 
     def _draw_prior(self, base: BaseModel) -> np.ndarray | None:
-        prompt, count = self._settings.prior_prompt, self._settings.prior_photos
+        prompt, count = self._config.prior_prompt or "", self._config.prior_photos
         if not count:
             return None
         self._learn_prompts()
-        return prior_pictures(self._generator, base, prompt, count, self._settings.cache)
+        return prior_pictures(self._generator, base, prompt, count, self._cache)
 
     def datasets(self) -> list[DatasetInfo]:
         return [
@@ -112,19 +109,18 @@ class ImageTask:
 
     def _learn_prompts(self) -> None:
         """Have all prompts encoded that this job is known to need, so that the text encoder is loaded once."""
-        settings = self._settings
-        prompts = [NO_PROMPT, *settings.drift_prompts, *self._split("train").prompts, *self._split("valid").prompts]
-        if settings.prior_photos:
-            prompts.append(settings.prior_prompt)
+        prompts = [NO_PROMPT, *self._drift_prompts, *self._split("train").prompts, *self._split("valid").prompts]
+        if self._config.prior_photos:
+            prompts.append(self._config.prior_prompt or "")
         if "test" in self._splits:
-            prompts += [*self._split("test").prompts, *settings.sample_prompts]
+            prompts += [*self._split("test").prompts, *self._sample_prompts]
         self._encodings.learn_prompts(prompts)
 
     def prepare(self, model: nn.Module) -> None:
         """Photos and prompts are encoded here, before training is timed and its memory measured; the first samples are
         drawn, to be seen beside later ones."""
         _ = self._training_set, self._split("valid").latents
-        if self._settings.valid_seeds:
+        if self._config.valid_seeds:
             self._draw_valid(model)
 
     @cached_property
@@ -135,23 +131,21 @@ class ImageTask:
             self._training_latents(split),
             self._encodings.of_prompts(split.prompts),
             None if self._prior is None else self._encodings.of_pictures(self._prior),
-            None if self._prior is None else self._encodings.of_prompts([self._settings.prior_prompt]),
+            None if self._prior is None else self._encodings.of_prompts([self._config.prior_prompt or ""]),
         )
 
     def _training_latents(self, split: EncodedPhotos) -> Tensor:
         """(n, v, c, h, w)."""
-        if not self._settings.augment:
+        if not self._config.augment:
             return split.latents.unsqueeze(1)
         cut = [random_squares(photo.pixels, VARIANTS, seed) for seed, photo in enumerate(split.photos)]
         return self._encodings.of_pictures(np.concatenate(cut)).unflatten(0, (len(cut), VARIANTS))
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
-        """See tasks.base.Task. Also opens the validation photos, so that unusable ones end a job before its first
+        """See modalities.base.Task. Also opens the validation photos, so that unusable ones end a job before its first
         step."""
         self._split("valid")
-        yield from training_batches(
-            self._training_set, batch_size, self._settings.density, self._parts.sigmas, seed, skip
-        )
+        yield from training_batches(self._training_set, batch_size, self._config, self._parts.sigmas, seed, skip)
 
     def targets(self, batch: Batch) -> int:
         """Photos; prior pictures are no targets."""
@@ -163,13 +157,9 @@ class ImageTask:
         return n_pictures * (height * width + batch["prompt_embeds"].shape[1])
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
-        """See tasks.base.Task. Prior pictures add the weighted mean of their losses."""
-        losses = self._losses(model, batch) * loss_weights(self._settings.density, batch["sigmas"])
-        if "is_prior" not in batch:
-            return BatchLoss(losses.sum(), losses.new_zeros(()))
-        is_prior = batch["is_prior"].to(losses.dtype)
-        prior_mean = (losses * is_prior).sum() / is_prior.sum()
-        return BatchLoss((losses * (1 - is_prior)).sum(), self._settings.prior_weight * prior_mean)
+        """See modalities.base.Task. Prior pictures add the weighted mean of their losses."""
+        losses = self._losses(model, batch) * loss_weights(self._config, batch["sigmas"])
+        return total_loss(losses, batch, self._config.prior_weight)
 
     def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
         noisy = add_noise(batch["latents"], batch["noise"], batch["sigmas"])
@@ -185,7 +175,7 @@ class ImageTask:
             split.latents,
             self._encodings.of_prompts(split.prompts),
             self._parts.sigmas,
-            self._settings.eval_batch_size,
+            self._hparams.eval_batch_size,
         )
         with evaluating(model):
             losses = [self._losses(model, {key: part.to(device) for key, part in one.items()}) for one in batches]
@@ -199,7 +189,7 @@ class ImageTask:
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         metrics = {"valid/loss": self._held_out_loss(model, "valid")}
-        each, split = self._settings.valid_seeds, self._split("valid")
+        each, split = self._config.valid_seeds, self._split("valid")
         if each:
             drawn = self._draw_valid(model)
             photos = split.embeddings.repeat_interleave(each, dim=0)
@@ -208,20 +198,20 @@ class ImageTask:
 
     def _draw_valid(self, model: nn.Module) -> np.ndarray:
         """Pictures of the validation prompts, those of a prompt together; the first of each is a sample."""
-        each, prompts = self._settings.valid_seeds, self._split("valid").prompts
+        each, prompts = self._config.valid_seeds, self._split("valid").prompts
         drawn = self._draw(model, repeated(prompts, each), seeds_of("valid", len(prompts), each))
         self._samples = dict(zip(prompts, drawn[::each], strict=True))
         return drawn
 
     def samples(self) -> dict[str, np.ndarray]:
-        """See tasks.base.Task: a picture of each validation prompt."""
+        """See modalities.base.Task: a picture of each validation prompt."""
         return self._samples
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
-        """See tasks.base.Task. With the test split come pictures of the sample prompts, which are not judged."""
-        held_out, settings = self._split(split), self._settings
-        each = settings.test_seeds if split == "test" else max(1, settings.valid_seeds)
-        samples = settings.sample_prompts if split == "test" else ()
+        """See modalities.base.Task. With the test split come pictures of the sample prompts, which are not judged."""
+        held_out = self._split(split)
+        each = self._config.test_seeds if split == "test" else max(1, self._config.valid_seeds)
+        samples = self._sample_prompts if split == "test" else ()
         prompts = [*repeated(held_out.prompts, each), *samples]
         seeds = seeds_of(split, len(held_out.prompts), each)
         drawn = self._draw(model, prompts, seeds + seeds_of("sample", len(samples), 1), f"drawing {split} pictures")
@@ -230,43 +220,41 @@ class ImageTask:
         images = {item["image"]: picture for item, picture in zip(scored.items, judged, strict=True)}
         images |= {_sample_stem(number): picture for number, picture in enumerate(unjudged)}
         metrics = scored.metrics() | {"loss": self._held_out_loss(model, split)}
-        return Evaluation(metrics, scored.intervals(), scored.items, generation_settings(settings.generation), images)
+        return Evaluation(metrics, scored.intervals(), scored.items, generation_settings(self._config), images)
 
     def _score(self, held_out: EncodedPhotos, seeds: Sequence[int], pictures: Sequence[np.ndarray]) -> Scored:
-        prompts = repeated(held_out.prompts, len(seeds) // len(held_out.prompts))
+        prompts, clip = repeated(held_out.prompts, len(seeds) // len(held_out.prompts)), self._config.clip_model
         return score_pictures(
             held_out.photos,
             seeds,
             self._encoder.embed(pictures),
             held_out.embeddings,
             self._split("train").embeddings,
-            self._load_scorer().score(pictures, prompts) if self._load_scorer else None,
+            load_text_image_scorer(clip, self._device).score(pictures, prompts) if clip else None,
         )
 
     def pictures(self, before: Evaluation | None, after: Evaluation) -> dict[str, np.ndarray]:
-        """See tasks.base.Task: test and sample prompts as the base drew them, with the method, and the photos."""
+        """See modalities.base.Task: test and sample prompts as the base drew them, with the method, and the photos."""
         test = self._split("test")
         photos = {file_stem(number, 0): square for number, square in enumerate(test.squares[:SHEET_PHOTOS])}
         captions = dict(zip(photos, test.prompts, strict=False))
-        captions |= {_sample_stem(number): prompt for number, prompt in enumerate(self._settings.sample_prompts)}
+        captions |= {_sample_stem(number): prompt for number, prompt in enumerate(self._sample_prompts)}
         base = {"base": before.images} if before and before.images else {}
         return {"contact_sheet": draw_contact_sheet(captions, base | {"adapted": after.images, "photo": photos})}
 
     def test_fingerprint(self) -> str:
-        """See tasks.base.Task. Training photos belong to it: what is memorised is told by them."""
-        settings = self._settings
+        """See modalities.base.Task. Training photos belong to it: what is memorised is told by them."""
         photos = [digest_of_photos(self._split(name).photos) for name in ("test", "train")]
-        judges = [self._encoder.name, self._encoder.revision, settings.clip_model]
-        return key_of(self.name, VERSION, photos, settings.test_seeds, generation_settings(settings.generation), judges)
+        judges = [self._encoder.name, self._encoder.revision, self._config.clip_model]
+        return key_of(self.name, VERSION, photos, self._config.test_seeds, generation_settings(self._config), judges)
 
     def retention_key(self) -> str:
-        settings = self._settings
         judge = [self._encoder.name, self._encoder.revision]
-        return key_of(settings.drift_prompts, settings.drift_seeds, generation_settings(settings.generation), judge)
+        return key_of(self._drift_prompts, self._config.drift_seeds, generation_settings(self._config), judge)
 
     def measure_retention(self, model: nn.Module) -> Tensor | None:
         """(n, d): how pictures of unrelated prompts look; None where there are no such prompts."""
-        prompts, each = self._settings.drift_prompts, self._settings.drift_seeds
+        prompts, each = self._drift_prompts, self._config.drift_seeds
         if not prompts:
             return None
         seeds = seeds_of("drift", len(prompts), each)
@@ -287,3 +275,12 @@ def _require_whole_tokens(resolution: int, pixels_per_token: int) -> None:
 
 def _sample_stem(number: int) -> str:
     return f"sample-{number:02d}"
+
+
+def build_image_task(
+    config: ImageGenConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
+) -> ImageTask:
+    """See `modalities.base.Modality.build_task`. Raises DataError where the photos can't be found or split."""
+    source = build_source(config, embedded_model=base.is_embedded)
+    log.info("Task %s: photos from %s.", config.name, source.name)
+    return ImageTask(config, hparams, source, base, cache, progress)

@@ -7,19 +7,20 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from peftsweep.config.schema import EMBEDDED, ModelConfig
 from peftsweep.errors import ModelError, Problem
-from peftsweep.modalities.base_model import BaseModel, ModelSpec
+from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.fingerprint import revision_of
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
 from peftsweep.modalities.quiet import quiet
 
 
-def load_language_model(spec: ModelSpec, location: str, device: torch.device, *, is_embedded: bool) -> BaseModel:
+def load_language_model(spec: ModelConfig, location: str, device: torch.device) -> BaseModel:
     """A causal language model in eval mode, frozen. location: a folder or a hub id.
 
     device: where quantised weights are placed; others are loaded on the host. Raises ModelError as load_base does.
     """
-    with model_errors(spec), quiet():
+    with model_errors(spec.id), quiet():
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = _load_tokenizer(location, options)
@@ -27,10 +28,10 @@ def load_language_model(spec: ModelSpec, location: str, device: torch.device, *,
             location, config=config, output_loading_info=True, **options, **_placement(spec, device)
         )
     model, info = loaded
-    require_all_weights(info["missing_keys"], spec)
+    require_all_weights(info["missing_keys"], spec.id)
     _require_end_token(tokenizer, spec)
     model.requires_grad_(False).eval()
-    return BaseModel(model, tokenizer, revision_of(location, spec.revision), is_embedded)
+    return BaseModel(model, tokenizer, revision_of(location, spec.revision), spec.id == EMBEDDED)
 
 
 def _load_tokenizer(location: str, options: dict[str, Any]) -> Any:
@@ -40,7 +41,7 @@ def _load_tokenizer(location: str, options: dict[str, Any]) -> Any:
     return tokenizer
 
 
-def _placement(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
+def _placement(spec: ModelConfig, device: torch.device) -> dict[str, Any]:
     if spec.dtype == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
     if spec.dtype == "int4":
@@ -51,7 +52,7 @@ def _placement(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
     return {"dtype": getattr(torch, spec.dtype), "attn_implementation": spec.attn_implementation}
 
 
-def _require_end_token(tokenizer: Any, spec: ModelSpec) -> None:
+def _require_end_token(tokenizer: Any, spec: ModelConfig) -> None:
     """Answers are taught to end with it, and generation stops at it."""
     if tokenizer.eos_token_id is None:
         rule = "the tokenizer must have an end-of-sequence token"

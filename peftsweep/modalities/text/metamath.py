@@ -16,18 +16,16 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-from peftsweep.config.schema import MetamathConfig
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.hub import hub_data_errors
 from peftsweep.modalities.text import answers
 from peftsweep.modalities.text.answers import is_correct, parse_answer
+from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.pocket.world import make_problems
 from peftsweep.modalities.text.rows import Row, Source, hold_out, read_rows
-from peftsweep.modalities.text.task import Judgement
+from peftsweep.modalities.text.settings import MetamathConfig
 
 VERSION = 1
-SCORE = "accuracy"
-JUDGE_KEY = f"answers {answers.VERSION}"
 EMBEDDED_ROWS = {"train": 6000, "valid": 256, "test": 300}
 TRAIN_DATASET, TEST_DATASET, TEST_CONFIG = "meta-math/MetaMathQA", "openai/gsm8k", "main"
 CALCULATOR_NOTE = re.compile(r"<<[^>]*>>")
@@ -36,6 +34,10 @@ CALCULATOR_NOTE = re.compile(r"<<[^>]*>>")
 def judge(row: Row, generated: str) -> Judgement:
     """Right if the final number is the target's."""
     return Judgement(parse_answer(generated), {"accuracy": float(is_correct(generated, row.response))})
+
+
+def build_judging(config: MetamathConfig) -> Judging:
+    return Judging(judge, f"answers {answers.VERSION}", VERSION, "accuracy")
 
 
 def build_source(config: MetamathConfig, *, embedded_model: bool) -> Source:

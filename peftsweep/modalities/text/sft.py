@@ -16,11 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from peftsweep.config.schema import SftConfig
 from peftsweep.errors import ConfigError, DataError, Problem
+from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.metamath import embedded_source
 from peftsweep.modalities.text.rows import Row, Source, hold_out, read_rows
-from peftsweep.modalities.text.task import Judge, Judgement
+from peftsweep.modalities.text.settings import SftConfig
 
 VERSION = 1
 Scorer = Callable[[str, str, str], float]
@@ -62,8 +62,10 @@ def scorer_key(path: str | None) -> str:
     return f"{path} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
 
-def build_judge(scorer: Scorer | None) -> Judge:
-    return partial(_judge, scorer)
+def build_judging(config: SftConfig) -> Judging:
+    score = "score" if config.scorer else "exact_match"
+    judge = partial(_judge, load_scorer(config.scorer))
+    return Judging(judge, scorer_key(config.scorer), VERSION, score)
 
 
 def _judge(scorer: Scorer | None, row: Row, generated: str) -> Judgement:

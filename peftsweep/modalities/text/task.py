@@ -7,8 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,74 +17,43 @@ import numpy as np
 import torch
 from torch import nn
 
+from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError, Problem
-from peftsweep.modalities.base import Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
-from peftsweep.modalities.base_model import BaseModel
+from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.order import batch_order
+from peftsweep.modalities.text import metamath, sft
 from peftsweep.modalities.text.decoding import decode_greedily
+from peftsweep.modalities.text.general import build_general_texts
+from peftsweep.modalities.text.judging import Judging, item_records, summarise
 from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
+from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.tokens import IGNORED_LABEL, PromptFormat, TokenRows, collate, tokenize
 from peftsweep.modalities.wrapped import evaluating
-from peftsweep.statistics.intervals import mean_interval, share_interval
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """One answer, judged. parsed: what was read out of it, None if nothing; values: metric name -> value of this
-    item."""
-
-    parsed: str | None
-    values: dict[str, float]
-
-
-Judge = Callable[[Row, str], Judgement]  # (row, generated text)
-
-
-@dataclass(frozen=True)
-class Judging:
-    """How answers are judged. key: equal for judges that judge alike; version, score: see tasks.base.Task."""
-
-    judge: Judge
-    key: str
-    version: int
-    score: str
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """How a text task is trained on and judged; see the configuration's comments."""
-
-    prompt_format: PromptFormat
-    train_rows: int | None
-    test_rows: int | None
-    max_new_tokens: int
-    bucket_batches: int
-    eval_batch_size: int
-    fused_loss: bool
-    cache: Path
-
-
 class TextTask:
-    """Implements tasks.base.Task for prompts and responses."""
-
-    objective = "valid/loss"
+    """Implements modalities.base.Task for prompts and responses."""
 
     def __init__(
         self,
-        name: str,
+        config: TextTaskConfig,
+        hparams: HparamsConfig,
         source: Source,
         judging: Judging,
-        general_texts: Callable[[], Sequence[str]],
         base: BaseModel,
-        settings: TextSettings,
+        cache: Path,
         progress: Progress = no_progress,
     ) -> None:
-        self.name, self.version, self.score = name, judging.version, judging.score
-        self._source, self._judging, self._general_texts = source, judging, general_texts
-        self._tokenizer, self._settings, self._progress = base.tokenizer, settings, progress
+        self.name, self.version, self.score = config.name, judging.version, judging.score
+        self._config, self._hparams, self._source, self._judging = config, hparams, source, judging
+        self._tokenizer, self._cache, self._progress = base.tokenizer, cache, progress
+        self._format = PromptFormat(config.template, hparams.max_seq_length, config.loss_on == "all")
+        self._general_texts = build_general_texts(
+            config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub"
+        )
         self._read: dict[str, tuple[list[Row], TokenRows]] = {}
         self.prepare(base.model)  # the bare base is measured before a method is attached
 
@@ -98,23 +66,23 @@ class TextTask:
     def _split(self, split: str) -> tuple[list[Row], TokenRows]:
         if split not in self._read:
             rows = getattr(self._source, split)()
-            limit = {"train": self._settings.train_rows, "test": self._settings.test_rows}.get(split)
+            limit = {"train": self._config.train_rows, "test": self._config.test_rows}.get(split)
             rows = rows[:limit]
-            tokens = tokenize(rows, self._settings.prompt_format, self._tokenizer, self._settings.cache)
-            _tell_of_long_prompts(split, tokens, self._settings.prompt_format)
+            tokens = tokenize(rows, self._format, self._tokenizer, self._cache)
+            _warn_of_long_prompts(split, tokens, self._format)
             self._read[split] = rows, tokens
         return self._read[split]
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
-        """See tasks.base.Task. Rows without a response token are left out. Also reads the validation rows, so that
+        """See modalities.base.Task. Rows without a response token are left out. Also reads the validation rows, so that
         unusable ones end a job before its first step."""
         self._split("valid")
         _, tokens = self._split("train")
         rows, lengths = tokens.with_response(), tokens.lengths()
-        order = batch_order([lengths[row] for row in rows], batch_size, self._settings.bucket_batches, seed)
+        order = batch_order([lengths[row] for row in rows], batch_size, self._hparams.bucket_batches, seed)
         for indices in islice(order, skip, None):
             batch = [rows[index] for index in indices]
-            yield self._collate(tokens, batch, loss_on_prompt=self._settings.prompt_format.loss_on_prompt)
+            yield self._collate(tokens, batch, loss_on_prompt=self._format.loss_on_prompt)
 
     def longest_training_row(self) -> int:
         """Tokens of the longest row that is trained on."""
@@ -132,7 +100,7 @@ class TextTask:
         return int(batch["attention_mask"].sum())
 
     def prepare(self, model: nn.Module) -> None:
-        self._fused = self._settings.fused_loss and supports_fused_loss(model)
+        self._fused = self._hparams.fused_loss and supports_fused_loss(model)
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
         return language_model_loss(
@@ -149,7 +117,7 @@ class TextTask:
         return {}
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
-        """See tasks.base.Task. No item is left out: a prompt longer than `max_seq_length` is asked whole, only the
+        """See modalities.base.Task. No item is left out: a prompt longer than `max_seq_length` is asked whole, only the
         loss, which is about its response, does without it."""
         rows, tokens = self._split(split)
         prompts = [tokens.prompt(index) for index in range(len(tokens))]
@@ -158,15 +126,15 @@ class TextTask:
                 model,
                 self._tokenizer,
                 prompts,
-                batch_size=self._settings.eval_batch_size,
-                max_new_tokens=self._settings.max_new_tokens,
+                batch_size=self._hparams.eval_batch_size,
+                max_new_tokens=self._config.max_new_tokens,
                 on_done=advance,
             )
         texts = self._tokenizer.batch_decode(decoded.generations, skip_special_tokens=True)
         judgements = [self._judging.judge(row, text) for row, text in zip(rows, texts, strict=True)]
-        metrics, intervals = _summarise(judgements)
+        metrics, intervals = summarise(judgements)
         metrics["loss"] = self._loss_of_split(model, split)
-        return Evaluation(metrics, intervals, _items(rows, texts, judgements), decoded.generation_config)
+        return Evaluation(metrics, intervals, item_records(rows, texts, judgements), decoded.generation_config)
 
     def _loss_of_split(self, model: nn.Module, split: str) -> float:
         """Nats per response token. Prompt tokens are never judged, whether or not they were trained on."""
@@ -175,7 +143,7 @@ class TextTask:
 
     @torch.no_grad()
     def _mean_loss(self, model: nn.Module, tokens: TokenRows, *, loss_on_prompt: bool) -> float:
-        device, lengths, size = next(model.parameters()).device, tokens.lengths(), self._settings.eval_batch_size
+        device, lengths, size = next(model.parameters()).device, tokens.lengths(), self._hparams.eval_batch_size
         by_length = sorted(tokens.with_response(), key=lambda row: -lengths[row])
         total, count = 0.0, 0
         with evaluating(model):
@@ -187,27 +155,26 @@ class TextTask:
 
     def test_fingerprint(self) -> str:
         rows, _ = self._split("test")
-        settings = self._settings
         asked = [
             self.name,
             self.version,
             self._judging.key,
             digest_of_rows(rows),
-            settings.prompt_format.template,
-            settings.prompt_format.max_seq_length,
-            settings.max_new_tokens,
+            self._format.template,
+            self._format.max_seq_length,
+            self._config.max_new_tokens,
         ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     @cached_property
     def _general_tokens(self) -> TokenRows | None:
         rows = [Row("", text) for text in self._general_texts()]
-        prompt_format = PromptFormat("", self._settings.prompt_format.max_seq_length, loss_on_prompt=True)
-        return tokenize(rows, prompt_format, self._tokenizer, self._settings.cache) if rows else None
+        prompt_format = PromptFormat("", self._format.max_seq_length, loss_on_prompt=True)
+        return tokenize(rows, prompt_format, self._tokenizer, self._cache) if rows else None
 
     def retention_key(self) -> str:
-        """See tasks.base.Task."""
-        asked = [list(self._general_texts()), self._settings.prompt_format.max_seq_length]
+        """See modalities.base.Task."""
+        asked = [list(self._general_texts()), self._format.max_seq_length]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def measure_retention(self, model: nn.Module) -> float | None:
@@ -220,7 +187,7 @@ class TextTask:
         return {} if before is None or after is None else {"forgetting_nats": after - before}
 
 
-def _tell_of_long_prompts(split: str, tokens: TokenRows, prompt_format: PromptFormat) -> None:
+def _warn_of_long_prompts(split: str, tokens: TokenRows, prompt_format: PromptFormat) -> None:
     """Rows whose prompt alone fills `max_seq_length` have nothing to learn or to be judged by loss."""
     too_long = len(tokens) - len(tokens.with_response())
     if too_long == len(tokens) and split != "test":  # without test loss there is still a score
@@ -232,28 +199,15 @@ def _tell_of_long_prompts(split: str, tokens: TokenRows, prompt_format: PromptFo
         log.warning("%d of %d %s rows are left out of %s: %s.", too_long, len(tokens), split, left_out, reason)
 
 
-def _summarise(judgements: Sequence[Judgement]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    metrics, intervals = {}, {}
-    for name in judgements[0].values:
-        values = [judgement.values[name] for judgement in judgements]
-        metrics[name] = sum(values) / len(values)
-        only_right_or_wrong = set(values) <= {0.0, 1.0}
-        intervals[name] = (
-            share_interval(int(sum(values)), len(values)) if only_right_or_wrong else mean_interval(values)
-        )
-    return metrics, intervals
+# By task: a module with `build_source(config, embedded_model=...)`, its rows, and `build_judging(config)`.
+TASK_MODULES: dict[str, Any] = {"metamath": metamath, "sft": sft}
 
 
-def _items(rows: Sequence[Row], texts: Sequence[str], judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
-    return [
-        {"prompt": row.prompt, "target": row.response, "generated": text, "parsed": judgement.parsed}
-        | {
-            "correct" if name in ("accuracy", "exact_match") else name: _as_flag(name, value)
-            for name, value in judgement.values.items()
-        }
-        for row, text, judgement in zip(rows, texts, judgements, strict=True)
-    ]
-
-
-def _as_flag(name: str, value: float) -> bool | float:
-    return bool(value) if name in ("accuracy", "exact_match") else value
+def build_text_task(
+    config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
+) -> TextTask:
+    """See `modalities.base.Modality.build_task`."""
+    module = TASK_MODULES[config.name]
+    source = module.build_source(config, embedded_model=base.is_embedded)
+    log.info("Task %s: rows from %s.", config.name, source.name)
+    return TextTask(config, hparams, source, module.build_judging(config), base, cache, progress)

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftsweep.config.compose import compose_config
+from peftsweep.config.registry import default_objective, find_modality
 from peftsweep.config.schema import (
     BudgetConfig,
     ConfirmConfig,
-    ImageGenConfig,
     JobConfig,
     PrunerConfig,
     SamplerConfig,
     SweepConfig,
-    objectives_of,
 )
 from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
 from peftsweep.job.resolve import resolve_job
@@ -38,7 +37,6 @@ SPEC_FILE = "sweep.json"
 SPEC_SCHEMA = 1
 SWEEPS_FOLDER = Path("outputs/sweeps")
 DEFAULT_TRIALS = 10
-PIXELS_PER_TOKEN = 16  # of FLUX.2, side of a square; the model itself isn't loaded for an estimate
 NO_MATTER = ("tracking", "device", "allow_shared_gpu", "cache", "resume", "save_adapter")
 
 
@@ -190,11 +188,11 @@ def _space_or_problem(job: JobConfig, request: Request, problems: list[Problem])
 def _objective(jobs: Sequence[JobConfig], asked: str | None) -> str:
     """The metric that trials are judged by, which every task of the sweep must report while it trains."""
     for job in jobs:
-        known = objectives_of(job.task.name)
+        known = find_modality(job.task.modality).objectives(job.task)
         if asked is not None and asked not in known:
             rule = f"the objective must be one that task {job.task.name} reports during training"
             raise ConfigError(Problem(rule, asked, "objective", f"Choose from: {', '.join(known)}."))
-    return asked or objectives_of(jobs[0].task.name)[0]
+    return asked or default_objective(jobs[0])
 
 
 def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, space: Space) -> StudySpec:
@@ -209,19 +207,11 @@ def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, sp
         seed=job.seed,
         max_steps=hparams.max_steps,
         step_rows=hparams.batch_size * hparams.gradient_accumulation,
-        row_tokens=_row_tokens(job),
+        row_tokens=find_modality(job.model.modality).row_tokens(job),
         space=space,
         asked_space=space,
         job=_settings_that_matter(job),
     )
-
-
-def _row_tokens(job: JobConfig) -> int:
-    """The most that one row feeds to the model."""
-    task = job.task
-    if isinstance(task, ImageGenConfig):
-        return (task.resolution // PIXELS_PER_TOKEN) ** 2 + task.max_prompt_tokens
-    return job.hparams.max_seq_length
 
 
 def _settings_that_matter(job: JobConfig) -> dict[str, str]:

@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 
 from peftsweep.config.check import build_config, check_config, problems_of
 from peftsweep.config.compose import compose_config, parse_command_line
-from peftsweep.config.schema import JobConfig, SftConfig
+from peftsweep.config.schema import JobConfig
+from peftsweep.modalities.text.settings import SftConfig
 
 
 def problems(*overrides):

@@ -13,16 +13,16 @@ from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFound
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from peftsweep.config.schema import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.modalities import fingerprint
 from peftsweep.modalities import loading as load
-from peftsweep.modalities.base_model import ModelSpec
 from peftsweep.modalities.fingerprint import fingerprint_folder
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 CPU = torch.device("cpu")
-EMBEDDED = ModelSpec("pocket-llama", "embedded", dtype="float32")
+EMBEDDED = ModelConfig("pocket-llama", "text", "embedded", dtype="float32")
 A_WEIGHT = "model.layers.0.mlp.up_proj.weight"
 
 
@@ -37,8 +37,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def spec(model_id: object, **changes: Any) -> ModelSpec:
-    return ModelSpec("hf", str(model_id), **({"dtype": "float32"} | changes))
+def spec(model_id: object, **changes: Any) -> ModelConfig:
+    return ModelConfig("hf", "text", str(model_id), **{"dtype": "float32"} | changes)
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -273,5 +273,5 @@ def test_the_hubs_commit_is_the_revision(
     (kept / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    found = load_base(ModelSpec("tiny", "somebody/tiny", revision=asked, dtype="float32"), CPU)
+    found = load_base(ModelConfig("tiny", "text", "somebody/tiny", revision=asked, dtype="float32"), CPU)
     assert found.revision == commit

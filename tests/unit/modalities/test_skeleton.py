@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from peftsweep.config.schema import ModelConfig
 from peftsweep.errors import ModelError
-from peftsweep.modalities.base_model import ModelSpec
+from peftsweep.modalities.base import Skeleton
 from peftsweep.modalities.loading import load_base
-from peftsweep.modalities.skeleton import Skeleton, build_skeleton, depths_of, repeat_blocks
+from peftsweep.modalities.skeleton import build_skeleton, depths_of, repeat_blocks
 
-POCKET_LLAMA = ModelSpec("pocket-llama", "embedded", dtype="float32")
-POCKET_FLUX2 = ModelSpec("pocket-flux2", "embedded", dtype="float32", modality="image")
+POCKET_LLAMA = ModelConfig("pocket-llama", "text", "embedded", dtype="float32")
+POCKET_FLUX2 = ModelConfig("pocket-flux2", "image", "embedded", dtype="float32")
 EMBEDDED = [POCKET_LLAMA, POCKET_FLUX2]
 # From the models' cards and the headers of their weight files on the hub.
 PUBLISHED = {
@@ -23,8 +24,8 @@ PUBLISHED = {
 }
 
 
-def spec_of_hub_model(model_id: str) -> ModelSpec:
-    return ModelSpec("any", model_id, modality="image" if "FLUX" in model_id else "text")
+def spec_of_hub_model(model_id: str) -> ModelConfig:
+    return ModelConfig("any", "image" if "FLUX" in model_id else "text", model_id)
 
 
 def size_of(model: nn.Module) -> int:
@@ -44,7 +45,7 @@ def test_a_known_architecture_has_the_published_number_of_parameters(model_id: s
 
 
 @pytest.mark.parametrize("spec", EMBEDDED, ids=lambda spec: spec.name)
-def test_parameters_are_those_of_the_loaded_model_without_their_values(spec: ModelSpec) -> None:
+def test_parameters_are_those_of_the_loaded_model_without_their_values(spec: ModelConfig) -> None:
     skeleton = build_skeleton(spec)
     assert described(skeleton.model) == described(load_base(spec, torch.device("cpu")).model)
     assert all(tensor.is_meta for tensor in (*skeleton.model.parameters(), *skeleton.model.buffers()))
@@ -52,14 +53,14 @@ def test_parameters_are_those_of_the_loaded_model_without_their_values(spec: Mod
 
 @pytest.mark.parametrize(("dtype", "computes_in"), [("float16", torch.float16), ("int4", torch.bfloat16)])
 def test_weights_have_the_dtype_that_layers_compute_in(dtype: str, computes_in: torch.dtype) -> None:
-    skeleton = build_skeleton(ModelSpec("pocket-llama", "embedded", dtype=dtype))
+    skeleton = build_skeleton(ModelConfig("pocket-llama", "text", "embedded", dtype=dtype))
     assert {weight.dtype for weight in skeleton.model.parameters()} == {computes_in}
 
 
 def test_a_local_folder_needs_its_configuration_alone(tmp_path: Path) -> None:
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 100, **shape}))
-    skeleton = build_skeleton(ModelSpec("mine", str(tmp_path)))
+    skeleton = build_skeleton(ModelConfig("mine", "text", str(tmp_path)))
     attention, mlp, norms = 4 * 32 * 32, 3 * 32 * 64, 2 * 32
     assert size_of(skeleton.model) == 2 * 100 * 32 + 2 * (attention + mlp + norms) + 32
     assert skeleton.source == str(tmp_path)
@@ -72,15 +73,15 @@ def test_one_skeleton_is_no_others() -> None:
 
 def test_the_hub_is_asked_last_and_a_model_that_it_cannot_give_is_told() -> None:
     with pytest.raises(ModelError, match=r"Check model\.id|hf download"):
-        build_skeleton(ModelSpec("any", "nobody/no-such-model"))
+        build_skeleton(ModelConfig("any", "text", "nobody/no-such-model"))
 
 
 def test_a_folder_without_a_configuration_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"must hold a config\.json"):
-        build_skeleton(ModelSpec("mine", str(tmp_path)))
+        build_skeleton(ModelConfig("mine", "text", str(tmp_path)))
 
 
-def repeated(spec: ModelSpec) -> tuple[Skeleton, Skeleton]:
+def repeated(spec: ModelConfig) -> tuple[Skeleton, Skeleton]:
     """(one block of each kind, repeated; the whole)."""
     whole, one = build_skeleton(spec), build_skeleton(spec, one_of_each=True)
     assert size_of(one.model) < size_of(whole.model)
@@ -89,7 +90,7 @@ def repeated(spec: ModelSpec) -> tuple[Skeleton, Skeleton]:
 
 
 @pytest.mark.parametrize("spec", [*EMBEDDED, *map(spec_of_hub_model, PUBLISHED)], ids=lambda spec: spec.id + spec.name)
-def test_one_block_of_each_kind_repeated_is_the_whole_model(spec: ModelSpec) -> None:
+def test_one_block_of_each_kind_repeated_is_the_whole_model(spec: ModelConfig) -> None:
     one, whole = repeated(spec)
     assert described(one.model) == described(whole.model)
 

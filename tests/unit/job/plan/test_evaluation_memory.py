@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from peftsweep.config.schema import JobConfig, TextTaskConfig
+from peftsweep.config.schema import JobConfig
 from peftsweep.job.plan.planner import Planner
-from peftsweep.modalities.base_model import spec_of
 from peftsweep.modalities.skeleton import build_skeleton
+from peftsweep.modalities.text.settings import TextTaskConfig
 
 FLOAT32 = 4
 
@@ -24,7 +24,7 @@ def evaluation_of(job: JobConfig) -> int:
 
 def cache_bytes(job: JobConfig, tokens: int) -> int:
     """Keys and values of all rows at their longest, by hand."""
-    config = build_skeleton(spec_of(job.model)).config
+    config = build_skeleton(job.model).config
     assert isinstance(job.task, TextTaskConfig)
     each = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * FLOAT32
     return job.hparams.eval_batch_size * (tokens + job.task.max_new_tokens) * each

@@ -13,7 +13,6 @@ from peftsweep.memory.ledger import Category
 from peftsweep.methods.attach import attach_method, calibration_batches_wanted
 from peftsweep.methods.catalog import method_files
 from peftsweep.methods.optimizers import build_optimizer
-from peftsweep.modalities.base_model import spec_of
 from peftsweep.modalities.loading import load_base
 
 METHODS = sorted(method_files())
@@ -38,7 +37,7 @@ def test_a_method_is_planned_with_the_parameters_that_a_job_trains(name: str, jo
 
 def really_attached(config: JobConfig) -> tuple[int, int]:
     """(trainable, total) parameters of the loaded model with the method on it and its optimizer made."""
-    base = load_base(spec_of(config.model), torch.device("cpu"), keep=True)
+    base = load_base(config.model, torch.device("cpu"), keep=True)
     torch.manual_seed(0)
     attached = attach_method(copy.deepcopy(base.model), config.method, total_steps=2, tokenizer=base.tokenizer)
     build_optimizer(attached, "AdamW", lr=1e-3, weight_decay=0.0)
@@ -68,5 +67,5 @@ def test_a_method_is_planned_on_a_diffusion_transformer(name: str, job_of: JobOf
 
 
 def attach_to_transformer(config: JobConfig) -> tuple[int, int]:
-    base = load_base(spec_of(config.model), torch.device("cpu"), keep=True)
+    base = load_base(config.model, torch.device("cpu"), keep=True)
     return attach_method(copy.deepcopy(base.model), config.method, total_steps=2, task_type=None).count_parameters()

@@ -9,12 +9,10 @@ from peftsweep.config.schema import JobConfig
 from peftsweep.errors import MethodError
 from peftsweep.job.plan import planner as estimate
 from peftsweep.job.plan.one_block import attach_to_one_block
-from peftsweep.job.plan.planner import ALLOCATOR, MemoryPlan, Planner, plan_job
+from peftsweep.job.plan.planner import ALLOCATOR, MemoryPlan, Planner, build_step, plan_job
 from peftsweep.job.plan.quantised import NF4_BLOCK
-from peftsweep.job.plan.steps import build_step
 from peftsweep.job.plan.trace import trace_training
 from peftsweep.memory.ledger import Category
-from peftsweep.modalities.base_model import spec_of
 from peftsweep.modalities.skeleton import build_skeleton
 
 FLOAT32 = 4
@@ -136,7 +134,7 @@ def test_a_planner_that_failed_fails_again_alike(job_of: JobOf) -> None:
 @pytest.mark.parametrize("method", ["lora", "full", "ln-tuning"])
 def test_one_block_repeated_takes_what_the_whole_model_takes(method: str, job_of: JobOf) -> None:
     config = job_of(f"method={method}")
-    spec, skeleton = spec_of(config.model), build_skeleton(spec_of(config.model))
+    spec, skeleton = config.model, build_skeleton(config.model)
     attached = attach_to_one_block(config, spec, skeleton)
     step = build_step(config, skeleton, 2, 64)
     repeated = trace_training(attached.method, step, config.hparams, None).peak_allocated_bytes

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftsweep.config.schema import ImageGenConfig
 from peftsweep.modalities.base import Batch
 from peftsweep.modalities.image.batches import TrainingSet, training_batches
+from peftsweep.modalities.image.settings import ImageGenConfig
 
 LEVELS = torch.arange(1000, 0, -1) / 1000
 PHOTOS, VARIANTS = 6, 4

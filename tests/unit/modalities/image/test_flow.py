@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftsweep.config.schema import ImageGenConfig
 from peftsweep.modalities.image.flow import (
     add_noise,
     draw_sigmas,
@@ -10,6 +9,7 @@ from peftsweep.modalities.image.flow import (
     held_out_noise,
     loss_weights,
 )
+from peftsweep.modalities.image.settings import ImageGenConfig
 
 LEVELS = torch.arange(1000, 0, -1) / 1000  # as FlowMatchEulerDiscreteScheduler has them without shift
 MANY = 20_000

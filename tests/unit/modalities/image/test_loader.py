@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_pipeline import LAYERS, MAX_TOKENS, RESOLUTION, drop_component, save_tiny_pipeline
 
+from peftsweep.config.schema import ModelConfig
 from peftsweep.errors import ModelError
-from peftsweep.modalities.base_model import BaseModel, ModelSpec
+from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.image.loader import fingerprint_pipeline
 from peftsweep.modalities.loading import load_base
 
@@ -26,8 +27,8 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pipeline(tmp_path_factory.mktemp("models") / "pipeline")
 
 
-def spec(folder: Path, dtype: str = "float32") -> ModelSpec:
-    return ModelSpec("flux2", str(folder), dtype=dtype, modality="image")
+def spec(folder: Path, dtype: str = "float32") -> ModelConfig:
+    return ModelConfig("flux2", "image", str(folder), dtype=dtype)
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -36,14 +37,14 @@ def base(shared_folder: Path, request: pytest.FixtureRequest) -> BaseModel:
 
 
 def embeds(base: BaseModel) -> torch.Tensor:
-    assert base.image_parts
-    return base.image_parts.encode_prompts(PROMPTS, max_tokens=MAX_TOKENS, layers=LAYERS)
+    assert base.parts
+    return base.parts.encode_prompts(PROMPTS, max_tokens=MAX_TOKENS, layers=LAYERS)
 
 
 def pictures(base: BaseModel, model: torch.nn.Module, seeds: list[int], batch_size: int = 2) -> np.ndarray:
-    assert base.image_parts
+    assert base.parts
     encoded = embeds(base)
-    return base.image_parts.generate(
+    return base.parts.generate(
         model,
         encoded[:2],
         encoded[2:],
@@ -69,19 +70,19 @@ def test_prompts_become_the_stacked_hidden_states_of_the_layers_asked_for(base: 
 
 
 def test_pictures_become_latents_of_one_token_per_square_of_pixels(base: BaseModel) -> None:
-    assert base.image_parts
-    side = RESOLUTION // base.image_parts.pixels_per_token
-    found = base.image_parts.encode_images(torch.rand(2, 3, RESOLUTION, RESOLUTION) * 2 - 1)
+    assert base.parts
+    side = RESOLUTION // base.parts.pixels_per_token
+    found = base.parts.encode_images(torch.rand(2, 3, RESOLUTION, RESOLUTION) * 2 - 1)
     assert found.shape == (2, base.model.config.in_channels, side, side)
 
 
 def test_noise_levels_fall_from_one_and_are_not_changed_by_making_pictures(base: BaseModel) -> None:
-    assert base.image_parts
-    before = base.image_parts.sigmas.clone()
+    assert base.parts
+    before = base.parts.sigmas.clone()
     assert before[0] == 1
     assert (before.diff() < 0).all()
     pictures(base, base.model, [0, 1])
-    assert torch.equal(base.image_parts.sigmas, before)
+    assert torch.equal(base.parts.sigmas, before)
 
 
 def test_a_picture_follows_its_seed_and_not_its_batch(base: BaseModel) -> None:
@@ -95,11 +96,11 @@ def test_a_picture_follows_its_seed_and_not_its_batch(base: BaseModel) -> None:
 
 
 def test_an_adapter_changes_the_pictures_and_gets_gradients(base: BaseModel) -> None:
-    assert base.image_parts
+    assert base.parts
     plain = pictures(base, base.model, [7, 8])
     model = get_peft_model(base.model, LoraConfig(r=4, target_modules=["to_q", "linear_in"], init_lora_weights=False))
     latents = torch.randn(2, 16, 2, 2, generator=torch.Generator().manual_seed(0))
-    found = base.image_parts.velocity(model, latents, torch.tensor([0.3, 0.7]), embeds(base)[:2])
+    found = base.parts.velocity(model, latents, torch.tensor([0.3, 0.7]), embeds(base)[:2])
     assert found.shape == latents.shape
     found.float().square().mean().backward()
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
@@ -111,7 +112,7 @@ def test_the_velocity_is_that_of_the_pipeline_itself(shared_folder: Path) -> Non
     from diffusers import Flux2KleinPipeline
 
     base = load_base(spec(shared_folder), CPU)
-    assert base.image_parts
+    assert base.parts
     prompt = embeds(base)[:1]
     noise = torch.randn(1, 16, 2, 2, generator=torch.Generator().manual_seed(3))
     whole = Flux2KleinPipeline.from_pretrained(shared_folder)
@@ -119,7 +120,7 @@ def test_the_velocity_is_that_of_the_pipeline_itself(shared_folder: Path) -> Non
     options = {"height": RESOLUTION, "width": RESOLUTION, "num_inference_steps": 1, "guidance_scale": 1.0}
     latents = whole(prompt_embeds=prompt, latents=noise, output_type="latent", **options).images
     with torch.no_grad():
-        velocity = base.image_parts.velocity(base.model, noise, torch.ones(1), prompt)
+        velocity = base.parts.velocity(base.model, noise, torch.ones(1), prompt)
     batch_norm = whole.vae.bn
     scale = torch.sqrt(batch_norm.running_var + whole.vae.config.batch_norm_eps).view(1, -1, 1, 1)
     expected = whole._unpatchify_latents((noise - velocity) * scale + batch_norm.running_mean.view(1, -1, 1, 1))

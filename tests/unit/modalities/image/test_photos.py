@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peftsweep.config.schema import ImageGenConfig
 from peftsweep.errors import DataError
 from peftsweep.modalities.image import photos
 from peftsweep.modalities.image.photos import build_source, centre_square, digest_of_photos, random_squares
+from peftsweep.modalities.image.settings import ImageGenConfig
 
 RESOLUTION = 16
 SPLITS = ("train", "valid", "test")

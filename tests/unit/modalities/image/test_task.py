@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from peftsweep.config.schema import HparamsConfig, ImageGenConfig
+from peftsweep.config.schema import HparamsConfig, ModelConfig
 from peftsweep.errors import ConfigError
-from peftsweep.modalities.base import no_progress
-from peftsweep.modalities.base_model import BaseModel, ModelSpec
+from peftsweep.modalities.base import BaseModel, no_progress
 from peftsweep.modalities.image import reference_prompts
-from peftsweep.modalities.image.building import build_image_gen
 from peftsweep.modalities.image.pipeline import DiffusionParts
-from peftsweep.modalities.image.task import ImageTask
+from peftsweep.modalities.image.settings import ImageGenConfig
+from peftsweep.modalities.image.task import ImageTask, build_image_task
 from peftsweep.modalities.loading import load_base
 
-SPEC = ModelSpec("pocket-flux2", "embedded", dtype="float32", modality="image")
+SPEC = ModelConfig("pocket-flux2", "image", "embedded", dtype="float32")
 SMALL: dict[str, Any] = {
     "resolution": 32,
     "max_prompt_tokens": 8,
@@ -48,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(base: BaseModel, cache: Path) -> Callable[..., ImageTask]:
     def with_changes(cache: Path = cache, **changes: Any) -> ImageTask:
         config = ImageGenConfig(name="image-gen", **(SMALL | changes))
-        return build_image_gen(config, HparamsConfig(eval_batch_size=8), base, cache, no_progress)
+        return build_image_task(config, HparamsConfig(eval_batch_size=8), base, cache, no_progress)
 
     return with_changes
 
@@ -248,9 +247,9 @@ def test_prior_pictures_need_a_prompt(build: Callable[..., ImageTask]) -> None:
 
 def test_prompts_beside_the_photos_are_the_worlds_or_the_references(base: BaseModel, tmp_path: Path) -> None:
     def prompts(is_embedded: bool) -> tuple[str, ...]:
-        own = BaseModel(base.model, None, base.revision, is_embedded, base.image_parts)
+        own = BaseModel(base.model, None, base.revision, is_embedded, base.parts)
         config = ImageGenConfig(name="image-gen", source="embedded", resolution=32)
-        return build_image_gen(config, HparamsConfig(), own, tmp_path, no_progress)._settings.drift_prompts
+        return build_image_task(config, HparamsConfig(), own, tmp_path, no_progress)._drift_prompts
 
     assert prompts(is_embedded=False) == reference_prompts.DRIFT_PROMPTS
     assert len(prompts(is_embedded=True)) == 10

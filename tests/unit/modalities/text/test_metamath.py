@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from peftsweep.config.schema import MetamathConfig
 from peftsweep.errors import DataError
 from peftsweep.modalities.text import metamath
 from peftsweep.modalities.text.answers import parse_answer
 from peftsweep.modalities.text.metamath import build_source, in_metamath_words, judge, short_rows
 from peftsweep.modalities.text.rows import Row
+from peftsweep.modalities.text.settings import MetamathConfig
 
 GSM8K_ANSWER = "She has 2*3=<<2*3=6>>6 bags.\nThat is 6*200=$<<6*200=1200>>1,200.\n#### 1,200"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from peftsweep.config.schema import SftConfig
 from peftsweep.errors import ConfigError, DataError
 from peftsweep.modalities.text.rows import Row
+from peftsweep.modalities.text.settings import SftConfig
 from peftsweep.modalities.text.sft import build_judge, build_source, load_scorer, scorer_key
 
 ROW = Row("Good morning", "Bonjour")

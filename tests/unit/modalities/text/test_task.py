@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from peftsweep.errors import DataError
-from peftsweep.modalities.base_model import BaseModel
+from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row, Source
 from peftsweep.modalities.text.task import Judgement, Judging, TextSettings, TextTask

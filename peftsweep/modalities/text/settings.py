@@ -1,0 +1,63 @@
+"""What one can choose of text models and their tasks, and what of it can't go together. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peftsweep.config.schema import SOURCES, TaskConfig, number, one_of
+from peftsweep.errors import Problem
+
+
+@dataclass
+class TextTaskConfig(TaskConfig):
+    """What all text tasks share: where rows come from, how long they are, what is measured."""
+
+    modality: str = "text"
+    source: str = one_of("auto", SOURCES)  # auto: files if given, embedded for embedded models, else hub
+    train_files: str | None = None  # jsonl, parquet, csv, or a folder of datasets.save_to_disk
+    valid_files: str | None = None  # null: rows held out of the training files
+    test_files: str | None = None
+    prompt_column: str | None = None  # null: the first known name (query, question, prompt, instruction)
+    response_column: str | None = None  # null: the first known name (response, answer, completion, output)
+    template: str = "{prompt}"  # the text before the response; {prompt} is the row's prompt
+    loss_on: str = one_of("response", ("response", "all"))  # tokens that are trained on; only responses are ever judged
+    train_rows: int | None = number(None, low=1)  # null: all
+    valid_rows: int = number(1000, low=1)
+    test_rows: int | None = number(None, low=1)  # null: all
+    max_new_tokens: int = number(300, low=1)  # longest answer that evaluation waits for
+    general_text: str = "auto"  # forgetting is measured on it: auto, hub, shipped, or a jsonl file with a text column
+    general_rows: int = number(100, low=0)  # passages; 0: forgetting is not measured
+
+
+@dataclass
+class MetamathConfig(TextTaskConfig):
+    """Mathematics word problems, judged by the final number."""
+
+    max_characters: int | None = number(
+        None, low=1
+    )  # training rows with a longer "prompt response" are dropped; null: none
+
+
+@dataclass
+class SftConfig(TextTaskConfig):
+    """The user's own prompts and responses, or chats."""
+
+    messages_column: str | None = None  # chat rows ([{role, content}, ...]) go through the tokenizer's chat template
+    # "module:function" of (prompt, target, generated) -> float
+    scorer: str | None = field(default=None, metadata={"runs_code": True})
+
+
+def source_problems(task: TextTaskConfig) -> Iterator[Problem]:
+    """What doesn't go together in the settings of a task on texts."""
+    for key in ("train_files", "test_files", "valid_files"):
+        path = getattr(task, key)
+        if path is not None and not Path(path).exists():
+            yield Problem(f"task.{key} must be an existing file or folder", path)
+    if task.source == "files" and not (task.train_files and task.test_files):
+        yield Problem("task.source=files needs task.train_files and task.test_files")
+    if (task.train_files is None) != (task.test_files is None):
+        yield Problem("task.train_files and task.test_files go together", task.train_files or task.test_files)
+    if task.general_text not in ("auto", "hub", "shipped", "embedded") and not Path(task.general_text).is_file():
+        yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", task.general_text)
