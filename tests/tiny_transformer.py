@@ -9,7 +9,7 @@ CHANNELS, PROMPT_WIDTH = 32, 48
 
 
 def tiny_transformer() -> Flux2Transformer2DModel:
-    """A double-stream and two single-stream blocks, 8 heads of 32: sizes that the methods' default capacities divide."""
+    """A double-stream and two single-stream blocks, 8 heads of 32: sizes that the default capacities divide."""
     torch.manual_seed(0)
     model = Flux2Transformer2DModel(
         in_channels=CHANNELS,

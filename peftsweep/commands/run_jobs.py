@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from peftsweep.commands import commands_help
 from peftsweep.config.check import check_command_line
 from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
-from peftsweep.config.schema import objectives_of
+from peftsweep.config.registry import default_objective
 from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
 from peftsweep.records.results import RESULT_FILE, Status, load_result
 
@@ -96,7 +96,7 @@ def _run_one(config: Any) -> float | None:
         folder = Path(hydra_config.runtime.output_dir)
         result = run_job(job, folder, keep_base=is_one_of_many)
         _show(result, folder)
-        return result.metrics.get(objectives_of(job.task.name)[0])
+        return result.metrics.get(default_objective(job))
 
 
 @contextmanager

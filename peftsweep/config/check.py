@@ -77,7 +77,7 @@ def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tupl
     try:
         schema = schema_of(config)
     except ConfigError as error:
-        return [replace(problem, source=line.source(problem.source)) for problem in error.problems], None
+        return [replace(p, source=line.source(p.source) or p.source) for p in error.problems], None
     problems = list(_schema_problems(config, schema, "", line))
     if mismatch := _modality_problem(config):
         # A task's settings that follow the model's can't resolve then, which would only hide the cause.

@@ -4,7 +4,7 @@ A modality is a folder. It is named here as text and imported when something of 
 none, and a text job nothing of pictures. Another package brings its own by an entry point:
 
     [project.entry-points."peftsweep.modalities"]
-    audio = "my_package.audio"
+    audio = "my_package.audio.modality"
 
 Either way the module holds `MODALITY`, an instance of `peftsweep.modalities.base.Modality`.
 """
@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from peftsweep.config.schema import JobConfig, ModelConfig, TaskConfig
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
-MODALITIES = {"text": "peftsweep.modalities.text", "image": "peftsweep.modalities.image"}
+MODALITIES = {"text": "peftsweep.modalities.text.modality", "image": "peftsweep.modalities.image.modality"}
 ENTRY_POINTS = "peftsweep.modalities"
 
 
@@ -65,7 +65,7 @@ def find_modality(name: str) -> ModalitySettings:
     path = MODALITIES.get(name) or next((point.value for point in entry_points(group=ENTRY_POINTS, name=name)), None)
     if path is None:
         fix = did_you_mean(name, modality_names())
-        raise ConfigError(Problem("there is no modality of this name", name, "modality", fix))
+        raise ConfigError(Problem("there is no modality of this name", name, "task.modality", fix))
     found = getattr(importlib.import_module(path), "MODALITY", None)
     if not isinstance(found, ModalitySettings):
         raise ConfigError(Problem("the module of a modality must hold MODALITY", path, f"entry point {name}"))

@@ -1,8 +1,8 @@
 """The contract of a modality: one kind of model with its tasks. A new one is a folder beside this file, and a line of
 `config/registry.py`.
 
-The job, the loop, sweeps, plans and reports know what stands here and nothing else. Importing a folder, for its
-`MODALITY`, imports no torch; what the methods need is imported when they are called.
+The job, the loop, sweeps, plans and reports know what stands here and nothing else. Importing a folder's `modality`
+imports no torch; what the methods need is imported when they are called.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    Batch = Mapping[str, Tensor]
+Batch = Mapping[str, "Tensor"]
 # (what is being done, how many) -> a context whose value is called with the number done since its last call
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 

@@ -14,6 +14,7 @@ from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import ModelConfig
 from peftsweep.job.run import run_job
+from peftsweep.modalities.base import modality_of
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.loss import language_model_loss
 from peftsweep.modalities.text.task import TextTask
@@ -151,6 +152,6 @@ def test_running_out_of_memory_is_a_result_of_its_own(
 def test_batches_are_made_on_the_host(tmp_path: Path) -> None:
     config = build_config(compose_config([*SMALL, f"cache={tmp_path}"]))
     base = load_base(ModelConfig("pocket-llama", "text", "embedded"), torch.device("cuda:0"))
-    task = build_task(config.task, config.hparams, base, tmp_path)
+    task = modality_of(config.task).build_task(config.task, config.hparams, base, tmp_path)
     [batch] = islice(task.train_batches(2, seed=0), 1)
     assert {tensor.device.type for tensor in batch.values()} == {"cpu"}

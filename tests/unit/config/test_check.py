@@ -63,7 +63,19 @@ def test_arguments_of_a_peft_config_are_left_to_peft():
 
 def test_a_task_that_nobody_wrote_is_told():
     found = problems("task.name=metamth")
-    assert found == ["task.name must be a known task, got 'metamth' (from the command line). Did you mean metamath?"]
+    assert found == [
+        "task.name must be a task of modality text, got 'metamth' (from the command line). Did you mean metamath?"
+    ]
+
+
+def test_a_modality_that_nobody_wrote_is_told():
+    found = problems("task.modality=txt")
+    assert found == ["there is no modality of this name, got 'txt' (from the command line). Did you mean text?"]
+
+
+def test_prior_pictures_need_a_prompt():
+    [found] = problems("task=image-gen", "task.prior_photos=4")
+    assert found.startswith("prior preservation needs task.prior_prompt, got 4 (from task.prior_photos).")
 
 
 def test_a_built_configuration_is_plain_data_with_interpolations_resolved():

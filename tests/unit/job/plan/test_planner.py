@@ -134,8 +134,8 @@ def test_a_planner_that_failed_fails_again_alike(job_of: JobOf) -> None:
 @pytest.mark.parametrize("method", ["lora", "full", "ln-tuning"])
 def test_one_block_repeated_takes_what_the_whole_model_takes(method: str, job_of: JobOf) -> None:
     config = job_of(f"method={method}")
-    spec, skeleton = config.model, build_skeleton(config.model)
-    attached = attach_to_one_block(config, spec, skeleton)
+    skeleton = build_skeleton(config.model)
+    attached = attach_to_one_block(config, skeleton)
     step = build_step(config, skeleton, 2, 64)
     repeated = trace_training(attached.method, step, config.hparams, None).peak_allocated_bytes
     whole = Planner(config, lambda *_: step).plan(2)

@@ -13,6 +13,8 @@ from peftsweep.config.schema import HparamsConfig, ModelConfig
 from peftsweep.errors import ConfigError
 from peftsweep.modalities.base import BaseModel, no_progress
 from peftsweep.modalities.image import reference_prompts
+from peftsweep.modalities.image import task as image_task
+from peftsweep.modalities.image.modality import MODALITY
 from peftsweep.modalities.image.pipeline import DiffusionParts
 from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.image.task import ImageTask, build_image_task
@@ -135,7 +137,7 @@ def test_without_validation_seeds_nothing_is_drawn_and_trials_are_judged_by_loss
 ) -> None:
     monkeypatch.setattr(DiffusionParts, "generate", refuse)
     task = build(valid_seeds=0)
-    assert task.objective == "valid/loss"
+    assert MODALITY.objectives(ImageGenConfig(valid_seeds=0)) == ("valid/loss",)
     assert task.validate(base.model).keys() == {"valid/loss"}
     assert task.samples() == {}
 
@@ -144,8 +146,7 @@ def test_samples_are_the_last_validations_pictures_one_a_prompt(
     build: Callable[..., ImageTask], base: BaseModel
 ) -> None:
     task = build(valid_seeds=2)
-    assert task.objective == "valid/dino_similarity"
-    assert task.objective in task.validate(base.model)
+    assert set(MODALITY.objectives(ImageGenConfig(valid_seeds=2))) == task.validate(base.model).keys()
     assert list(task.samples()) == task._split("valid").prompts
     assert all(picture.shape == (32, 32, 3) for picture in task.samples().values())
 
@@ -169,14 +170,16 @@ def test_pictures_of_the_test_are_kept_by_the_names_in_its_items(
     assert evaluation.generation_config["inference_steps"] == 1
 
 
-def test_texts_are_compared_where_there_is_a_scorer(build: Callable[..., ImageTask], base: BaseModel) -> None:
+def test_texts_are_compared_where_there_is_a_scorer(
+    build: Callable[..., ImageTask], base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Scorer:
         def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
             assert len(images) == len(texts) == 4
             return [0.1, 0.2, 0.3, 0.4]
 
-    task = build()
-    task._load_scorer = Scorer  # type: ignore[assignment]
+    monkeypatch.setattr(image_task, "load_text_image_scorer", lambda choice, device: Scorer())
+    task = build(clip_model="some/clip")
     evaluation = task.evaluate(base.model, "test")
     assert evaluation.metrics["text_similarity"] == pytest.approx(0.25)
     assert "text_similarity" in evaluation.intervals
@@ -238,11 +241,6 @@ def test_a_resolution_that_cuts_tokens_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"multiple of 16.*got {resolution} .*task.resolution={nearest}"):
         build(resolution=resolution)
-
-
-def test_prior_pictures_need_a_prompt(build: Callable[..., ImageTask]) -> None:
-    with pytest.raises(ConfigError, match=r"task.prior_photos needs task.prior_prompt"):
-        build(prior_photos=4)
 
 
 def test_prompts_beside_the_photos_are_the_worlds_or_the_references(base: BaseModel, tmp_path: Path) -> None:

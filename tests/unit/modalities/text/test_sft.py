@@ -8,7 +8,7 @@ import pytest
 from peftsweep.errors import ConfigError, DataError
 from peftsweep.modalities.text.rows import Row
 from peftsweep.modalities.text.settings import SftConfig
-from peftsweep.modalities.text.sft import build_judge, build_source, load_scorer, scorer_key
+from peftsweep.modalities.text.sft import build_judging, build_source, load_scorer, scorer_key
 
 ROW = Row("Good morning", "Bonjour")
 
@@ -36,13 +36,13 @@ def config(**changes: Any) -> SftConfig:
 
 @pytest.mark.parametrize(("generated", "right"), [("Bonjour", 1.0), (" Bonjour\n", 1.0), ("bonjour", 0.0), ("", 0.0)])
 def test_an_answer_is_right_if_it_is_the_target_apart_from_outer_white_space(generated: str, right: float) -> None:
-    judgement = build_judge(None)(ROW, generated)
+    judgement = build_judging(SftConfig()).judge(ROW, generated)
     assert judgement.values == {"exact_match": right}
     assert judgement.parsed == generated.strip()
 
 
 def test_ones_own_scorer_comes_before_exact_match(scorer_module: str) -> None:
-    judgement = build_judge(load_scorer(f"{scorer_module}:length"))(ROW, "Bonjour, Bonjour")
+    judgement = build_judging(SftConfig(scorer=f"{scorer_module}:length")).judge(ROW, "Bonjour, Bonjour")
     assert list(judgement.values.items()) == [("score", 16 / 7), ("exact_match", 0.0)]
 
 

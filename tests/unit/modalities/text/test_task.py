@@ -12,12 +12,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError
 from peftsweep.modalities.base import BaseModel
+from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row, Source
-from peftsweep.modalities.text.task import Judgement, Judging, TextSettings, TextTask
-from peftsweep.modalities.text.tokens import PromptFormat
+from peftsweep.modalities.text.settings import TextTaskConfig
+from peftsweep.modalities.text.task import TextTask
 
 LONG = Row("Mia has four shells and gives one to Omar. " * 4, "Three")
 SHORT = [Row(f"Is {number} more?", f"Yes, {number} is.") for number in range(6)]
@@ -38,12 +40,18 @@ def base() -> BaseModel:
 
 @pytest.fixture
 def build(base: BaseModel, tmp_path: Path) -> Callable[..., TextTask]:
+    passages = tmp_path / "general.jsonl"
+    passages.write_text('{"text": "A passage."}\n{"text": "Another."}\n')
+
     def with_rows(judging: Judging | None = None, max_seq_length: int = 40, **splits: list[Row]) -> TextTask:
         rows = {"train": SHORT, "valid": SHORT, "test": SHORT} | splits
         source = Source("toy", *((lambda split=split: list(rows[split])) for split in ("train", "valid", "test")))
-        settings = TextSettings(PromptFormat("{prompt}\n", max_seq_length, True), None, None, 4, 2, 3, True, tmp_path)
+        config = TextTaskConfig(
+            "toy", template="{prompt}\n", loss_on="all", max_new_tokens=4, general_text=str(passages), general_rows=2
+        )
+        hparams = HparamsConfig(max_seq_length=max_seq_length, bucket_batches=2, eval_batch_size=3)
         judging = judging or Judging(judge, "toy judge", version=1, score="accuracy")
-        return TextTask("toy", source, judging, lambda: ["A passage.", "Another."], base, settings)
+        return TextTask(config, hparams, source, judging, base, tmp_path)
 
     return with_rows
 
@@ -151,11 +159,5 @@ class ScaledLlama(LlamaForCausalLM):
 
 def build_on(model: LlamaForCausalLM, base: BaseModel, build: Callable[..., TextTask]) -> TextTask:
     template = build()
-    return TextTask(
-        "toy",
-        template._source,
-        template._judging,
-        template._general_texts,
-        replace(base, model=model),
-        template._settings,
-    )
+    made_of = (template._config, template._hparams, template._source, template._judging)
+    return TextTask(*made_of, replace(base, model=model), template._cache)

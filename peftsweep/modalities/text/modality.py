@@ -1,0 +1,83 @@
+"""Causal language models, and tasks of prompts and responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from peftsweep.config.schema import HparamsConfig, JobConfig, ModelConfig, TaskConfig
+from peftsweep.errors import Problem
+from peftsweep.modalities.base import BaseModel, Length, Modality, PlannedStep, Progress, Skeleton, Task, no_progress
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.modalities.text.settings import MetamathConfig, SftConfig, TextTaskConfig, source_problems
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class TextModality(Modality):
+    name = "text"
+    tasks: ClassVar = {"metamath": MetamathConfig, "sft": SftConfig}
+    library = "transformers"
+    peft_task_type = "CAUSAL_LM"
+    index_file = "config.json"
+    embedded_models: ClassVar = {"pocket-llama": LLAMA_FOLDER}
+
+    def objectives(self, task: TaskConfig) -> tuple[str, ...]:
+        return ("valid/loss",)
+
+    def row_tokens(self, job: JobConfig) -> int:
+        return job.hparams.max_seq_length
+
+    def problems(self, job: JobConfig) -> Iterator[Problem]:
+        yield from source_problems(cast(TextTaskConfig, job.task))
+
+    def lighter(self, job: JobConfig) -> Iterator[tuple[str, JobConfig]]:
+        half = job.hparams.max_seq_length // 2
+        if half >= 128:
+            yield f"hparams.max_seq_length={half}", replace(job, hparams=replace(job.hparams, max_seq_length=half))
+
+    def load(self, model: ModelConfig, location: str, device: torch.device) -> BaseModel:
+        from peftsweep.modalities.text.loader import load_language_model
+
+        return load_language_model(model, location, device)
+
+    def build_skeleton(self, model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
+        from peftsweep.modalities.text.skeleton import build_language_skeleton
+
+        return build_language_skeleton(model, dtype, one_of_each=one_of_each)
+
+    def build_task(
+        self, task: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
+    ) -> Task:
+        from peftsweep.modalities.text.task import build_text_task
+
+        return build_text_task(cast(TextTaskConfig, task), hparams, base, cache, progress)
+
+    def longest_row(
+        self, model: ModelConfig, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, cache: Path
+    ) -> Length:
+        from peftsweep.modalities.text.planned import longest_row
+
+        return longest_row(model, cast(TextTaskConfig, task), hparams, skeleton, cache)
+
+    def planned_step(
+        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int
+    ) -> PlannedStep:
+        from peftsweep.modalities.text.planned import LanguageStep, rows_of_targets
+
+        return LanguageStep(rows_of_targets(rows, tokens), hparams.fused_loss)
+
+    def evaluation_passes(
+        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, tokens: int
+    ) -> Sequence[Callable[[nn.Module], object]]:
+        from peftsweep.modalities.text.planned import last_token_of_answers
+
+        longest = tokens + cast(TextTaskConfig, task).max_new_tokens
+        return [last_token_of_answers(skeleton.config, hparams.eval_batch_size, longest)]
+
+
+MODALITY = TextModality()
