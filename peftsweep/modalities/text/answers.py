@@ -92,7 +92,7 @@ def normalise_answer(text: str) -> str:
     Units, currencies and percent signs are dropped (GSM8K's labels leave them out, so 50% is 50), mixed fractions are
     added up, `hundred` to `trillion` multiply. Number words (`twelve`) stay words. Empty where the text says nothing.
     """
-    sentence = _first_sentence(_rewrite(text))
+    sentence = _SENTENCE_END.split(_rewrite(text), maxsplit=1)[0].strip()
     number = _read_number(_right_hand_side(sentence))
     return _plain_text(sentence) if number is None else _write_number(number)
 
@@ -113,10 +113,6 @@ def _rewrite(text: str) -> str:
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return text.strip(" \t\r\n:=≈")
-
-
-def _first_sentence(text: str) -> str:
-    return _SENTENCE_END.split(text, maxsplit=1)[0].strip()
 
 
 def _right_hand_side(sentence: str) -> str:

@@ -22,20 +22,10 @@ GROUPS_PER_BATCH = 40  # of three pictures each
 
 
 def build_dino() -> Dinov2Model:
-    return Dinov2Model(
-        Dinov2Config(
-            hidden_size=128, num_hidden_layers=5, num_attention_heads=4, mlp_ratio=4, image_size=64, patch_size=8
-        )
+    config = Dinov2Config(
+        hidden_size=128, num_hidden_layers=5, num_attention_heads=4, mlp_ratio=4, image_size=64, patch_size=8
     )
-
-
-def build_processor() -> BitImageProcessorPil:
-    return BitImageProcessorPil(
-        size={"shortest_edge": 64},
-        crop_size={"height": 64, "width": 64},
-        image_mean=list(MEAN),
-        image_std=list(DEVIATION),
-    )
+    return Dinov2Model(config)
 
 
 def normalise(pictures: Tensor) -> Tensor:
@@ -119,5 +109,11 @@ def pretrain_dino(model: Dinov2Model, pool: Pool, steps: int, peak: float) -> No
 def save_dino(model: Dinov2Model, folder: Path) -> None:
     cast(nn.Module, model).to(torch.bfloat16)
     model.save_pretrained(folder)
-    build_processor().save_pretrained(folder)
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": 64},
+        crop_size={"height": 64, "width": 64},
+        image_mean=list(MEAN),
+        image_std=list(DEVIATION),
+    )
+    processor.save_pretrained(folder)
     model.float()

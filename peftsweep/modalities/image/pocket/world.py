@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from peftsweep.modalities.image.pocket.drawing import COLOURS, FORMS, GROUNDS, LIGHTS, Canvas, Point, vary
 from peftsweep.modalities.image.pocket.scene import (
@@ -29,6 +31,8 @@ from peftsweep.modalities.image.pocket.toy_figure import draw_toy
 SIZES = {"small": 0.17, "": 0.26, "large": 0.36}  # radius as a share of the picture's side; "" goes without saying
 RELATIONS = ("left of", "right of", "above", "below", "inside", "on top of")
 CONCEPT_NAME = "sks toy"  # "sks" is no word of the drawn world
+_CONCEPT_DATA = yaml.safe_load(Path(__file__).with_name("concept.yaml").read_text(encoding="utf-8"))
+DRIFT_PROMPTS, SAMPLE_PROMPTS = tuple(_CONCEPT_DATA["drift"]), tuple(_CONCEPT_DATA["samples"])
 CONCEPT = Toy("pointed", "purple", "square", "yellow", "long", "starry", "white")
 
 
@@ -133,81 +137,28 @@ def _arrange(scene: Scene, rng: np.random.Generator) -> tuple[tuple[Point, float
     return ((x + dx, y + dy), radius * grown), ((other_x + dx, other_y + dy), other_radius * grown)
 
 
-# ground, light, colour and form of the thing beside the toy
-_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "train": (
-        ("white", "day", ""),
-        ("grey", "day", ""),
-        ("blue", "night", ""),
-        ("pink", "day", "blue star"),
-        ("grass", "day", ""),
-        ("grass", "sunset", "white ring"),
-        ("sand", "day", "green house"),
-        ("sand", "night", ""),
-        ("water", "day", ""),
-        ("water", "day", "orange ball"),
-        ("sky", "day", ""),
-        ("checks", "sunset", ""),
-        ("checks", "day", "pink heart"),
-        ("bricks", "day", ""),
-    ),
-    "valid": (
-        ("white", "sunset", ""),
-        ("grass", "day", "orange star"),
-        ("blue", "day", ""),
-        ("bricks", "night", ""),
-    ),
-    "test": (
-        ("grass", "day", "red ball"),
-        ("sand", "day", ""),
-        ("water", "night", ""),
-        ("checks", "day", ""),
-        ("pink", "day", ""),
-        ("white", "day", "blue heart"),
-        ("grey", "sunset", ""),
-        ("sky", "day", "white ring"),
-    ),
-}
-DRIFT_PROMPTS = (
-    "a large red star on grass",
-    "a small blue house on sand",
-    "a yellow ball inside a green square on a white ground",
-    "a pink heart above a black ring on water",
-    "a white flower left of an orange diamond on a grey ground",
-    "a purple triangle on top of a brown house on a checkered floor at sunset",
-    "a green cross on a brick wall at night",
-    "a yellow ring in the starry sky",
-    "a toy with a green body on sand",
-    "a toy with a black round head and a red striped belly next to a blue ball on grass",
-)
-SAMPLE_PROMPTS = (
-    "sks toy on grass",
-    "sks toy next to a red house on sand at sunset",
-    "sks toy in the starry sky",
-    "a toy with a green body on sand",
-)
-
-
 def concept_prompts(split: str) -> list[str]:
     """Prompts of a split ("train" 14, "valid" 4, "test" 8), in the order of its photos."""
-    return [_prompt(_scene(*setting)) for setting in _SETTINGS[split]]
+    return [_prompt(scene) for scene in _concept_scenes(split)]
 
 
 def concept_photos(split: str) -> list[tuple[np.ndarray, str]]:
     """Pictures of the concept, uint8 (64, 64, 3) each, with their prompts; no two prompts of any splits are equal."""
-    photos = []
-    for index, setting in enumerate(_SETTINGS[split]):
-        scene = _scene(*setting)
-        rng = np.random.default_rng([list(_SETTINGS).index(split), index])
-        photos.append((draw(scene, rng), _prompt(scene)))
-    return photos
+    number = list(_CONCEPT_DATA["photos"]).index(split)
+    return [
+        (draw(scene, np.random.default_rng([number, index])), _prompt(scene))
+        for index, scene in enumerate(_concept_scenes(split))
+    ]
 
 
-def _scene(ground: str, light: str, beside: str) -> Scene:
-    if not beside:
-        return Scene(CONCEPT, ground, light)
-    colour, form = beside.split()
-    return Scene(CONCEPT, ground, light, "next to", Thing(form, colour))
+def _concept_scenes(split: str) -> Iterator[Scene]:
+    for setting in _CONCEPT_DATA["photos"][split]:
+        ground, light, *beside = setting.split()
+        if beside:
+            colour, form = beside
+            yield Scene(CONCEPT, ground, light, "next to", Thing(form, colour))
+        else:
+            yield Scene(CONCEPT, ground, light)
 
 
 def _prompt(scene: Scene) -> str:

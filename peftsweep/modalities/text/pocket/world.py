@@ -30,6 +30,7 @@ NAMES: dict[str, list[str]] = _WORDS["names"]  # by pronoun
 THINGS, HOLDERS, ANIMALS, PLACES, COLOURS, DAYS, WEATHER = (
     _WORDS[kind] for kind in ("things", "holders", "animals", "places", "colours", "days", "weather")
 )
+GAINS, LOSSES, QUESTIONS = _WORDS["gains"], _WORDS["losses"], _WORDS["questions"]
 LARGEST = 99  # every number in a story stays below a hundred
 TRAIN_SHARE, VALID_SHARE = 0.8, 0.1  # the rest is test
 
@@ -77,28 +78,6 @@ class Opening(NamedTuple):
     answered: str
     told: str
     retold: str
-
-
-# (question, past tense of the story, clause of the answer) of what changes the number of things
-GAINS = [
-    ("finds {n} more {things}", "found {n} more {things}", "After finding {n} more"),
-    ("buys {n} {things}", "bought {n} {things}", "After buying {n}"),
-    ("gets {n} {things} from {friend}", "got {n} {things} from {friend}", "With the {n} from {friend}"),
-    ("makes {n} new {things}", "made {n} new {things}", "After making {n}"),
-]
-LOSSES = [
-    ("gives {n} {things} to {friend}", "gave {n} {things} to {friend}", "After giving {n} to {friend}"),
-    ("loses {n} {things}", "lost {n} {things}", "After losing {n}"),
-    ("sells {n} {things}", "sold {n} {things}", "After selling {n}"),
-    ("throws away {n} {things}", "threw away {n} {things}", "After throwing away {n}"),
-]
-
-
-QUESTIONS = [
-    "How many {things} does {name} have now?",
-    "How many {things} are left with {name}?",
-    "How many {things} has {name} in the end?",
-]
 
 
 def make_problem(rng: random.Random) -> Problem:
