@@ -21,7 +21,7 @@ def _import_jobs(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--experiment", default="peftsweep")
     options = parser.parse_args(arguments)
-    from peftsweep.records.jobs import SWEEP_FILE
+    from peftsweep.records.files import SWEEP_FILE
     from peftsweep.sweeps.study_runs import publish
     from peftsweep.tracking import import_jobs
 

@@ -15,7 +15,8 @@ from peftsweep.config.check import check_command_line
 from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
 from peftsweep.config.registry import default_objective
 from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
-from peftsweep.records.results import RESULT_FILE, Status, load_result
+from peftsweep.records.files import RESULT_FILE
+from peftsweep.records.results import Status, load_result
 
 if TYPE_CHECKING:
     from peftsweep.records.results import JobResult

@@ -1,8 +1,9 @@
 """What one can choose: a dataclass per configuration group. Imports no torch, so that a typo is told at once.
 
-A field's metadata holds its bounds or choices, and whether it can run code that somebody sent (`runs_code`, for the
-command line only); `check.py` and `trust.py` read them. A new knob is one line here and its value in a YAML. What only
-one modality has stands in its own folder: modalities/<name>/settings.py.
+A field's metadata holds its bounds or choices, whether it can run code that somebody sent (`runs_code`, for the
+command line only), and the part that it plays when jobs are compared; `check.py`, `trust.py` and `records.settings`
+read them. A new knob is one line here and its value in a YAML. What only one modality has stands in its own folder:
+modalities/<name>/settings.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ SAMPLERS = ("gp", "tpe", "random")
 PRUNERS = ("successive_halving", "median", "none")
 
 
+# The part that a field of JobConfig plays in a comparison, where it is no setting that must be equal.
+CIRCUMSTANCE = {"part": "circumstance"}  # where or how a job runs, which changes nothing about what is measured
+IDENTITY = {"part": "identity"}  # what tells jobs with the same settings apart
+
+
 def number(
     default: float | None, low: float | None = None, high: float | None = None, above: float | None = None
 ) -> Any:
@@ -30,6 +36,10 @@ def number(
 
 def one_of(default: str, choices: tuple[str, ...]) -> Any:
     return field(default=default, metadata={"choices": choices})
+
+
+def _circumstance(default: Any) -> Any:
+    return field(default=default, metadata=CIRCUMSTANCE)
 
 
 @dataclass
@@ -143,18 +153,19 @@ class JobConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    seed: int = number(0, low=0, high=2**32 - 1)  # moves initialisation, data order and dropout
-    stage: str = one_of("single", STAGES)  # tune reads no test data
-    study: str | None = None
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    plan: bool = True  # predict the memory of training before it begins
-    gpu: str | None = None  # memory of the card to plan for, as 24GB; null: the device's own
-    fit: bool = False  # lower hparams.batch_size until training fits, and accumulate gradients in its place
-    allow_shared_gpu: bool = False  # measure although others hold memory on the device
-    save_adapter: bool = True  # false keeps the numbers and lets the weights go
-    cache: str = "outputs/cache"  # tokenised data and base scores, reused by later jobs
-    resume: str | None = None  # a job folder with a checkpoint: continue it
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=CIRCUMSTANCE)
+    # The seed moves initialisation, data order and dropout.
+    seed: int = field(default=0, metadata={"low": 0, "high": 2**32 - 1, **IDENTITY})
+    stage: str = field(default="single", metadata={"choices": STAGES, **IDENTITY})  # tune reads no test data
+    study: str | None = field(default=None, metadata=IDENTITY)
+    device: str = _circumstance("auto")  # auto, cpu, cuda, cuda:1, ...
+    plan: bool = _circumstance(True)  # predict the memory of training before it begins
+    gpu: str | None = _circumstance(None)  # memory of the card to plan for, as 24GB; null: the device's own
+    fit: bool = _circumstance(False)  # lower hparams.batch_size until training fits, and accumulate gradients instead
+    allow_shared_gpu: bool = _circumstance(False)  # measure although others hold memory on the device
+    save_adapter: bool = _circumstance(True)  # false keeps the numbers and lets the weights go
+    cache: str = _circumstance("outputs/cache")  # tokenised data and base scores, reused by later jobs
+    resume: str | None = _circumstance(None)  # a job folder with a checkpoint: continue it
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 from peftsweep.errors import DataError, Problem
 from peftsweep.exchange.benchmark import OPTIMIZERS, TRAINING, Setting, find, has, put
 from peftsweep.exchange.reading import SOURCE_FILE
+from peftsweep.records.files import ADAPTER_FOLDER
 from peftsweep.records.results import JobResult
 
 ADAPTER_FILE = "adapter_config.json"
@@ -64,7 +65,7 @@ def peft_config_there(job: Path, result: JobResult) -> dict[str, Any] | None:
     method = result.config.get("method", {})
     if method.get("peft_type") is None:
         return None
-    saved = read_json(job / "adapter" / ADAPTER_FILE)
+    saved = read_json(job / ADAPTER_FOLDER / ADAPTER_FILE)
     found = saved or {"peft_type": method["peft_type"], "task_type": None} | method.get("peft", {})
     # The saved one may name a folder of this machine, and says that the adapter is not to be trained on.
     return found | {"base_model_name_or_path": find(result.config, "model.id"), "inference_mode": False}

@@ -19,6 +19,7 @@ from peftsweep.errors import ConfigError, DataError, MethodError, ModelError, Pr
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.loading import load_base
+from peftsweep.records.files import ADAPTER_FOLDER, RESULT_FILE
 from peftsweep.records.results import JobResult, Status, load_result
 
 COMMIT_LENGTH = 40
@@ -34,7 +35,7 @@ class FinishedJob:
 
     @property
     def adapter(self) -> Path:
-        return self.folder / "adapter"
+        return self.folder / ADAPTER_FOLDER
 
     @property
     def is_full(self) -> bool:
@@ -53,14 +54,14 @@ def open_job(folder: Path, *, trusted: bool = False) -> FinishedJob:
     result = load_result(folder)
     if result.status is not Status.OK:
         raise DataError(Problem("only a job that ended well has an adapter", str(result.status), str(folder)))
-    if not any((folder / "adapter").glob("*")):
+    if not any((folder / ADAPTER_FOLDER).glob("*")):
         fix = "Run it with save_adapter=true. Results of the reference benchmark come without."
         raise DataError(Problem("the job's folder must hold its adapter", str(folder), fix=fix))
     content = OmegaConf.create(result.config)
     named = [key for key in code_settings(content) if OmegaConf.select(content, key)]
     if named and not trusted:
         rule, fix = f"the job's {named[0]} runs code that it names", "Add trust=true if you know where it comes from."
-        raise ConfigError(Problem(rule, OmegaConf.select(content, named[0]), str(folder / "result.json"), fix))
+        raise ConfigError(Problem(rule, OmegaConf.select(content, named[0]), str(folder / RESULT_FILE), fix))
     problems, config = check_and_build(content)
     if problems or config is None:
         raise ConfigError(*problems)

@@ -26,11 +26,11 @@ from peftsweep.methods.capabilities import find_capabilities
 from peftsweep.methods.lora_conversion import require_faithful
 from peftsweep.modalities.base import BaseModel, Evaluation, Progress, modality_of, no_progress
 from peftsweep.records.environment import describe_environment
-from peftsweep.records.pictures import FOLDER, write_pictures
+from peftsweep.records.files import IMAGES_FOLDER, PREDICTIONS_FILE
+from peftsweep.records.pictures import write_pictures
 from peftsweep.records.results import Stage
 
 CONVERSION_FILE = "conversion.json"
-ITEMS_FILE = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def _write(job: FinishedJob, folder: Path, conversion: Conversion, evaluation: E
     content = dataclasses.asdict(conversion)
     (folder / CONVERSION_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in evaluation.items)
-    (folder / ITEMS_FILE).write_text("".join(lines), encoding="utf-8")
-    write_pictures(evaluation.images, folder / FOLDER)
+    (folder / PREDICTIONS_FILE).write_text("".join(lines), encoding="utf-8")
+    write_pictures(evaluation.images, folder / IMAGES_FOLDER)
     low, high = conversion.ranks
     ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
     notes = f"The scores are of the adapter before its conversion; {CONVERSION_FILE} has those of the converted one.\n"

@@ -40,10 +40,10 @@ from peftsweep.exchange.benchmark import (
     is_measured,
     put,
 )
+from peftsweep.records.files import HISTORY_FILE
 from peftsweep.records.results import JobResult, Status, save_result
 
 SOURCE_FILE = "reference.json"  # the file itself, beside what was made of it
-HISTORY_FILE = "history.jsonl"
 OWN_SECTION = "meta_info.peftsweep"  # what an export adds: all that the format has no place for
 SCORED_THERE = 0  # task_version: answers were judged by the benchmark's own code, not by any version of this package
 

@@ -41,7 +41,8 @@ from peftsweep.exchange.experiment import (
     read_json,
     training_params,
 )
-from peftsweep.exchange.reading import HISTORY_FILE, OWN_SECTION, SOURCE_FILE
+from peftsweep.exchange.reading import OWN_SECTION, SOURCE_FILE
+from peftsweep.records.files import HISTORY_FILE, read_history
 from peftsweep.records.results import JobResult, Status, load_result
 
 TRAINING_FILE = "training_params.json"
@@ -102,7 +103,9 @@ def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[s
     put_settings(settings, result.config, OF_TASK[result.task])
     for theirs, ours in (TOTALS | {PEAK: PEAK_METRIC[result.task]}).items():
         put(document, theirs, result.metrics.get(ours))
-    document["train_info"]["metrics"] = _entries(result, _history(job), find(document, "train_info.metrics") or [])
+    document["train_info"]["metrics"] = _entries(
+        result, read_history(job / HISTORY_FILE), find(document, "train_info.metrics") or []
+    )
     return document
 
 
@@ -174,19 +177,6 @@ def _notes(result: JobResult, *, has_adapter: bool) -> Iterator[str]:
         yield "without adapter_config.json their script trains all weights"
     if MARK not in result.environment:
         yield "train_time is of the optimisation steps alone; theirs also holds tokenising, forgetting and the test"
-
-
-def _history(job: Path) -> list[dict[str, Any]]:
-    """Metrics by step; the torn last line of a killed job is left out."""
-    path = job / HISTORY_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 def _plain(value: Any) -> Any:

@@ -16,8 +16,8 @@ from peftsweep.errors import DataError, Problem
 from peftsweep.job.loop import TrainingState
 from peftsweep.job.seeding import random_state, restore_random_state
 from peftsweep.memory.probe import Carried
+from peftsweep.records.files import CHECKPOINT_FILE
 
-CHECKPOINT_FILE = "checkpoint.pt"
 CONTENT = {"weights", "optimizer", "scheduler", "step", "tokens", "random", "carried", "mlflow_run_id", "extra"}
 
 

@@ -26,15 +26,21 @@ from peftsweep.config.schema import JobConfig
 from peftsweep.errors import Interrupted, OutOfMemoryError, OutputError, PeftsweepError, Problem, Pruned
 from peftsweep.modalities.base import DatasetInfo
 from peftsweep.records.environment import describe_environment
-from peftsweep.records.pictures import FOLDER, SAMPLES_FOLDER, plain_caption, sample_name, write_pictures
+from peftsweep.records.files import (
+    CONFIG_FILE,
+    HISTORY_FILE,
+    IMAGES_FOLDER,
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    SAMPLES_FOLDER,
+)
+from peftsweep.records.pictures import plain_caption, sample_name, write_pictures
 from peftsweep.records.redact import redact_params
-from peftsweep.records.results import RESULT_FILE, JobResult, Stage, Status, save_result
+from peftsweep.records.results import JobResult, Stage, Status, save_result
 from peftsweep.tracking import NoTracker, Tracker, default_run_name, open_tracker
 
 log = logging.getLogger(__name__)
 
-HISTORY_FILE = "history.jsonl"
-PREDICTIONS_FILE = "predictions.jsonl"
 DISK_IS_FULL = "No space left on device"  # safetensors and torch tell the cause in their text alone
 
 
@@ -80,7 +86,7 @@ class JobRecord:
 
     def write_images(self, images: Mapping[str, np.ndarray]) -> None:
         """The pictures that were judged, as PNG files under images/."""
-        write_pictures(images, self.folder / FOLDER)
+        write_pictures(images, self.folder / IMAGES_FOLDER)
 
 
 @contextmanager
@@ -117,7 +123,7 @@ def _claim(folder: Path, config: str, resumed: str | None) -> None:
             rule = "a job's folder must not hold a finished job already"
             raise OutputError(Problem(rule, str(folder), "hydra.run.dir", "Choose another folder."))
         (folder / HISTORY_FILE).touch()
-        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     except OSError as error:
         if isinstance(error, PeftsweepError):
             raise

@@ -36,6 +36,7 @@ from peftsweep.methods.attach import (
 from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
+from peftsweep.records.files import ADAPTER_FOLDER, BASE_PREDICTIONS_FILE
 from peftsweep.records.pictures import write_pictures
 from peftsweep.records.results import JobResult
 
@@ -246,12 +247,12 @@ def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: Attach
     if scores.items:
         record.write_items(scores.items)
         if before.evaluation:
-            record.write_items(before.evaluation.items, "base_predictions.jsonl")
+            record.write_items(before.evaluation.items, BASE_PREDICTIONS_FILE)
 
 
 def _save(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod) -> None:
     if config.save_adapter:
-        folder = record.folder / "adapter"
+        folder = record.folder / ADAPTER_FOLDER
         attached.save(folder)
         weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
         record.result.metrics["adapter/file_bytes"] = sum(path.stat().st_size for path in weights)

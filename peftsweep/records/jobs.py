@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from peftsweep.errors import DataError, Problem
+from peftsweep.records.files import (
+    HISTORY_FILE,
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    SWEEP_FILE,
+    Files,
+    FolderFiles,
+    find_files,
+    read_history,
+)
 from peftsweep.records.items import read_item_scores
-from peftsweep.records.metrics import METRICS
-from peftsweep.records.results import RESULT_FILE, JobResult, load_result
+from peftsweep.records.results import JobResult, Status, load_result
+from peftsweep.records.settings import compared_settings
+from peftsweep.records.studies import Study, read_studies
 
-PREDICTIONS_FILE = "predictions.jsonl"
-HISTORY_FILE = "history.jsonl"
-SWEEP_FILE = "sweep.json"
-NO_JOBS_BELOW = {"mlartifacts", ".hydra", "adapter", "cache", "images", "samples"}  # folders without jobs of their own
-# Settings that change nothing about what is measured, or that differ between jobs with the same settings.
-NOT_SETTINGS = {"tracking", "device", "allow_shared_gpu", "cache", "resume", "save_adapter", "seed", "stage", "study"}
 REFERENCE = "reference"
 OWN = "own"
-
-
-class Files(Protocol):
-    """The files that a job left, wherever they are now."""
-
-    def path(self, name: str) -> Path | None:
-        """Where a file can be read, fetched first if need be; None if the job left none."""
-        ...
-
-
-@dataclass(frozen=True)
-class FolderFiles:
-    """Files of a job that lie in a folder of this machine."""
-
-    folder: Path
-
-    def path(self, name: str) -> Path | None:
-        path = self.folder / name
-        return path if path.exists() else None
+ATTEMPT = re.compile(r"(?P<trial>.+)-attempt-(?P<number>\d+)")
+FAILED = (Status.FAILED, Status.INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -65,8 +52,7 @@ class Job:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the job was run with, by dotted key, without its seed and without what changes no measurement."""
-        config = {key: value for key, value in self.result.config.items() if key not in NOT_SETTINGS}
-        return dict(_flat(config))
+        return compared_settings(self.result.config)
 
     @cached_property
     def item_scores(self) -> list[float]:
@@ -82,42 +68,9 @@ class Job:
             rule = f"a job's test items must be readable ({error})"
             raise DataError(Problem(rule, str(path), fix="Run the job again, or move its folder away.")) from None
 
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[dict[str, Any]]:
         """What was measured by step: `step`, `unix_seconds` and keys of METRICS. Empty if nothing is left of it."""
-        path = self.files.path(HISTORY_FILE)
-        rows: list[dict[str, float]] = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path else []:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break  # a killed job's last line is cut short
-        return rows
-
-
-@dataclass(frozen=True)
-class SearchRange:
-    """What a study could choose one setting from: a range, or choices."""
-
-    key: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    integer: bool = False
-    choices: tuple[Any, ...] = ()
-    default: Any = None
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is known of a study beside its jobs. ranges: empty where nothing says what was searched; then, from MLflow,
-    best: the settings that its own sweep found, and has_default_score: whether it judged the published ones."""
-
-    name: str  # <sweep>/<label>, as JobResult.study
-    objective: str | None = None  # key of METRICS that its trials are judged by
-    constraint: str | None = None  # limits that a winner had to keep to, as typed
-    ranges: tuple[SearchRange, ...] = ()
-    best: Mapping[str, Any] | None = None
-    has_default_score: bool = False
+        return read_history(self.files.path(HISTORY_FILE))
 
 
 @dataclass(frozen=True)
@@ -137,7 +90,7 @@ def load_folder(folder: Path) -> Loaded:
     jobs: list[Job] = []
     unreadable: list[str] = []
     studies: dict[str, Study] = {}
-    for path in _files(folder):
+    for path in find_files(folder, SWEEP_FILE, RESULT_FILE):
         try:
             if path.name == SWEEP_FILE:
                 studies |= {study.name: study for study in read_studies(path)}
@@ -146,12 +99,6 @@ def load_folder(folder: Path) -> Loaded:
         except DataError as error:
             unreadable.append(str(error))
     return Loaded(str(folder), tuple(jobs), tuple(unreadable), studies)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in NO_JOBS_BELOW)
-        yield from (Path(parent) / name for name in (SWEEP_FILE, RESULT_FILE) if name in files)
 
 
 def read_job(folder: Path) -> Job:
@@ -174,27 +121,21 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def read_studies(path: Path) -> list[Study]:
-    """The studies of a sweep.json. Raises DataError: it is cut short, or a newer peftsweep wrote it."""
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        objective, constraint = METRICS[plan["objective"]].key, plan["settings"].get("constraint")
-        return [
-            Study(study["name"], objective, constraint, tuple(_range(item) for item in study["space"]))
-            for study in plan["studies"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        rule = f"a sweep.json must describe a sweep ({type(error).__name__}: {error})"
-        raise DataError(Problem(rule, source=str(path))) from None
+def last_attempts(tuned: Iterable[Job]) -> list[Job]:
+    """The trials of one study, each by its last attempt, as the sweep counts them.
+
+    A trial whose process died is run again in a folder of its own, `0003-attempt-2`; `peftsweep retry` makes a new
+    trial with the settings of the failed one.
+    """
+    attempts: dict[str, Job] = {}
+    for job in sorted(tuned, key=_trial_and_attempt):
+        attempts[_trial_and_attempt(job)[0]] = job
+    jobs = list(attempts.values())
+    later = [str(job.settings) for job in jobs]
+    return [job for i, job in enumerate(jobs) if job.result.status not in FAILED or later[i] not in later[i + 1 :]]
 
 
-def _range(item: Mapping[str, Any]) -> SearchRange:
-    return SearchRange(**{**item, "choices": tuple(item["choices"])})
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _trial_and_attempt(job: Job) -> tuple[str, int]:
+    """The trial's own name, and which attempt at it this is, from 1."""
+    found = ATTEMPT.fullmatch(job.name)
+    return (found["trial"], int(found["number"])) if found else (job.name, 1)

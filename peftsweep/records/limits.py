@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from peftsweep.config.units import COMMAND_LINE, UNITS, ways_to_write
 from peftsweep.errors import ConfigError, Problem
-from peftsweep.records.metrics import METRICS, candidates
+from peftsweep.records.metrics import METRICS, candidates, first_measured
 
 PLAIN = {"": 1.0}
 _LIMIT = re.compile(r"\s*([\w/.-]+)\s*(<=|>=)\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*$")
@@ -28,9 +29,21 @@ class Limit:
         over = value - self.bound if self.at_most else self.bound - value
         return over / (abs(self.bound) or 1.0)
 
-    def measured(self, metrics: Mapping[str, float]) -> float | None:
-        """The value that one job has for it."""
-        return next((metrics[key] for key in candidates(self.name) if key in metrics), None)
+
+def violations(limits: Iterable[Limit], measured: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Of each job, by name, how much of each limit it is off, at most 0 where it keeps to it.
+
+    measured: the metrics of every job of the comparison, since a word such as `memory` means one metric for all of
+    them (`first_measured`); what a job did not measure is left out. Of two limits on one metric, the one that is
+    broken more counts.
+    """
+    found: list[dict[str, float]] = [{} for _ in measured]
+    for limit in limits:
+        key = first_measured(candidates(limit.name), measured)
+        for metrics, broken in zip(measured, found, strict=True):
+            if key is not None and key in metrics:
+                broken[limit.name] = max(limit.violation(metrics[key]), broken.get(limit.name, -math.inf))
+    return found
 
 
 def parse_limits(texts: Iterable[str], source: str = COMMAND_LINE) -> tuple[Limit, ...]:

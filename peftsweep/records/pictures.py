@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER = "images"
-SAMPLES_FOLDER = f"{FOLDER}/samples"
+from peftsweep.records.files import SAMPLES_FOLDER
+
 SAMPLE_FILE = re.compile(r"(?P<step>\d{6,}) (?P<caption>.*)\.png")
 MAX_CAPTION_LENGTH = 80
 # The contact sheet of an image task: a row for each prompt, a column for each kind of picture, the prompt below. Drawn

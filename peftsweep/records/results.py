@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from peftsweep.errors import DataError, Problem
+from peftsweep.records.files import RESULT_FILE, write_whole
 
 SCHEMA_VERSION = 1
-RESULT_FILE = "result.json"
 
 
 class Status(StrEnum):
@@ -69,16 +68,7 @@ def save_result(result: JobResult, folder: Path) -> Path:
     path = folder / RESULT_FILE
     content = asdict(result)
     content["metrics"] = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
-    partial = path.with_suffix(".json.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            json.dump(_in_json(content), stream, indent=2, allow_nan=False, default=str)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(_in_json(content), indent=2, allow_nan=False, default=str))
     return path
 
 

@@ -114,23 +114,25 @@ def defaults_of(space: Space) -> dict[str, Any]:
     return {dimension.key: dimension.default for dimension in space if dimension.default is not None}
 
 
+def read_space(content: Sequence[Mapping[str, Any]]) -> Space:
+    """As sweep.json and MLflow hold it."""
+    return tuple(Dimension(**{**found, "choices": tuple(found["choices"])}) for found in content)
+
+
 def edges_of(space: Space, best: Mapping[str, Any]) -> dict[str, str]:
     """Which of the best values lie at an end of their range: key -> `low` or `high`."""
     found = {}
     for dimension in space:
-        if not _can_be_at_an_edge(dimension) or dimension.key not in best:
+        value = best.get(dimension.key)
+        if value is None or (dimension.choices and not (dimension.is_ordered and dimension.holds(value))):
             continue
-        share = dimension.share_of(best[dimension.key])
+        share = dimension.share_of(value)
         margin = 0.0 if dimension.choices else EDGE_SHARE
-        if share <= margin or share >= 1 - margin:
+        if len(dimension.choices) != 1 and (share <= margin or share >= 1 - margin):
             edge = "low" if share <= margin else "high"
             if widened(dimension, edge) != dimension:
                 found[dimension.key] = edge
     return found
-
-
-def _can_be_at_an_edge(dimension: Dimension) -> bool:
-    return (dimension.is_ordered and len(dimension.choices) > 1) if dimension.choices else True
 
 
 def widened(dimension: Dimension, edge: str) -> Dimension:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
-from peftsweep.records.jobs import SWEEP_FILE, Loaded, load_folder
+from peftsweep.records.files import OUTPUTS, SWEEP_FILE, SWEEPS_FOLDER
+from peftsweep.records.jobs import Loaded, load_folder
 from peftsweep.tracking.reading import load_runs
-
-OUTPUTS = Path("outputs")
-SWEEPS_FOLDER = OUTPUTS / "sweeps"
 
 
 def find_source(sweep: str | None, runs: str | None) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from peftsweep.errors import PeftsweepError
-from peftsweep.records.jobs import SearchRange
 from peftsweep.records.results import Stage, Status
 from peftsweep.report.analysis.tuning import Trial, Tuning
 from peftsweep.report.analysis.tuning_words import parameter_importance
@@ -100,8 +99,7 @@ def _tuning(spec: SweepSpec, study: StudySpec, tickets: Tickets, row: SweepRow) 
             value = outcome.metrics.get(spec.objective, math.nan)
             known = value if math.isfinite(value) else None
             trials.append(Trial(f"{ticket.number:04}", outcome.status, ticket.params, known, outcome.tokens))
-    ranges = tuple(SearchRange(**vars(dimension)) for dimension in study.space)
-    return Tuning(study.label, spec.objective, tuple(trials), row.best, ranges)
+    return Tuning(study.label, spec.objective, tuple(trials), row.best, study.space)
 
 
 def _summary(spec: SweepSpec, row: SweepRow, tuning: Tuning) -> StudySummary:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
 
-from peftsweep.job.record import PREDICTIONS_FILE
+from peftsweep.records.files import PREDICTIONS_FILE, TABLE_FILE, write_whole
 from peftsweep.records.items import read_item_scores, score_interval
 from peftsweep.records.metrics import METRICS, Direction, score_keys
 from peftsweep.records.results import Stage
@@ -23,8 +23,6 @@ from peftsweep.sweeps.protocol.stage import stage_study_name
 
 if TYPE_CHECKING:
     import pandas
-
-TABLE_FILE = "table.json"
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,7 @@ class SweepTable:
 
     def save(self) -> Path:
         path = Path(self.folder) / TABLE_FILE
-        partial = path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2))
         return path
 
 
@@ -110,7 +106,7 @@ def _trials(storage: BaseStorage, study: StudySpec, stage: Stage) -> list[Trial]
 def _row(
     spec: SweepSpec, study: StudySpec, tuned: Sequence[Trial], confirm: Sequence[Trial], score: str | None
 ) -> SweepRow:
-    best = best_of(tuned, spec.direction)
+    best = best_of(tuned, spec.objective, spec.limits)
     ended = [trial.outcome for trial in tuned if trial.is_finished and trial.outcome]
     counts = [str(outcome.status) for outcome in ended]
     best_runs = _confirmed(confirm, best.params) if best else []

@@ -107,7 +107,7 @@ class Progress:
 
     def _study_line(self, stage: Stage, label: str, trials: Sequence[Trial], share: float) -> list[str]:
         finished = [trial for trial in current(trials) if trial.is_finished]
-        best = best_of(trials, self.spec.direction)
+        best = best_of(trials, self.spec.objective, self.spec.limits)
         stopped = stopped_because(trials)
         value = "" if best is None or best.value is None else f"{best.value:.4f}"
         total = self._total(stage, trials)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from peftsweep.records.files import IMAGES_FOLDER
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -21,7 +23,7 @@ def log_picture(client: MlflowClient, run_id: str, key: str, picture: np.ndarray
 
 def known_pictures(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
     """Key and step of what a run holds."""
-    found = (_ARTIFACT.fullmatch(info.path) for info in client.list_artifacts(run_id, "images"))
+    found = (_ARTIFACT.fullmatch(info.path) for info in client.list_artifacts(run_id, IMAGES_FOLDER))
     return {(match["key"], int(match["step"])) for match in found if match}
 
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import DataError, Problem, TrackingError
-from peftsweep.records.jobs import Files, FolderFiles, Job, Loaded, Study, finite, read_job
+from peftsweep.records.files import RESULT_FILE, Files, FolderFiles
+from peftsweep.records.jobs import Job, Loaded, finite, read_job
 from peftsweep.records.metrics import find_metric
 from peftsweep.records.redact import redact_forms
-from peftsweep.records.results import RESULT_FILE, JobResult
+from peftsweep.records.results import JobResult
+from peftsweep.records.studies import Study
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.records.results import RESULT_FILE, JobResult, load_result
-from peftsweep.tracking.store import ARTIFACT_FOLDER, Store, find_run, open_store
+from peftsweep.records.files import ADAPTER_FOLDER, ARTIFACT_FOLDER, HISTORY_FILE, RESULT_FILE, read_history
+from peftsweep.records.results import JobResult, load_result
+from peftsweep.tracking.store import Store, find_run, open_store
 from peftsweep.tracking.studies import create_study_run, find_study_run, study_runs
 from peftsweep.tracking.tracker import (
     COMPLETE_TAG,
@@ -26,8 +26,6 @@ from peftsweep.tracking.tracker import (
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-HISTORY_FILE = "history.jsonl"
 
 
 @dataclass
@@ -152,20 +150,8 @@ def _replay(tracker: MlflowTracker, folder: Path, result: JobResult) -> None:
     tracker.log_params(result.config, result.config.get("tracking", {}).get("params"))
     for dataset in result.datasets:
         tracker.log_dataset(**dataset)
-    for row in _history(folder / HISTORY_FILE):
+    for row in read_history(folder / HISTORY_FILE):
         step, unix_seconds = int(row.pop("step")), row.pop("unix_seconds", started)
         tracker.log_step(step, row, unix_seconds)
-    tracker.log_folder(folder, adapter=(folder / "adapter").is_dir())
+    tracker.log_folder(folder, adapter=(folder / ADAPTER_FOLDER).is_dir())
     tracker.close(result)
-
-
-def _history(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                return  # a killed job's last line is cut short
-            yield row

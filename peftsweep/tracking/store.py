@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from peftsweep.errors import Problem, TrackingError
+from peftsweep.records.files import ARTIFACT_FOLDER
 from peftsweep.records.redact import redact_forms
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
-ARTIFACT_FOLDER = "mlartifacts"  # beside a local database
 _SQLITE_PREFIX = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from peftsweep.errors import Problem, TrackingError
+from peftsweep.records.files import ADAPTER_FOLDER, CONFIG_FILE, RESULT_FILE
 from peftsweep.records.pictures import stored_samples
 from peftsweep.records.redact import redact, redact_forms, redact_params
 from peftsweep.records.results import JobResult, Status
@@ -47,7 +48,7 @@ _MAX_TAG_LENGTH = 5000  # characters; a server's limit is 5,000 to 8,000, by ver
 _MAX_KEY_LENGTH = 250
 _BAD_KEY_CHARACTER = re.compile(r"[^\w.\- /]")
 
-_TEXT_ARTIFACTS = ("config.yaml", "result.json", "job.log", ".hydra/*.yaml")  # redacted on their way out
+_TEXT_ARTIFACTS = (CONFIG_FILE, RESULT_FILE, "job.log", ".hydra/*.yaml")  # redacted on their way out
 _DATA_ARTIFACTS = ("*.jsonl", "*.png")  # what the model said, measured or drew: as it is
 _PICTURE_FOLDERS = ("images/test", "images/base")  # its samples were logged by step
 
@@ -224,7 +225,7 @@ class MlflowTracker:
             for path in _matching(folder, _TEXT_ARTIFACTS):
                 text = redact(path.read_text(encoding="utf-8", errors="replace"))
                 client.log_text(self._id, text, path.relative_to(folder).as_posix())
-            for path in _matching(folder, (*_DATA_ARTIFACTS, "adapter") if adapter else _DATA_ARTIFACTS):
+            for path in _matching(folder, (*_DATA_ARTIFACTS, ADAPTER_FOLDER) if adapter else _DATA_ARTIFACTS):
                 client.log_artifact(self._id, str(path))
             for path in _matching(folder, _PICTURE_FOLDERS):
                 client.log_artifact(self._id, str(path), "pictures")

@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.records.files import SWEEP_FILE
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution.lease import Lease, living
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import Tickets, Trial
-from peftsweep.sweeps.protocol.specification import SPEC_FILE, SweepSpec, load_spec
+from peftsweep.sweeps.protocol.specification import SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import stage_study_name
 
 DEADLINE_SECONDS = 600.0
@@ -113,7 +114,7 @@ class SweepLine(CommandLine):
         return Tickets(storage, name).trials() if name in known else []
 
     def finished(self, *studies: str) -> int:
-        if not (self.sweep / SPEC_FILE).exists():
+        if not (self.sweep / SWEEP_FILE).exists():
             return 0
         return sum(trial.is_finished for study in studies for trial in self.tickets(study))
 

@@ -10,6 +10,7 @@ from peftsweep.records.jobs import REFERENCE, Job, Loaded
 from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
+from peftsweep.records.settings import differing_keys
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
 from peftsweep.report.analysis.rows import Entry, build_entries
 from peftsweep.statistics.intervals import Floats, as_matrix
@@ -100,7 +101,8 @@ def _named(entries: Sequence[Entry]) -> list[Entry]:
     alike: dict[str, list[Entry]] = {}
     for entry in entries:
         alike.setdefault(entry.row.name, []).append(entry)
-    differing = {name: _differing(found) for name, found in alike.items() if len(found) > 1}
+    settings = {name: [entry.jobs[0].settings for entry in found] for name, found in alike.items() if len(found) > 1}
+    differing = {name: differing_keys(found) for name, found in settings.items()}
     taken: set[str] = set()
     numbers: Counter[str] = Counter()  # the last one that was put behind a name
     named: list[Entry] = []
@@ -115,13 +117,6 @@ def _named(entries: Sequence[Entry]) -> list[Entry]:
         taken.add(unique)
         named.append(replace(entry, row=replace(entry.row, name=unique)))
     return named
-
-
-def _differing(alike: Sequence[Entry]) -> list[str]:
-    """The settings that are not the same for all, in the order in which jobs have them."""
-    first, *others = [entry.jobs[0].settings for entry in alike]
-    keys = dict.fromkeys(key for settings in (first, *others) for key in settings)
-    return [key for key in keys if any(settings.get(key) != first.get(key) for settings in others)]
 
 
 def _with_settings(entry: Entry, differing: Sequence[str]) -> str:

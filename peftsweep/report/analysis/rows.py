@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftsweep.records.attempts import last_attempts
-from peftsweep.records.jobs import REFERENCE, Job, Loaded, Study
-from peftsweep.records.limits import Limit, parse_limits
-from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts
 from peftsweep.records.results import JobResult, Stage, Status
+from peftsweep.records.space import CAPACITY, LR
+from peftsweep.records.studies import OBJECTIVE, Study, best_trial
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
 from peftsweep.report.analysis.estimates import all_estimates, score_estimate, score_name, score_of
 from peftsweep.report.analysis.tuning import read_tuning
 from peftsweep.report.analysis.tuning_words import edge_warnings
 
-OBJECTIVE = "valid/loss"  # where no sweep says by what its trials were judged
-SETTINGS_SHOWN = ("hparams.lr", "method.capacity")
-LR_AND_CAPACITY = frozenset(SETTINGS_SHOWN)
+SETTINGS_SHOWN = (LR, CAPACITY)
 DEFAULT_NAME = "default-seed-"  # what the folders of confirm jobs with the published settings begin with
 
 
@@ -88,7 +85,8 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
     tuned = last_attempts(attempts)
     confirm = [job for job in jobs if job.result.stage is Stage.CONFIRM]
     objective = study.objective or OBJECTIVE
-    trial = best_trial(tuned, objective, study.constraint)
+    ended = [job for job in tuned if job.result.status is Status.OK]
+    trial = best_trial(ended, lambda job: job.result.metrics, objective, study.limits)
     best = _best_settings(study, tuned, confirm, trial)
     scored = [job for job in confirm if score_of(job) is not None and _has(job, best)]
     shown = next(iter([*scored, *([trial] if trial else []), *tuned, *confirm]))
@@ -113,26 +111,6 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
     return _measured(row, group_key(shown), scored, jobs)
 
 
-def best_trial(tuned: Iterable[Job], objective: str, constraint: str | None) -> Job | None:
-    """The best trial that ran to its end and keeps to the sweep's limits; the first of equals."""
-    limits = parse_limits([constraint]) if constraint else ()
-    fit = [
-        job
-        for job in tuned
-        if job.result.status is Status.OK
-        and objective in job.result.metrics
-        and all(_keeps(job, limit) for limit in limits)
-    ]
-    side = -1 if METRICS[objective].direction is Direction.HIGHER else 1
-    return min(fit, key=lambda job: side * job.result.metrics[objective], default=None)
-
-
-def _keeps(job: Job, limit: Limit) -> bool:
-    """What was not measured breaks no limit."""
-    value = limit.measured(job.result.metrics)
-    return value is None or limit.violation(value) <= 0
-
-
 def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], trial: Job | None) -> dict[str, Any]:
     """What the sweep's own best trial had, of the settings that were searched."""
     if study.best is not None:
@@ -140,7 +118,7 @@ def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], t
     chosen = trial or next((job for job in confirm if not job.name.startswith(DEFAULT_NAME)), None)
     if chosen is None:
         return {}
-    keys = [found.key for found in study.ranges] or _varied(tuned)
+    keys = [found.key for found in study.space] or _varied(tuned)
     return {key: chosen.settings[key] for key in keys if key in chosen.settings}
 
 
@@ -150,7 +128,7 @@ def _varied(tuned: Sequence[Job]) -> list[str]:
     for job in tuned:
         for key, value in job.settings.items():
             seen.setdefault(key, set()).add(str(value))
-    return sorted(key for key, values in seen.items() if len(values) > 1 or key in LR_AND_CAPACITY)
+    return sorted(key for key, values in seen.items() if len(values) > 1 or key in SETTINGS_SHOWN)
 
 
 def _has(job: Job, settings: Mapping[str, Any]) -> bool:
@@ -170,7 +148,7 @@ def _equal(one: Any, other: Any) -> bool:
 def _default_score(study: Study, confirm: Sequence[Job], best: Sequence[Job]) -> Estimate | None:
     """That of the published settings: of the confirm jobs that have them, whatever they were made as. Where nothing
     better was found, those of the best settings are theirs."""
-    defaults = {found.key: found.default for found in study.ranges}
+    defaults = {found.key: found.default for found in study.space}
     if defaults and None not in defaults.values():
         jobs = [job for job in confirm if _has(job, defaults)]
     else:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from peftsweep.records.attempts import last_attempts
-from peftsweep.records.jobs import Job, SearchRange, Study
-from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.jobs import Job, last_attempts
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.results import Stage, Status
+from peftsweep.records.space import CAPACITY, LR, Space
+from peftsweep.records.studies import OBJECTIVE, Study
 from peftsweep.report.analysis.comparison import Row
 
-LR, CAPACITY = "hparams.lr", "method.capacity"
 GOOD_SHARE = 0.01  # of the best objective: what lies so near counts as equally good
 CURVE_POINTS = 120  # of one learning curve
 
@@ -49,7 +49,7 @@ class Tuning:
     objective: str
     trials: tuple[Trial, ...]
     best: Mapping[str, Any]
-    ranges: tuple[SearchRange, ...] = ()
+    space: Space = ()
 
     @cached_property
     def best_trial(self) -> Trial | None:
@@ -61,14 +61,14 @@ class Tuning:
     @cached_property
     def default_trial(self) -> Trial | None:
         """The one with the published settings."""
-        defaults = {found.key: found.default for found in self.ranges}
+        defaults = {found.key: found.default for found in self.space}
         if not defaults or None in defaults.values():
             return None
         return next((trial for trial in self.trials if _agree(trial.settings, defaults)), None)
 
     @property
     def lower_is_better(self) -> bool:
-        return METRICS[self.objective].direction is not Direction.HIGHER
+        return not METRICS[self.objective].higher_is_better
 
     def _badness(self, trial: Trial) -> float:
         assert trial.value is not None
@@ -100,10 +100,10 @@ def read_tuning(row: Row, jobs: Iterable[Job], studies: Mapping[str, Study]) -> 
     if row.study is None or not tuned:
         return None
     study = studies.get(row.study, Study(row.study))
-    keys = [found.key for found in study.ranges] or [*row.best] or [LR, CAPACITY]
-    objective = study.objective or "valid/loss"
+    keys = [found.key for found in study.space] or [*row.best] or [LR, CAPACITY]
+    objective = study.objective or OBJECTIVE
     tuned.sort(key=lambda job: (job.result.started_at, job.name))
-    return Tuning(row.name, objective, tuple(_trial(job, keys, objective) for job in tuned), row.best, study.ranges)
+    return Tuning(row.name, objective, tuple(_trial(job, keys, objective) for job in tuned), row.best, study.space)
 
 
 def _trial(job: Job, keys: Sequence[str], objective: str) -> Trial:

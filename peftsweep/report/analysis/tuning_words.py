@@ -7,12 +7,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peftsweep.records.jobs import SearchRange
 from peftsweep.records.quantities import counted, plain, quantity
-from peftsweep.report.analysis.tuning import Tuning, same, sort_key
+from peftsweep.records.space import Dimension, edges_of, widened
+from peftsweep.report.analysis.tuning import Tuning
 
-EDGE_SHARE = 0.08  # of a range, at either end: as the sweep itself judges it
-WIDEN_FACTOR = 10.0  # how much further a rate should be tried
 MIN_TRIALS_FOR_IMPORTANCE = 10  # that ran to their end
 GOOD_TRIALS = 5  # that PED-ANOVA compares with the rest; Optuna advises at least as many
 
@@ -56,54 +54,23 @@ def _band(tuning: Tuning) -> Iterator[str]:
 def edge_warnings(tuning: Tuning) -> list[str]:
     """Best values at an end of what was searched, with what to try instead."""
     best = tuning.best_trial.settings if tuning.best_trial else {}
-    return [
-        f"the best {quantity(found.key).name}, {plain(best[found.key])}, lies at the "
-        f"{'upper' if edge == 'high' else 'lower'} end of what was searched; "
-        f"try {'up' if edge == 'high' else 'down'} to {plain(beyond)}."
-        for found in tuning.ranges
-        if found.key in best
-        and (edge := _edge(found, best[found.key]))
-        and (beyond := _beyond(found, edge)) is not None
-    ]
+    edges = edges_of(tuning.space, best)
+    return [_edge_warning(found, best[found.key], edges[found.key]) for found in tuning.space if found.key in edges]
 
 
-def _edge(found: SearchRange, value: Any) -> str | None:
-    if found.choices:
-        is_ordered = len(found.choices) > 1 and list(found.choices) == sorted(found.choices, key=sort_key)
-        numbers = all(isinstance(choice, (int, float)) and not isinstance(choice, bool) for choice in found.choices)
-        if not (is_ordered and numbers):
-            return None
-        return "high" if same(value, found.choices[-1]) else "low" if same(value, found.choices[0]) else None
-    if found.low is None or found.high is None or found.high <= found.low:
-        return None
-    low, high, here = (math.log(v) if found.log else v for v in (found.low, found.high, value))
-    share = (here - low) / (high - low)
-    return "high" if share >= 1 - EDGE_SHARE else "low" if share <= EDGE_SHARE else None
-
-
-def _beyond(found: SearchRange, edge: str) -> float | None:
-    """As far as a wider search would go; None where nothing lies beyond: below 0 few settings mean anything."""
-    if found.choices:
-        first, last = found.choices[0], found.choices[-1]
-        if (last if edge == "high" else first) <= 0:
-            return None
-        smaller = first // 2 if isinstance(first, int) else first / 2
-        return last * 2 if edge == "high" else smaller or None
-    assert found.low is not None
-    assert found.high is not None
-    span = found.high - found.low
-    if edge == "high":
-        return found.high * WIDEN_FACTOR if found.log else found.high + span
-    lower = found.low / WIDEN_FACTOR if found.log else found.low - span
-    lower = max(lower, 0.0) if found.low >= 0 else lower
-    lower = max(1.0, round(lower)) if found.integer and found.log else lower
-    return lower if lower < found.low else None
+def _edge_warning(found: Dimension, best: Any, edge: str) -> str:
+    wider, at_top = widened(found, edge), edge == "high"
+    low, high = (wider.choices[0], wider.choices[-1]) if wider.choices else (wider.low, wider.high)
+    return (
+        f"the best {quantity(found.key).name}, {plain(best)}, lies at the {'upper' if at_top else 'lower'} end of what "
+        f"was searched; try {'up' if at_top else 'down'} to {plain(high if at_top else low)}."
+    )
 
 
 def parameter_importance(tuning: Tuning) -> dict[str, float]:
     """Each setting's share in what the good trials have in common, by PED-ANOVA (Watanabe et al., 2023), the most
     important first; empty for too few trials, or where it is not known what was searched."""
-    keys = {found.key for found in tuning.ranges}
+    keys = {found.key for found in tuning.space}
     ended = [trial for trial in tuning.trials if trial.is_ok and keys <= trial.settings.keys()]
     if len(ended) < MIN_TRIALS_FOR_IMPORTANCE or len(keys) < 2:
         return {}
@@ -111,7 +78,7 @@ def parameter_importance(tuning: Tuning) -> dict[str, float]:
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     distributions = {
-        found.key: _distribution(found, [trial.settings[found.key] for trial in ended]) for found in tuning.ranges
+        found.key: _distribution(found, [trial.settings[found.key] for trial in ended]) for found in tuning.space
     }
     quantile = max(0.1, min(0.5, GOOD_TRIALS / len(ended)))
     verbosity = optuna.logging.get_verbosity()
@@ -127,7 +94,7 @@ def parameter_importance(tuning: Tuning) -> dict[str, float]:
     return {key: share for key, share in shares.items() if math.isfinite(share)}
 
 
-def _distribution(found: SearchRange, tried: Sequence[Any]) -> Any:
+def _distribution(found: Dimension, tried: Sequence[Any]) -> Any:
     """Of what was searched and what was tried: a range may have been widened on the way."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

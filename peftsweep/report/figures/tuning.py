@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from peftsweep.records.quantities import Quantity, plain, quantity
-from peftsweep.report.analysis.tuning import CAPACITY, Curve, Trial, Tuning, sort_key
+from peftsweep.records.space import CAPACITY
+from peftsweep.report.analysis.tuning import Curve, Trial, Tuning, sort_key
 from peftsweep.report.figures.canvas import (
     SHAPES,
     XY,
@@ -39,7 +40,7 @@ def draw_learning_rates(tuning: Tuning) -> Canvas | None:
     canvas = Canvas(PANEL_WIDTH, PANEL_HEIGHT, f"{tuning.row}: objective against learning rate")
     shown = quantity(tuning.objective, [trial.value for trial in drawn if trial.value is not None])
     rates = [trial.lr for trial in tuning.trials if trial.lr]
-    searched = [end for found in tuning.ranges if found.key == "hparams.lr" for end in (found.low, found.high) if end]
+    searched = [end for found in tuning.space if found.key == "hparams.lr" for end in (found.low, found.high) if end]
     frame = framed(
         canvas,
         (quantity("hparams.lr"), [*rates, *searched]),

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peftsweep.records.jobs import PREDICTIONS_FILE, Job
+from peftsweep.records.files import PREDICTIONS_FILE
+from peftsweep.records.jobs import Job
 from peftsweep.records.pictures import (
     SHEET_COLUMNS,
     SHEET_EMPTY,

@@ -126,7 +126,7 @@ class Controller:
 
     def _make_confirm_tickets(self, study: StudySpec) -> None:
         """The best settings with each fresh seed, then the default with the first; none that was made before."""
-        best = best_of(self._tickets(study, Stage.TUNE).trials(), self.spec.direction)
+        best = best_of(self._tickets(study, Stage.TUNE).trials(), self.spec.objective, self.spec.limits)
         if best is None:
             return
         tickets, default = self._tickets(study, Stage.CONFIRM), defaults_of(study.space)
@@ -234,7 +234,7 @@ class Controller:
             return False
         widened_any = False
         for study in self.spec.studies:
-            best = best_of(self._tickets(study, Stage.TUNE).trials(), self.spec.direction)
+            best = best_of(self._tickets(study, Stage.TUNE).trials(), self.spec.objective, self.spec.limits)
             edges = edges_of(study.space, best.params) if best else {}
             if edges:
                 widened_any = True

@@ -17,8 +17,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from peftsweep.records.limits import Limit
 from peftsweep.records.results import Status
 from peftsweep.records.space import Space
+from peftsweep.records.studies import best_trial
 from peftsweep.sweeps.protocol.search import Seen
 
 CLAIM, OUTCOME, ATTEMPTS, TERMS, PARAMS = "claim", "outcome", "attempts", "terms", "params"
@@ -258,12 +260,11 @@ def _seen(trial: Trial) -> Seen:
     return Seen(trial.params, state, trial.value, trial.reports, trial.constraints)
 
 
-def best_of(trials: Sequence[Trial], direction: str) -> Trial | None:
+def best_of(trials: Sequence[Trial], objective: str, limits: Sequence[Limit] = ()) -> Trial | None:
     """The best trial that ran to its end and keeps to every limit."""
-    fit = [
-        trial
-        for trial in current(trials)
-        if trial.value is not None and all(violation <= 0 for violation in trial.constraints.values())
-    ]
-    sign = -1 if direction == "maximize" else 1
-    return min(fit, key=lambda trial: sign * (trial.value or 0.0), default=None)
+
+    def measured(trial: Trial) -> dict[str, float]:
+        own = {} if trial.value is None else {objective: trial.value}
+        return {**trial.outcome.metrics, **own} if trial.outcome else own
+
+    return best_trial([trial for trial in current(trials) if trial.value is not None], measured, objective, limits)

@@ -25,6 +25,8 @@ import psutil
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from peftsweep.records.files import SWEEP_FILE
+from peftsweep.records.limits import violations
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution import stopping
 from peftsweep.sweeps.execution.child import outcome_left_behind
@@ -34,9 +36,8 @@ from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import MOST_ATTEMPTS, Ending, Outcome, Tickets, Trial, seen, stopped_because
 from peftsweep.sweeps.execution.warm import WarmChild
-from peftsweep.sweeps.protocol.constraints import violations
 from peftsweep.sweeps.protocol.pruning import should_prune
-from peftsweep.sweeps.protocol.specification import SPEC_FILE, StudySpec, SweepSpec, load_spec
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import is_over, stage_study_name
 
 log = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ class Worker:
 
     def _reload_spec(self) -> None:
         """Ranges may have been widened, or studies added, since."""
-        changed_at = (self.spec.path / SPEC_FILE).stat().st_mtime
+        changed_at = (self.spec.path / SWEEP_FILE).stat().st_mtime
         if changed_at != self._spec_read_at:
             self._spec_read_at, self.spec = changed_at, load_spec(self.spec.path)
 
@@ -321,7 +322,8 @@ def conclude(spec: SweepSpec, tickets: Tickets, trial: Trial, outcome: Outcome) 
     value = outcome.metrics.get(spec.objective)
     if outcome.ending is Ending.FINISHED and (value is None or not math.isfinite(value)):
         outcome = replace(outcome, ending=Ending.DIVERGED, cause=f"{spec.objective} was not finite")
-    broken = violations(spec.limits, outcome.metrics)
+    others = [ended.outcome.metrics for ended in tickets.trials() if ended.is_finished and ended.outcome]
+    broken = violations(spec.limits, [*others, outcome.metrics])[-1]
     if outcome.ending is Ending.OOM:
         broken["memory"] = max(1.0, broken.get("memory", 0.0))
     tickets.finish(trial, outcome, value, broken)

@@ -1,8 +1,6 @@
-"""What a winner must keep to: limits on what a trial measures, and how far a trial is off."""
+"""What a winner must keep to: limits on what a trial measures."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
 
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.limits import Limit, parse_limits
@@ -22,16 +20,3 @@ def trial_limits(constraint: str | None) -> tuple[Limit, ...]:
             fix = f"Limit memory, time, forgetting or valid/loss; afterwards, `peftsweep recommend '{limit.text}'`."
             raise ConfigError(Problem(rule, limit.text, SOURCE, fix))
     return limits
-
-
-def violations(limits: Iterable[Limit], metrics: Mapping[str, float]) -> dict[str, float]:
-    """By name, how much of each limit a trial is off, at most 0 where it keeps to it; without what it did not measure.
-
-    Of two limits on one metric, the one that is broken more counts.
-    """
-    found: dict[str, float] = {}
-    for limit in limits:
-        value = limit.measured(metrics)
-        if value is not None:
-            found[limit.name] = max(limit.violation(value), found.get(limit.name, float("-inf")))
-    return found

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from optuna.storages import BaseStorage
 
 from peftsweep.errors import ConfigError, Problem
+from peftsweep.records.files import SWEEP_FILE
 from peftsweep.records.redact import redact_forms
+from peftsweep.records.settings import without_circumstances
 from peftsweep.records.space import Space, describe_range
 from peftsweep.sweeps.execution.tickets import Tickets
-from peftsweep.sweeps.protocol.specification import SPEC_FILE, StudySpec, SweepSpec, load_spec, with_space
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec, with_space
 
 ANOTHER = "Give the sweep another name=, or if_exists=new."
 
 
 def placed(spec: SweepSpec) -> SweepSpec:
     """Where a sweep of this name exists: what `if_exists` says. Raises ConfigError for `raise`."""
-    if not (spec.path / SPEC_FILE).exists() or spec.settings.if_exists == "resume":
+    if not (spec.path / SWEEP_FILE).exists() or spec.settings.if_exists == "resume":
         return spec
     if spec.settings.if_exists == "raise":
         fix = "Choose another name=, or if_exists=resume to go on with it."
@@ -39,7 +41,7 @@ def continued(spec: SweepSpec, tell: Callable[[str], None]) -> SweepSpec:
 
     Raises ConfigError for another search space, other settings, objective or storage, or a study that is missing.
     """
-    if not (spec.path / SPEC_FILE).exists():
+    if not (spec.path / SWEEP_FILE).exists():
         return spec
     before = load_spec(spec.path)
     problems = list(_differences(before, spec))
@@ -82,7 +84,7 @@ def _changes(before: SweepSpec, spec: SweepSpec) -> Iterator[str]:
     known = {study.label: study for study in before.studies}
     for study in spec.studies:
         if study.label in known:
-            yield from _changed_values(f"{study.label} ", known[study.label].job, study.job)
+            yield from _changed_values(f"{study.label} ", without_circumstances(known[study.label].job), study.job)
 
 
 def _changed_values(whose: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

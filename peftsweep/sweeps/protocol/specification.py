@@ -24,20 +24,18 @@ from peftsweep.config.schema import (
 from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
 from peftsweep.job.resolve import resolve_job
 from peftsweep.records.environment import describe_environment
+from peftsweep.records.files import SWEEP_FILE, SWEEPS_FOLDER, write_whole
 from peftsweep.records.limits import Limit
 from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.redact import redact_params
-from peftsweep.records.space import Dimension, Space
+from peftsweep.records.settings import flatten, without_circumstances
+from peftsweep.records.space import Space, read_space
 from peftsweep.sweeps.protocol.constraints import trial_limits
 from peftsweep.sweeps.protocol.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.protocol.request import Request, build_space
-from peftsweep.tracking.tracker import flatten
 
-SPEC_FILE = "sweep.json"
 SPEC_SCHEMA = 1
-SWEEPS_FOLDER = Path("outputs/sweeps")
 DEFAULT_TRIALS = 10
-NO_MATTER = ("tracking", "device", "allow_shared_gpu", "cache", "resume", "save_adapter")
 
 
 @dataclass(frozen=True)
@@ -216,8 +214,8 @@ def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, sp
 
 def _settings_that_matter(job: JobConfig) -> dict[str, str]:
     """All but where results go and what they run on."""
-    settings = {key: value for key, value in asdict(job).items() if key not in NO_MATTER}
-    return flatten(redact_params(settings))
+    settings = without_circumstances(redact_params(asdict(job)))
+    return {key: str(value) for key, value in flatten(settings).items()}
 
 
 def _labels(cells: Sequence[tuple[Mapping[str, str], JobConfig]]) -> list[str]:
@@ -247,20 +245,17 @@ def _name_of(request: Request, job: JobConfig) -> str:
 
 def save_spec(spec: SweepSpec) -> None:
     """Write sweep.json whole or not at all."""
-    path = spec.path / SPEC_FILE
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps({"schema_version": SPEC_SCHEMA, **asdict(spec)}, indent=2), encoding="utf-8")
-    if spec.settings.storage:
-        partial.chmod(0o600)  # its address may hold a password, which workers need
-    partial.replace(path)
+    text = json.dumps({"schema_version": SPEC_SCHEMA, **asdict(spec)}, indent=2)
+    # The storage's address may hold a password, which workers need.
+    write_whole(spec.path / SWEEP_FILE, text, mode=0o600 if spec.settings.storage else None)
 
 
 def load_spec(folder: Path) -> SweepSpec:
     """Read sweep.json. Raises DataError: the folder is no sweep's, or a newer peftsweep wrote it."""
     try:
-        content = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        rule = f"a sweep's folder must hold a readable {SPEC_FILE} ({type(error).__name__})"
+        rule = f"a sweep's folder must hold a readable {SWEEP_FILE} ({type(error).__name__})"
         raise DataError(Problem(rule, str(folder), fix="Sweeps lie under outputs/sweeps.")) from None
     if content.pop("schema_version", SPEC_SCHEMA + 1) > SPEC_SCHEMA:
         raise DataError(Problem("this peftsweep is too old for the sweep", str(folder), fix="Upgrade peftsweep."))
@@ -272,12 +267,8 @@ def load_spec(folder: Path) -> SweepSpec:
 
 
 def _read_study(content: dict[str, Any]) -> StudySpec:
-    spaces = {key: _read_space(content[key]) for key in ("space", "asked_space")}
+    spaces = {key: read_space(content[key]) for key in ("space", "asked_space")}
     return StudySpec(**(content | spaces | {"overrides": tuple(content["overrides"])}))
-
-
-def _read_space(content: list[dict[str, Any]]) -> Space:
-    return tuple(Dimension(**(dimension | {"choices": tuple(dimension["choices"])})) for dimension in content)
 
 
 def _read_settings(content: dict[str, Any]) -> SweepConfig:

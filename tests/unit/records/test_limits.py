@@ -6,7 +6,7 @@ import pytest
 
 from peftsweep.config.units import UNITS, parse_bytes
 from peftsweep.errors import ConfigError
-from peftsweep.records.limits import Limit, parse_limits
+from peftsweep.records.limits import Limit, parse_limits, violations
 from peftsweep.records.metrics import METRICS, candidates, metric_words
 
 ACCELERATOR, HOST = "memory/train_peak_reserved_bytes", "memory/job_peak_rss_bytes"
@@ -107,10 +107,26 @@ def test_a_violation_is_the_share_by_which_a_value_is_off(text: str, value: floa
     assert limit_of(text).violation(value) == pytest.approx(violation)
 
 
-def test_memory_is_the_accelerators_where_there_is_one() -> None:
-    assert limit_of("memory<=1GB").measured({HOST: 20.0, ACCELERATOR: 5.0}) == 5.0
-    assert limit_of("memory<=1GB").measured({HOST: 20.0}) == 20.0
-    assert limit_of("memory<=1GB").measured({}) is None
+def test_violations_are_told_by_the_limits_names() -> None:
+    limits = parse_limits(["memory<=10B,forgetting<=0.1,time<=100"])
+    assert violations(limits, [{HOST: 20.0, "time/train_seconds": 50.0}]) == [{"memory": 1.0, "time": -0.5}]
+    assert violations(limits, [{HOST: 20.0, ACCELERATOR: 5.0}]) == [{"memory": -0.5}]
+    assert violations(limits, [{}]) == [{}]
+
+
+def test_memory_is_of_one_device_for_all_jobs_of_a_comparison() -> None:
+    limits = parse_limits(["memory<=10B"])
+    assert violations(limits, [{HOST: 20.0, ACCELERATOR: 5.0}, {HOST: 5.0}]) == [{"memory": 1.0}, {"memory": -0.5}]
+    assert violations(limits, [{ACCELERATOR: 5.0}, {HOST: 20.0, ACCELERATOR: 20.0}, {HOST: 20.0}]) == [
+        {"memory": -0.5},
+        {"memory": 1.0},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "violation"), [(5.0, 0.5), (30.0, 0.5), (15.0, -0.25)])
+def test_of_two_limits_on_one_metric_the_one_that_is_broken_more_counts(seconds: float, violation: float) -> None:
+    assert violations(parse_limits(["time>=10,time<=20"]), [{"time/train_seconds": seconds}]) == [{"time": violation}]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from job_writer import write_job, write_sweep
 
-from peftsweep.records.jobs import FolderFiles, Job, SearchRange, read_job
+from peftsweep.records.files import FolderFiles
+from peftsweep.records.jobs import Job, read_job
 from peftsweep.records.quantities import plain
 from peftsweep.records.results import Status
 from peftsweep.records.space import Dimension, edges_of, widened
@@ -19,8 +20,8 @@ from peftsweep.report.analysis.tuning_words import edge_warnings, parameter_impo
 from peftsweep.report.sources import load_jobs
 from peftsweep.report.tables import to_markdown
 
-LR = SearchRange("hparams.lr", 1e-5, 1e-2, log=True, default=1e-4)
-RANK = SearchRange("method.capacity", choices=(8, 16, 32), default=8)
+LR = Dimension("hparams.lr", 1e-5, 1e-2, log=True, default=1e-4)
+RANK = Dimension("method.capacity", choices=(8, 16, 32), default=8)
 
 
 def trial(lr: float, value: float | None, status: Status = Status.OK, capacity: int = 8, name: str = "0") -> Trial:
@@ -28,9 +29,7 @@ def trial(lr: float, value: float | None, status: Status = Status.OK, capacity: 
 
 
 def tuning(*trials: Trial, **known: Any) -> Tuning:
-    return Tuning(
-        **{"row": "lora", "objective": "valid/loss", "best": {}, "ranges": (LR, RANK), **known}, trials=trials
-    )
+    return Tuning(**{"row": "lora", "objective": "valid/loss", "best": {}, "space": (LR, RANK), **known}, trials=trials)
 
 
 def test_trials_of_a_sweep_are_read_in_the_order_in_which_they_ran(tmp_path: Path) -> None:
@@ -111,9 +110,9 @@ def test_a_best_value_inside_its_range_is_not_warned_of() -> None:
 
 
 def test_nothing_is_said_of_an_end_beyond_which_nothing_lies() -> None:
-    decay = SearchRange("hparams.weight_decay", 0.0, 0.1, default=0.0)
+    decay = Dimension("hparams.weight_decay", 0.0, 0.1, default=0.0)
     best = Trial("0", Status.OK, {"hparams.weight_decay": 0.0}, 0.5, 1.0)
-    assert edge_warnings(tuning(best, ranges=(decay,))) == []
+    assert edge_warnings(tuning(best, space=(decay,))) == []
 
 
 def test_a_thinned_curve_keeps_its_mean_and_its_order() -> None:
@@ -181,12 +180,12 @@ RANGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("found", RANGES, ids=str)
 def test_the_report_warns_of_the_same_ends_as_the_sweep_and_names_the_same_values(found: dict[str, Any]) -> None:
-    dimension, searched = Dimension("hparams.x", **found), SearchRange("hparams.x", **found)
+    dimension, searched = Dimension("hparams.x", **found), Dimension("hparams.x", **found)
     ends = (searched.low or 0.0, searched.high or 0.0)
     values = searched.choices or tuple(ends[0] + share * (ends[1] - ends[0]) for share in (0, 0.001, 0.5, 0.93, 1))
     for value in values:
         best = Trial("0", Status.OK, {"hparams.x": value}, 0.5, 1.0)
-        told = edge_warnings(tuning(best, ranges=(searched,)))
+        told = edge_warnings(tuning(best, space=(searched,)))
         edge = edges_of((dimension,), {"hparams.x": value}).get("hparams.x")
         assert bool(told) == bool(edge), value
         if edge:

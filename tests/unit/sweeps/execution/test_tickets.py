@@ -12,6 +12,7 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from peftsweep.records.limits import parse_limits
 from peftsweep.records.results import Status
 from peftsweep.records.space import CAPACITY, LR, Dimension
 from peftsweep.sweeps.execution.storage import open_storage
@@ -221,28 +222,31 @@ def test_retried_failures_let_a_study_go_on(trial: MakeTrial) -> None:
     assert stopped_because([*failed, *retries]) is None
 
 
-@pytest.mark.parametrize(("direction", "best"), [("minimize", 0), ("maximize", 1)])
-def test_the_best_is_what_the_direction_says(direction: str, best: int, trial: MakeTrial) -> None:
-    found = best_of([trial(0, value=0.1), trial(1, value=0.3), trial(2, value=0.2)], direction)
+@pytest.mark.parametrize(("objective", "best"), [("valid/loss", 0), ("valid/dino_similarity", 1)])
+def test_the_best_is_what_the_objectives_direction_says(objective: str, best: int, trial: MakeTrial) -> None:
+    found = best_of([trial(0, value=0.1), trial(1, value=0.3), trial(2, value=0.2)], objective)
     assert found is not None
     assert found.number == best
 
 
 def test_the_best_keeps_to_every_limit(trial: MakeTrial) -> None:
-    trials = [trial(0, value=0.1, constraints={"memory": 0.01, "time": -1.0}), trial(1, value=0.2)]
-    trials += [trial(2, value=0.15, constraints={"memory": 0.0}), trial(3, value=0.12, constraints={"x": float("nan")})]
-    found = best_of(trials, "minimize")
+    def measured(number: int, loss: float, memory: float) -> Trial:
+        metrics = {"valid/loss": loss, "memory/job_peak_rss_bytes": memory}
+        return trial(number, value=loss, outcome=Outcome(Ending.FINISHED, metrics=metrics))
+
+    trials = [measured(0, 0.1, 11.0), trial(1, value=0.2), measured(2, 0.15, 10.0), measured(3, 0.12, float("nan"))]
+    found = best_of(trials, "valid/loss", parse_limits(["memory<=10B"]))
     assert found is not None
     assert found.number == 2
 
 
 def test_only_a_whole_trial_can_be_best(trial: MakeTrial) -> None:
     endings = [Ending.PRUNED, Ending.OOM, Ending.CRASHED, None]
-    assert best_of([trial(i, ending, reports={10: 0.01}) for i, ending in enumerate(endings)], "minimize") is None
+    assert best_of([trial(i, ending, reports={10: 0.01}) for i, ending in enumerate(endings)], "valid/loss") is None
 
 
 def test_a_replaced_trial_is_not_best(trial: MakeTrial) -> None:
-    found = best_of([trial(0, value=0.1), trial(1, value=0.2, terms=Terms(retry_of=0))], "minimize")
+    found = best_of([trial(0, value=0.1), trial(1, value=0.2, terms=Terms(retry_of=0))], "valid/loss")
     assert found is not None
     assert found.number == 1
 

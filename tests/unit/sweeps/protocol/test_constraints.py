@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftsweep.errors import ConfigError
-from peftsweep.sweeps.protocol.constraints import trial_limits, violations
+from peftsweep.sweeps.protocol.constraints import trial_limits
 
 ACCELERATOR, HOST = "memory/train_peak_reserved_bytes", "memory/job_peak_rss_bytes"
 
@@ -35,16 +35,3 @@ def test_what_only_test_data_tell_is_no_limit_of_a_trial(text: str) -> None:
     """It would be measured for no trial, and so keep none from winning."""
     with pytest.raises(ConfigError, match=f"reads no test data.*recommend '{text}'"):
         trial_limits(f"memory<=1GB,{text}")
-
-
-def test_violations_are_told_by_the_limits_names() -> None:
-    limits = trial_limits("memory<=10B,forgetting<=0.1,time<=100")
-    assert violations(limits, {HOST: 20.0, "time/train_seconds": 50.0}) == {"memory": 1.0, "time": -0.5}
-    assert violations(limits, {HOST: 20.0, ACCELERATOR: 5.0}) == {"memory": -0.5}
-
-
-def test_of_two_limits_on_one_metric_the_one_that_is_broken_more_counts() -> None:
-    limits = trial_limits("time>=10,time<=20")
-    assert violations(limits, {"time/train_seconds": 5.0})["time"] == 0.5
-    assert violations(limits, {"time/train_seconds": 30.0})["time"] == 0.5
-    assert violations(limits, {"time/train_seconds": 15.0})["time"] < 0

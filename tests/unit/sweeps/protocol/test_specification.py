@@ -13,11 +13,11 @@ import pytest
 from peftsweep.config.compose import parse_command_line
 from peftsweep.config.schema import BudgetConfig, SamplerConfig, SweepConfig
 from peftsweep.errors import ConfigError, DataError
+from peftsweep.records.files import SWEEP_FILE
 from peftsweep.records.space import LR, Dimension
 from peftsweep.sweeps.protocol.request import read_request
 from peftsweep.sweeps.protocol.specification import (
     DEFAULT_TRIALS,
-    SPEC_FILE,
     SweepSpec,
     build_sweep_spec,
     load_spec,
@@ -150,22 +150,22 @@ def test_a_saved_specification_is_read_back_whole(tmp_path: Path) -> None:
 def test_a_specification_knows_where_it_lies_now(tmp_path: Path, sweep_spec: MakeSpec) -> None:
     save_spec(sweep_spec())
     (tmp_path / "moved").mkdir()
-    (tmp_path / SPEC_FILE).rename(tmp_path / "moved" / SPEC_FILE)
+    (tmp_path / SWEEP_FILE).rename(tmp_path / "moved" / SWEEP_FILE)
     assert load_spec(tmp_path / "moved").path == tmp_path / "moved"
 
 
 @pytest.mark.parametrize("content", [None, "", "{"])
 def test_a_folder_that_is_no_sweeps_is_told(tmp_path: Path, content: str | None) -> None:
     if content is not None:
-        (tmp_path / SPEC_FILE).write_text(content)
+        (tmp_path / SWEEP_FILE).write_text(content)
     with pytest.raises(DataError, match="outputs/sweeps"):
         load_spec(tmp_path)
 
 
 def test_a_newer_specification_is_refused(tmp_path: Path, sweep_spec: MakeSpec) -> None:
     save_spec(sweep_spec())
-    content = json.loads((tmp_path / SPEC_FILE).read_text())
-    (tmp_path / SPEC_FILE).write_text(json.dumps(content | {"schema_version": 99}))
+    content = json.loads((tmp_path / SWEEP_FILE).read_text())
+    (tmp_path / SWEEP_FILE).write_text(json.dumps(content | {"schema_version": 99}))
     with pytest.raises(DataError, match="too old"):
         load_spec(tmp_path)
 

@@ -1,0 +1,82 @@
+"""The files of a job and of a sweep: their names, how they are written whole, and their readers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+OUTPUTS = Path("outputs")
+SWEEPS_FOLDER = OUTPUTS / "sweeps"
+
+RESULT_FILE = "result.json"  # its presence means that a job is complete
+CONFIG_FILE = "config.yaml"
+HISTORY_FILE = "history.jsonl"  # one line a step: step, unix_seconds, metrics
+PREDICTIONS_FILE = "predictions.jsonl"  # one line a test item
+BASE_PREDICTIONS_FILE = "base_predictions.jsonl"  # the same of the model before training
+CHECKPOINT_FILE = "checkpoint.pt"
+ADAPTER_FOLDER = "adapter"
+IMAGES_FOLDER = "images"
+SAMPLES_FOLDER = f"{IMAGES_FOLDER}/samples"
+SWEEP_FILE = "sweep.json"
+TABLE_FILE = "table.json"
+ARTIFACT_FOLDER = "mlartifacts"  # of MLflow, beside a local database
+WITHOUT_JOBS = {ARTIFACT_FOLDER, ".hydra", ADAPTER_FOLDER, "cache", IMAGES_FOLDER, "samples"}
+
+
+class Files(Protocol):
+    """The files that a job left, wherever they are now."""
+
+    def path(self, name: str) -> Path | None:
+        """Where a file can be read, fetched first if need be; None if the job left none."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """Files of a job that lie in a folder of this machine."""
+
+    folder: Path
+
+    def path(self, name: str) -> Path | None:
+        path = self.folder / name
+        return path if path.exists() else None
+
+
+def write_whole(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write a file whole or not at all: a reader never meets half of it. mode: its permissions."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if mode is not None:
+            partial.chmod(mode)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def find_files(folder: Path, *names: str) -> Iterator[Path]:
+    """The files of these names below a folder, by path; not below folders that hold no jobs."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in WITHOUT_JOBS)
+        yield from (Path(parent) / name for name in names if name in files)
+
+
+def read_history(path: Path | None) -> list[dict[str, Any]]:
+    """What was measured by step: `step`, `unix_seconds` and metrics. Empty if nothing is left of it."""
+    rows: list[dict[str, Any]] = []
+    if path is None or not path.is_file():
+        return rows
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break  # a killed job's last line is cut short
+    return rows
