@@ -22,6 +22,7 @@ from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import Tickets, Trial
 from peftsweep.sweeps.protocol.specification import SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.tracking.store import open_store
 
 DEADLINE_SECONDS = 600.0
 
@@ -162,6 +163,14 @@ def command_line() -> type[CommandLine]:
 def sweep_line() -> type[SweepLine]:
     """Called with a folder: sweeps in it."""
     return SweepLine
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, which take seconds to make: a copy of them is a fresh store."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_store(f"sqlite:///{path}", "unused")
+    return path
 
 
 @pytest.fixture(scope="session")

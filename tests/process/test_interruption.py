@@ -1,14 +1,19 @@
 """A job that is stopped from outside: its record is complete, and resumed it ends as if nothing had happened."""
 
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config
+from peftsweep.job.run import run_job
+
 pytestmark = pytest.mark.process
 
-STEPS = 300
+STEPS = 150
 NOT_COMPARED = ("time/", "memory/", "train/tokens_per_second", "energy/")
 
 
@@ -19,22 +24,25 @@ def run_status(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def settings(tiny_job):
-    return [*tiny_job, f"hparams.max_steps={STEPS}", "hparams.checkpoint_every=2", "hydra.run.dir=job"]
+    return [*tiny_job, f"hparams.max_steps={STEPS}", "hparams.checkpoint_every=2"]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(settings, tmp_path_factory, command_line):
+    """In the process of the tests, which has its libraries loaded."""
     line = command_line(tmp_path_factory.mktemp("uninterrupted"))
-    line.run(*settings)
+    run_job(build_config(compose_config([*settings, f"cache={line.folder}/cache"])), line.folder / "job")
     return line
 
 
 @pytest.fixture(scope="module")
-def interrupted(settings, tmp_path_factory, command_line):
+def interrupted(settings, tmp_path_factory, command_line, empty_database):
     """A job with an MLflow run, ended by SIGTERM; then resumed and killed; then resumed to its end. What was seen."""
     line = command_line(tmp_path_factory.mktemp("interrupted"))
+    (line.folder / "outputs").mkdir()
+    shutil.copy(empty_database, line.folder / "outputs/mlflow.db")
     tracked = ["tracking=mlflow", "tracking.system_metrics=false"]
-    seen = {"exit": line.stop(signal.SIGTERM, *settings, *tracked, job="job", after_step=3)}
+    seen = {"exit": line.stop(signal.SIGTERM, *settings, *tracked, "hydra.run.dir=job", job="job", after_step=3)}
     seen["result"], seen["run"] = line.result("job"), run_status(line.folder)
     reached = line.history("job")[-1]["step"]
     seen["killed"] = line.stop(signal.SIGKILL, "resume=job", job="job", after_step=reached + 4)[0]

@@ -31,9 +31,9 @@ def job(tmp_path_factory, command_line):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory, command_line):
-    """Four methods in one process."""
+    """Two methods in one process."""
     line = command_line(tmp_path_factory.mktemp("grid"))
-    return line, line.run("-m", "method=full,oft,ia3,lora", *SMALL, "hydra.sweep.dir=jobs")
+    return line, line.run("-m", "method=full,lora", *SMALL, "hydra.sweep.dir=jobs")
 
 
 def test_a_job_leaves_all_its_files(job):
@@ -65,7 +65,7 @@ def test_a_jobs_history_has_every_step(job):
 
 def test_a_job_ends_with_its_table_and_where_its_files_are(job):
     _, printed = job
-    for words in ("test accuracy", "before training", "forgetting", "time, whole job", "trainable parameters"):
+    for words in ("test accuracy", "before training", "forgetting", "whole job", "trainable parameters"):
         assert words in printed
     assert "files   job" in printed
 
@@ -86,11 +86,9 @@ def test_a_jobs_adapter_loads_with_peft_alone(job):
 
 def test_a_grid_gives_complete_jobs(grid):
     line, _ = grid
-    results = [line.result(f"jobs/{number}") for number in range(4)]
-    assert [(result["status"], result["method"]) for result in results] == [
-        ("ok", method) for method in ("full", "oft", "ia3", "lora")
-    ]
-    for number in range(4):
+    results = [line.result(f"jobs/{number}") for number in range(2)]
+    assert [(result["status"], result["method"]) for result in results] == [("ok", "full"), ("ok", "lora")]
+    for number in range(2):
         assert {path.name for path in (line.folder / "jobs" / str(number)).iterdir()} >= FILES
 
 
@@ -107,12 +105,12 @@ def test_a_grid_loads_the_base_model_and_tokenises_the_data_once(grid):
 
 def test_the_methods_of_a_grid_differ(grid):
     line, _ = grid
-    assert len({line.result(f"jobs/{number}")["metrics"]["test/loss"] for number in range(4)}) == 4
+    assert line.result("jobs/0")["metrics"]["test/loss"] != line.result("jobs/1")["metrics"]["test/loss"]
 
 
 def test_a_job_after_full_fine_tuning_is_the_same_job_alone(job, grid):
     """So each job of a grid starts from an untouched base model."""
-    alone, last = job[0].result("job"), grid[0].result("jobs/3")
+    alone, last = job[0].result("job"), grid[0].result("jobs/1")
     for metric in ("test/loss", "valid/loss", "forgetting_nats", "train/loss"):
         assert alone["metrics"][metric] == last["metrics"][metric]
 
@@ -132,8 +130,3 @@ def test_settings_are_shown_without_running(tmp_path, command_line):
     printed = command_line(tmp_path).run("--cfg", "job", "--resolve", "method=lily")
     assert "name: lily" in printed
     assert list(Path(tmp_path).iterdir()) == []
-
-
-def test_methods_are_listed_as_json(tmp_path, command_line):
-    listed = json.loads(command_line(tmp_path).run("methods", "lora", "oft", "--json"))
-    assert [method["name"] for method in listed] == ["lora", "oft"]

@@ -81,13 +81,6 @@ class Server:
             self.process.wait()
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    open_store(f"sqlite:///{path}", "unused")
-    return path
-
-
 @pytest.fixture
 def server(empty_database: Path, tmp_path: Path) -> Iterator[Server]:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -124,6 +117,7 @@ def test_processes_that_open_a_fresh_database_together_all_log(tmp_path: Path) -
     assert [run.data.metrics for run in runs] == [{"train/loss": 1.0}] * 3
 
 
+@pytest.mark.slow
 def test_a_job_outlives_its_server_and_is_completed_by_import(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     folder = job_folder(server.folder / "job")
     tracker = open_tracker(uri=server.url, experiment=EXPERIMENT, run_name="job", folder=folder, tags={})

@@ -36,6 +36,11 @@ def test_the_listing_as_json_holds_what_the_table_shows(config_dir: Path, capsys
     assert row["capabilities"]["mergeable"] is True
 
 
+def test_only_the_methods_that_were_named_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["lora", "oft", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["lora", "oft"]
+
+
 def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="Did you mean lora-plus"):
         run(["lora-pluss"])
