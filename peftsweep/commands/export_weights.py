@@ -94,7 +94,7 @@ def parse_rank(text: str) -> int | float:
 
 
 def _hf(export: Export) -> None:
-    from peftsweep.exchange.writing import export_reference
+    from peftsweep.exchange.result_writing import export_reference
 
     written = export_reference(export.job, export.folder)
     print(f"Lay {export.folder} over method_comparison of a clone of huggingface/peft:")

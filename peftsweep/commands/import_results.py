@@ -39,7 +39,7 @@ def _import_benchmark(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="method_comparison of a clone of huggingface/peft, or one task of it")
     parser.add_argument("--into", type=Path, default=Path("outputs/reference"), help="default: outputs/reference")
     options = parser.parse_args(arguments)
-    from peftsweep.exchange.reading import read_reference, write_reference
+    from peftsweep.exchange.result_reading import read_reference, write_reference
 
     found = read_reference(options.folder)
     for job in found.jobs:

@@ -1,22 +1,28 @@
 """The PEFT library's benchmark (huggingface/peft, method_comparison) and this package, name by name.
 
 One table serves both directions. Only what means the same stands here; what has another meaning there, or none, is
-dealt with in reading.py and writing.py.
+dealt with where it is read and written.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-MARK = "reference"  # value of the setting `origin` of what was read from there
+from peftsweep.errors import PeftsweepError, Problem
+
 TEXT, IMAGE = "metamath", "image-gen"
-FOLDERS = {TEXT: "MetaMathQA", IMAGE: "image-gen"}  # of a task, there
-MODALITIES = {TEXT: "text", IMAGE: "image"}
 MODEL_NAMES = {"meta-llama/Llama-3.2-3B": "llama-3.2-3b", "black-forest-labs/FLUX.2-klein-base-4B": "flux2-klein-4b"}
 WARMUP_FRACTION = 0.1  # of the cosine schedule, a constant there
+
+# Files of an experiment's folder, and beside a job that was read from there: the result file itself.
+ADAPTER_FILE, TRAINING_FILE = "adapter_config.json", "training_params.json"
+SOURCE_FILE = "reference.json"
+OWN_SECTION = "meta_info.peftsweep"  # what an export adds: all that the format has no place for
 
 # Written there where nothing was measured.
 INVENTED = (123, 555, 99999999)
@@ -36,12 +42,14 @@ class Setting:
     to_theirs: Callable[[Any], Any] = same
 
 
-def _template_to_ours(text: str) -> str:
-    return text.replace("{query}", "{prompt}")
-
-
-def _template_to_theirs(text: str) -> str:
-    return text.replace("{prompt}", "{query}")
+def renamed(theirs: str, ours: str, their_value: str | None, our_value: str) -> Setting:
+    """A setting of which one value has another name there."""
+    return Setting(
+        theirs,
+        ours,
+        lambda value: our_value if value == their_value else value,
+        lambda value: their_value if value == our_value else value,
+    )
 
 
 # What an experiment may set; the rest is the same for all experiments of a task.
@@ -58,44 +66,70 @@ TRAINING = (
     Setting("use_amp", "hparams.amp"),
     Setting("compile", "hparams.compile"),
     Setting("autocast_adapter_dtype", "hparams.adapter_float32"),
-    Setting(
-        "lr_scheduler", "hparams.scheduler", lambda name: name or "constant", lambda n: None if n == "constant" else n
-    ),
+    renamed("lr_scheduler", "hparams.scheduler", None, "constant"),
     Setting("optimizer_type", "hparams.optimizer"),
-    Setting("optimizer_kwargs.lr", "hparams.lr"),
-    Setting("optimizer_kwargs.weight_decay", "hparams.weight_decay"),
+    Setting("optimizer_kwargs.lr", "hparams.lr", float),
+    Setting("optimizer_kwargs.weight_decay", "hparams.weight_decay", float),
 )
-OF_TASK = {
-    TEXT: (
-        Setting("max_seq_length", "hparams.max_seq_length"),
-        Setting("attn_implementation", "model.attn_implementation"),
-        Setting("query_template", "task.template", _template_to_ours, _template_to_theirs),
-        Setting("generation_kwargs.max_new_tokens", "task.max_new_tokens"),
-    ),
-    IMAGE: (
-        Setting("dataset_id", "task.dataset"),
-        Setting("instance_prompts", "task.prompts"),
-        Setting("resolution", "task.resolution"),
-        Setting("valid_size", "task.valid_photos"),
-        Setting("test_size", "task.test_photos"),
-        Setting("num_inference_steps", "task.inference_steps"),
-        Setting("guidance_scale", "task.guidance"),
-        Setting("max_sequence_length", "task.max_prompt_tokens"),
-        Setting("text_encoder_out_layers", "task.text_encoder_layers"),
-        Setting(
-            "weighting_scheme",
-            "task.noise_density",
-            lambda name: "uniform" if name == "none" else name,
-            lambda name: "none" if name == "uniform" else name,
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """A task there. folder: its name there; mark: a setting that no other task has; peak_metric: what
+    `accelerator_memory_max` is, of the whole job for text, of training alone for images."""
+
+    folder: str
+    mark: str
+    peak_metric: str
+    settings: tuple[Setting, ...]
+
+
+# By the name of the task here.
+BENCHMARK_TASKS = {
+    TEXT: BenchmarkTask(
+        "MetaMathQA",
+        "query_template",
+        "memory/job_peak_reserved_bytes",
+        (
+            Setting("max_seq_length", "hparams.max_seq_length"),
+            Setting("attn_implementation", "model.attn_implementation"),
+            Setting(
+                "query_template",
+                "task.template",
+                lambda text: text.replace("{query}", "{prompt}"),
+                lambda text: text.replace("{prompt}", "{query}"),
+            ),
+            Setting("generation_kwargs.max_new_tokens", "task.max_new_tokens"),
         ),
-        Setting("logit_mean", "task.logit_mean"),
-        Setting("logit_std", "task.logit_std"),
-        Setting("mode_scale", "task.mode_scale"),
-        Setting("dino_model_id", "task.encoder"),
-        Setting("drift_image_prompts", "task.drift_prompts"),
-        Setting("sample_image_prompts", "task.sample_prompts"),
+    ),
+    IMAGE: BenchmarkTask(
+        "image-gen",
+        "instance_prompts",
+        "memory/train_peak_reserved_bytes",
+        (
+            Setting("dataset_id", "task.dataset"),
+            Setting("instance_prompts", "task.prompts"),
+            Setting("resolution", "task.resolution"),
+            Setting("valid_size", "task.valid_photos"),
+            Setting("test_size", "task.test_photos"),
+            Setting("num_inference_steps", "task.inference_steps"),
+            Setting("guidance_scale", "task.guidance"),
+            Setting("max_sequence_length", "task.max_prompt_tokens"),
+            Setting("text_encoder_out_layers", "task.text_encoder_layers"),
+            renamed("weighting_scheme", "task.noise_density", "none", "uniform"),
+            Setting("logit_mean", "task.logit_mean"),
+            Setting("logit_std", "task.logit_std"),
+            Setting("mode_scale", "task.mode_scale"),
+            Setting("dino_model_id", "task.encoder"),
+            Setting("drift_image_prompts", "task.drift_prompts"),
+            Setting("sample_image_prompts", "task.sample_prompts"),
+        ),
     ),
 }
+SETTINGS = (*TRAINING, *(setting for task in BENCHMARK_TASKS.values() for setting in task.settings))
+# Keys of training_params.json that mean nothing here, or are dealt with apart.
+WITHOUT_SETTING = {"init_kv_cache_prefix", "dataset_split", "image_column", "repeats", "dino_image_size"}
+KNOWN_KEYS = {setting.theirs.partition(".")[0] for setting in SETTINGS} | WITHOUT_SETTING
 
 # Dotted key of the whole file -> metric.
 TOTALS = {
@@ -106,9 +140,7 @@ TOTALS = {
     "train_info.num_trainable_params": "adapter/trainable_params",
     "train_info.num_total_params": "adapter/total_params",
 }
-# `train_info.accelerator_memory_max` is of the whole job for text, of training alone for images.
 PEAK = "train_info.accelerator_memory_max"
-PEAK_METRIC = {TEXT: "memory/job_peak_reserved_bytes", IMAGE: "memory/train_peak_reserved_bytes"}
 # Key of the last entry of `train_info.metrics` -> metric. Drift is (1 - cosine)/2 in every result that was published,
 # as here; early versions of that benchmark's code, from before its first results, did not halve it.
 AT_END = {
@@ -138,11 +170,12 @@ ENVIRONMENT = {
 }
 COMMIT = "package_info.peft-commit-hash"
 
-# PEFT arguments that say where an adapter came from or what training left in it, not how it was asked for.
-NOT_ASKED_FOR = frozenset(
+# PEFT arguments that say where an adapter came from and what model it was for, or what training left in it: not how it
+# was asked for.
+PROVENANCE = frozenset(
     {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
-    | {"rank_pattern", "alpha_pattern"}
 )
+LEFT_BY_TRAINING = frozenset({"rank_pattern", "alpha_pattern"})
 # PEFT type -> argument that is its capacity, and what that is; all others have a rank, if anything.
 CAPACITY = {
     "ADALORA": ("target_r", "rank"),
@@ -155,12 +188,23 @@ CAPACITY = {
 }
 RANK = ("r", "rank")
 
-# Hook of a method that brings its own optimizer -> optimizer_type there, and how its arguments are called.
-OPTIMIZERS: dict[str, tuple[str, dict[str, str]]] = {
-    "lora_fa": ("lora-fa", {}),
-    "lora_plus": ("lora+", {"lr_ratio": "loraplus_lr_ratio"}),
-    "lora_riemannian": ("riemannian", {"reg": "reg"}),
-}
+
+@dataclass(frozen=True)
+class OwnOptimizer:
+    """A method's own optimizer: there an optimizer_type, here a hook. arguments: name there -> of the hook here;
+    of_adapter: given there once more, here read from the adapter."""
+
+    optimizer_type: str
+    hook: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    of_adapter: tuple[str, ...] = ()
+
+
+OPTIMIZERS = (
+    OwnOptimizer("lora-fa", "lora_fa", of_adapter=("r", "lora_alpha", "use_rslora")),
+    OwnOptimizer("lora+", "lora_plus", {"loraplus_lr_ratio": "lr_ratio"}),
+    OwnOptimizer("riemannian", "lora_riemannian", {"reg": "reg"}),
+)
 
 
 def is_measured(value: Any) -> bool:
@@ -189,3 +233,30 @@ def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     for key in parents:
         tree = tree.setdefault(key, {})
     tree[last] = value
+
+
+def take_settings(config: dict[str, Any], theirs: Mapping[str, Any], table: Sequence[Setting]) -> None:
+    """Set in a configuration of ours what their settings have of a table."""
+    for setting in table:
+        if has(theirs, setting.theirs):
+            put(config, setting.ours, setting.to_ours(find(theirs, setting.theirs)))
+
+
+def put_settings(theirs: dict[str, Any], config: Mapping[str, Any], table: Sequence[Setting]) -> None:
+    """The way back."""
+    for setting in table:
+        if has(config, setting.ours):
+            put(theirs, setting.theirs, setting.to_theirs(find(config, setting.ours)))
+
+
+def read_json(path: Path, error_class: type[PeftsweepError]) -> dict[str, Any] | None:
+    """None where there is no file. Raises error_class for one that holds no JSON object."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise error_class(Problem(f"the file must be readable JSON ({error})", source=str(path))) from error
+    if not isinstance(content, dict):
+        raise error_class(Problem("the file must hold a JSON object", type(content).__name__, str(path)))
+    return content

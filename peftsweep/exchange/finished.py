@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
-from torch import nn
 
 from peftsweep.config.check import check_and_build
-from peftsweep.config.schema import EMBEDDED, QUANTISED, JobConfig
+from peftsweep.config.schema import EMBEDDED, JobConfig
 from peftsweep.config.trust import code_settings
 from peftsweep.errors import ConfigError, DataError, MethodError, ModelError, Problem
 from peftsweep.methods.attach import PEFT_ERRORS
@@ -85,18 +84,14 @@ def load_base_of(job: FinishedJob, device: torch.device, *, dtype: str | None = 
     return base
 
 
-def unquantised(dtype: str) -> str:
-    """The dtype to merge in: rounding a sum to 8 or 4 bits once more would lose some of what was learnt."""
-    return "bfloat16" if dtype in QUANTISED else dtype
-
-
-def put_adapter(base: BaseModel, adapter: Path, *, adapter_float32: bool) -> PeftModel:
-    """The base model with a saved adapter on it, in eval mode. Raises MethodError where peft refuses it."""
-    model: nn.Module = base.model
+def put_adapter(job: FinishedJob, base: BaseModel, adapter: Path) -> PeftModel:
+    """The base model with a saved adapter on it, in eval mode and the job's precision. Raises MethodError where peft
+    refuses it."""
+    model, float32 = base.model, job.config.hparams.adapter_float32
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
-            loaded = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=adapter_float32)  # type: ignore[arg-type]
+            loaded = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=float32)  # type: ignore[arg-type]
     except PEFT_ERRORS as error:
         raise MethodError(Problem(f"the adapter doesn't go on its base model: {error}", str(adapter))) from error
     loaded.eval()

@@ -62,40 +62,30 @@ def export_lora(
     Later MethodError, where peft's conversion drops a part of what this adapter does, whatever the rank, and DataError,
     where the test items are no longer those of the job.
     """
-    require_convertible(job)
-    require_test_score(job)
+    require_adapter(job)
+    _require_convertible(job.config.method)
+    if job.result.stage is Stage.TUNE or job.result.test_items is None:
+        rule = "a converted adapter is judged by the test items of its job; a trial of tuning has none"
+        raise DataError(Problem(rule, str(job.folder), fix="Convert a confirmed or single job."))
     prepare_folder(folder)
-    model = _on_base(job, load_base_of(job, device), job.adapter)
+    model = put_adapter(job, load_base_of(job, device), job.adapter)
     require_faithful(model, job.config.method.name)
     _convert(model, job.config.method, folder, rank)
     del model
     base = load_base_of(job, device)  # anew: peft leaves its layers on a model
-    evaluation = _evaluate(job, base, _on_base(job, base, folder), progress)
+    evaluation = _evaluate(job, base, put_adapter(job, base, folder), progress)
     conversion = _compare(job, folder, rank, evaluation)
     _write(job, folder, conversion, evaluation)
     return conversion
 
 
-def require_convertible(job: FinishedJob) -> None:
+def _require_convertible(method: MethodConfig) -> None:
     """Where a single layer can't tell, peft is asked with the adapter on the model."""
-    require_adapter(job)
-    method = job.config.method
     if find_capabilities(method).convertible_to_lora is False:
-        rule = (
-            f"peft can't convert {method.name} to LoRA: what it learns is not just a matrix added to a layer's weights"
-        )
+        learnt = "what it learns is not just a matrix added to a layer's weights"
+        rule = f"peft can't convert {method.name} to LoRA: {learnt}"
         fix = "Use export merged, or train a method that converts: `python -m peftsweep methods` lists them."
         raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix))
-
-
-def require_test_score(job: FinishedJob) -> None:
-    if job.result.stage is Stage.TUNE or job.result.test_items is None:
-        rule = "a converted adapter is judged by the test items of its job; a trial of tuning has none"
-        raise DataError(Problem(rule, str(job.folder), fix="Convert a confirmed or single job."))
-
-
-def _on_base(job: FinishedJob, base: BaseModel, adapter: Path) -> PeftModel:
-    return put_adapter(base, adapter, adapter_float32=job.config.hparams.adapter_float32)
 
 
 def _convert(model: PeftModel, method: MethodConfig, folder: Path, rank: int | float) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from peftsweep.config.schema import MethodConfig
+from peftsweep.config.schema import QUANTISED
 from peftsweep.errors import MethodError, OutputError, Problem
-from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter, unquantised
+from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter
 from peftsweep.exchange.model_card import model_card
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.methods.capabilities import find_capabilities
@@ -42,29 +42,29 @@ def export_merged(job: FinishedJob, folder: Path, device: torch.device) -> None:
     A quantised base is loaded in bfloat16 for it. Raises MethodError for a method that can't be merged, before
     anything is loaded.
     """
-    require_mergeable(job.config.method)
+    method = job.config.method
+    if find_capabilities(method).mergeable is False:  # None, a single layer can't tell: peft is asked later
+        rule = f"peft can't merge {method.name}: it changes what goes in or how a layer computes, not a layer's weights"
+        fix = "Use export adapter. `python -m peftsweep methods` lists what each method can do."
+        raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix))
     prepare_folder(folder)
     dtype = unquantised(job.config.model.dtype)
     base = load_base_of(job, device, dtype=dtype)
     if job.is_full:
         shutil.copytree(job.adapter, folder, dirs_exist_ok=True)
     else:
-        model = put_adapter(base, job.adapter, adapter_float32=job.config.hparams.adapter_float32)
-        with quiet():
-            _merged(model, job).save_pretrained(str(folder))
+        model: Any = put_adapter(job, base, job.adapter)
+        try:
+            with quiet():
+                model.merge_and_unload(safe_merge=True).save_pretrained(str(folder))
+        except PEFT_ERRORS as error:
+            rule = f"peft can't merge this adapter of {method.name}: {error}"
+            raise MethodError(Problem(rule, source=str(job.adapter))) from error
     if base.tokenizer is not None:
         base.tokenizer.save_pretrained(str(folder))
     kind = "Fully fine-tuned model" if job.is_full else f"Base model with the adapter merged in ({dtype}),"
     card = model_card(job, kind, modality_of(job.config.model).library)
     (folder / CARD).write_text(card, encoding="utf-8")
-
-
-def _merged(model: Any, job: FinishedJob) -> Any:
-    try:
-        return model.merge_and_unload(safe_merge=True)
-    except PEFT_ERRORS as error:
-        rule = f"peft can't merge this adapter of {job.config.method.name}: {error}"
-        raise MethodError(Problem(rule, source=str(job.adapter))) from error
 
 
 def require_adapter(job: FinishedJob) -> None:
@@ -73,9 +73,6 @@ def require_adapter(job: FinishedJob) -> None:
         raise MethodError(Problem(rule, source=str(job.folder), fix=fix))
 
 
-def require_mergeable(method: MethodConfig) -> None:
-    """Where a single layer can't tell, peft is asked with the adapter on the model."""
-    if find_capabilities(method).mergeable is False:
-        rule = f"peft can't merge {method.name}: it changes what goes in or how a layer computes, not a layer's weights"
-        fix = "Use export adapter. `python -m peftsweep methods` lists what each method can do."
-        raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix))
+def unquantised(dtype: str) -> str:
+    """The dtype to merge in: rounding a sum to 8 or 4 bits once more would lose some of what was learnt."""
+    return "bfloat16" if dtype in QUANTISED else dtype

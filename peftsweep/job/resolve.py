@@ -21,6 +21,6 @@ def resolve_job(config: DictConfig, overrides: Iterable[str]) -> JobConfig:
         raise ConfigError(*problems)
     if not job.method.path:
         return job
-    from peftsweep.exchange.experiment_folder import follow_experiment  # imports torch
+    from peftsweep.exchange.experiments import follow_experiment  # imports torch
 
     return follow_experiment(job, {text.partition("=")[0].lstrip("+") for text in overrides})

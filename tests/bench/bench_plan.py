@@ -27,7 +27,7 @@ from torch import nn
 
 from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig, ModelConfig
 from peftsweep.errors import PeftsweepError
-from peftsweep.exchange.experiment_folder import read_method
+from peftsweep.exchange.experiments import read_method
 from peftsweep.job.plan.planner import Planner, build_step
 from peftsweep.modalities.base import Batch, BatchLoss, PlannedStep, Skeleton
 from peftsweep.modalities.image.settings import ImageGenConfig

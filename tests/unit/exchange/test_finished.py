@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from peftsweep.errors import ConfigError, DataError, ModelError
-from peftsweep.exchange.finished import load_base_of, open_job, unquantised
+from peftsweep.exchange.finished import load_base_of, open_job
+from peftsweep.exchange.weights import unquantised
 from peftsweep.records.results import RESULT_FILE
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from PIL import Image
 
 from peftsweep.exchange.finished import load_base_of, open_job, put_adapter
 from peftsweep.exchange.lora import export_lora
+from peftsweep.exchange.result_writing import export_reference
 from peftsweep.exchange.weights import export_adapter, export_merged
-from peftsweep.exchange.writing import export_reference
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def velocity(model):
 def velocities_of_job(job):
     base = load_base_of(job, CPU)
     before = velocity(base.model)
-    return before, velocity(put_adapter(base, job.adapter, adapter_float32=True))
+    return before, velocity(put_adapter(job, base, job.adapter))
 
 
 def test_an_exported_adapter_goes_on_the_transformer(job, tmp_path):

@@ -22,7 +22,7 @@ IDS = torch.arange(2, 34).reshape(2, 16)
 
 @torch.no_grad()
 def logits_with(job, adapter):
-    return put_adapter(load_base_of(job, CPU), adapter, adapter_float32=True)(input_ids=IDS).logits
+    return put_adapter(job, load_base_of(job, CPU), adapter)(input_ids=IDS).logits
 
 
 def test_a_converted_adapter_answers_as_the_original_where_the_rank_suffices(finished, tmp_path):
@@ -82,7 +82,7 @@ def test_what_peft_can_not_convert_is_refused_before_anything_is_loaded(
 
 @pytest.mark.parametrize(("method", "reason"), [("dora", "drops a part"), ("bdlora", "shapes")])
 def test_a_conversion_that_would_be_wrong_at_any_rank_is_refused(finished, tmp_path, monkeypatch, method, reason):
-    monkeypatch.setattr(lora, "require_convertible", lambda job: None)  # a single layer told it before
+    monkeypatch.setattr(lora, "_require_convertible", lambda method: None)  # a single layer told it before
     with pytest.raises(MethodError, match=reason):
         export_lora(open_job(finished(method)), tmp_path / "out", CPU, 64)
     assert list((tmp_path / "out").iterdir()) == []
@@ -91,7 +91,7 @@ def test_a_conversion_that_would_be_wrong_at_any_rank_is_refused(finished, tmp_p
 @pytest.mark.parametrize("method", ["vera", "loha"])
 def test_a_layer_loses_nothing_at_full_rank_where_the_conversion_is_right(finished, method):
     job = open_job(finished(method))
-    model = put_adapter(load_base_of(job, CPU), job.adapter, adapter_float32=True)
+    model = put_adapter(job, load_base_of(job, CPU), job.adapter)
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     assert lost_at_full_rank(layers[0]) < 1e-4
 

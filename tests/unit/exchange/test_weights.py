@@ -24,7 +24,7 @@ def logits_of(model):
 def logits_of_job(job):
     base = load_base_of(job, CPU)
     before = logits_of(base.model)
-    return before, logits_of(put_adapter(base, job.adapter, adapter_float32=True))
+    return before, logits_of(put_adapter(job, base, job.adapter))
 
 
 def test_an_exported_adapter_loads_and_answers_as_the_job_s(finished, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 from peftsweep.config.schema import MethodConfig
-from peftsweep.exchange.experiment_folder import read_method
+from peftsweep.exchange.experiments import read_method
 from peftsweep.methods.attach import attach_method
 from peftsweep.methods.catalog import method_files, read_method_file
 

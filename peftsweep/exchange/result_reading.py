@@ -15,36 +15,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftsweep.config.registry import find_modality, modality_names
 from peftsweep.errors import DataError, Problem
 from peftsweep.exchange.benchmark import (
     AT_END,
+    BENCHMARK_TASKS,
     BY_STEP,
     CAPACITY,
     COMMIT,
     ENVIRONMENT,
-    IMAGE,
-    MARK,
-    MODALITIES,
+    LEFT_BY_TRAINING,
     MODEL_NAMES,
-    NOT_ASKED_FOR,
-    OF_TASK,
+    OWN_SECTION,
     PEAK,
-    PEAK_METRIC,
+    PROVENANCE,
     RANK,
-    TEXT,
+    SOURCE_FILE,
     TOTALS,
     TRAINING,
     WARMUP_FRACTION,
     find,
-    has,
     is_measured,
-    put,
+    read_json,
+    take_settings,
 )
+from peftsweep.exchange.experiments import other_optimizer_kwargs
 from peftsweep.records.files import HISTORY_FILE
+from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.results import JobResult, Status, save_result
 
-SOURCE_FILE = "reference.json"  # the file itself, beside what was made of it
-OWN_SECTION = "meta_info.peftsweep"  # what an export adds: all that the format has no place for
 SCORED_THERE = 0  # task_version: answers were judged by the benchmark's own code, not by any version of this package
 
 
@@ -95,11 +94,8 @@ def write_reference(job: ReferenceJob, folder: Path) -> Path:
 
 def read_file(path: Path) -> ReferenceJob:
     """Read one result file. Raises DataError if it isn't one, or is of another task."""
-    try:
-        source = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(Problem(f"a result file must be readable JSON ({error})", source=str(path))) from error
-    if not isinstance(source, dict) or not all(isinstance(source.get(key), dict) for key in ("run_info", "train_info")):
+    source = read_json(path, DataError) or {}
+    if not all(isinstance(source.get(key), dict) for key in ("run_info", "train_info")):
         raise DataError(Problem("a result file must hold run_info and train_info", source=str(path)))
     try:
         return _read(source)
@@ -139,10 +135,11 @@ def _read(source: dict[str, Any]) -> ReferenceJob:
 
 
 def _task_of(settings: Mapping[str, Any]) -> str:
-    for task, mark in ((TEXT, "query_template"), (IMAGE, "instance_prompts")):
-        if mark in settings:
-            return task
-    raise DataError(Problem("a result file must be of MetaMathQA or image-gen"))
+    for name, task in BENCHMARK_TASKS.items():
+        if task.mark in settings:
+            return name
+    folders = " or ".join(task.folder for task in BENCHMARK_TASKS.values())
+    raise DataError(Problem(f"a result file must be of {folders}"))
 
 
 def _model_name(settings: Mapping[str, Any]) -> str:
@@ -169,7 +166,8 @@ def _metrics(
     metrics: dict[str, float] = {}
     for row in history:
         metrics |= {key: value for key, value in row.items() if key != "step"}
-    totals = {ours: find(source, theirs) for theirs, ours in TOTALS.items()} | {PEAK_METRIC[task]: find(source, PEAK)}
+    totals = {ours: find(source, theirs) for theirs, ours in TOTALS.items()}
+    totals[BENCHMARK_TASKS[task].peak_metric] = find(source, PEAK)
     # No accelerator memory at all is what is written there where none was noted.
     metrics |= {key: value for key, value in totals.items() if is_measured(value) and value != 0}
     last = entries[-1] if entries else {}
@@ -198,16 +196,14 @@ def _config(source: Mapping[str, Any], task: str) -> dict[str, Any]:
     """The settings under the keys of this package, as far as it has them; the rest stays in the file itself."""
     run = source["run_info"]
     theirs = run["train_config"]
-    config: dict[str, Any] = {"origin": MARK, "experiment": run["experiment_name"]}
-    put(config, "task", {"name": task, "modality": MODALITIES[task], "source": "hub"})
-    put(config, "model", {"name": _model_name(theirs), "modality": MODALITIES[task]})
-    for setting in (*TRAINING, *OF_TASK[task]):
-        if has(theirs, setting.theirs):
-            put(config, setting.ours, setting.to_ours(find(theirs, setting.theirs)))
+    modality = next(name for name in modality_names() if task in find_modality(name).tasks)
+    config: dict[str, Any] = {"origin": REFERENCE, "experiment": run["experiment_name"]}
+    config["task"] = {"name": task, "modality": modality, "source": "hub"}
+    config["model"] = {"name": _model_name(theirs), "modality": modality}
+    take_settings(config, theirs, (*TRAINING, *BENCHMARK_TASKS[task].settings))
     hparams = config["hparams"]
     hparams["warmup_fraction"] = 0.0 if hparams.get("scheduler") == "constant" else WARMUP_FRACTION
-    known = ("lr", "weight_decay")
-    hparams["optimizer_kwargs"] = {k: v for k, v in theirs.get("optimizer_kwargs", {}).items() if k not in known}
+    hparams["optimizer_kwargs"] = other_optimizer_kwargs(theirs)
     config["method"] = _method(run) | {"lr": hparams.get("lr")}
     return config
 
@@ -215,7 +211,8 @@ def _config(source: Mapping[str, Any], task: str) -> dict[str, Any]:
 def _method(run: Mapping[str, Any]) -> dict[str, Any]:
     """Full fine-tuning has no PEFT configuration there."""
     raw = run.get("peft_config") or {}
-    asked = {key: value for key, value in raw.items() if key not in NOT_ASKED_FOR and value not in (None, {}, [])}
+    not_asked = PROVENANCE | LEFT_BY_TRAINING
+    asked = {key: value for key, value in raw.items() if key not in not_asked and value not in (None, {}, [])}
     argument, knob = CAPACITY.get(raw.get("peft_type", ""), RANK)
     capacity = asked.get(argument)
     has_capacity = isinstance(capacity, int) and capacity > 0
@@ -234,5 +231,5 @@ def _environment(source: Mapping[str, Any]) -> dict[str, str]:
     found = {ours: find(meta, theirs) for ours, theirs in ENVIRONMENT.items()}
     system = [find(meta, f"system_info.{key}") for key in ("system", "release", "machine")]
     found["platform"] = "-".join(str(part) for part in system if part)
-    found[MARK] = find(meta, COMMIT) or "unknown commit"
+    found[REFERENCE] = find(meta, COMMIT) or "unknown commit"
     return {key: str(value) for key, value in found.items() if value}

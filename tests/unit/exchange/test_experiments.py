@@ -8,14 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftsweep.config.schema import HookConfig
 from peftsweep.errors import MethodError
-from peftsweep.exchange.experiment_folder import (
-    ADAPTER_FILE,
-    HPARAMS,
-    NOT_HPARAMS,
-    TRAINING_FILE,
-    read_hparams,
-    read_method,
-)
+from peftsweep.exchange.benchmark import ADAPTER_FILE, KNOWN_KEYS, SETTINGS, TRAINING_FILE
+from peftsweep.exchange.experiments import read_hparams, read_method, training_params
 from peftsweep.methods.attach import attach_method, calibration_batches_wanted
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
@@ -169,10 +163,27 @@ def test_settings_of_the_image_task_are_left_to_the_task(tmp_path: Path) -> None
     assert read_hparams(write(tmp_path, training=training)) == {"gradient_checkpointing": True}
 
 
+@pytest.mark.parametrize("hook", [None, {"name": "lora_fa"}, {"name": "lora_plus", "kwargs": {"lr_ratio": 8.0}}])
+def test_what_is_written_of_a_job_is_read_back(tmp_path: Path, hook: dict | None) -> None:
+    hparams = {"max_steps": 3, "scheduler": "constant", "optimizer": "AdamW", "lr": 1e-3, "weight_decay": 0.1}
+    method = {"hook": hook, "peft": {"r": 4, "lora_alpha": 8}}
+    written = training_params({"hparams": hparams | {"optimizer_kwargs": {"eps": 1e-6}}, "method": method})
+    folder = write(tmp_path, {"peft_type": "LORA", "r": 4}, written)
+    kept = hparams if hook is None else {key: value for key, value in hparams.items() if key != "optimizer"}
+    assert read_hparams(folder) == kept | {"optimizer_kwargs": {"eps": 1e-6}}
+    found = read_method(folder).hook
+    assert found == (hook and HookConfig(hook["name"], hook.get("kwargs", {})))
+
+
+def test_a_setting_stands_once_in_the_table_of_both_directions() -> None:
+    assert len({setting.theirs for setting in SETTINGS}) == len(SETTINGS)
+    assert len({setting.ours for setting in SETTINGS}) == len(SETTINGS)
+
+
 @needs_reference
 def test_the_reference_benchmarks_own_defaults_are_read() -> None:
     for defaults in Path(REFERENCE).glob("*/default_training_params.json"):
-        assert set(json.loads(defaults.read_text())) <= set(HPARAMS) | NOT_HPARAMS
+        assert set(json.loads(defaults.read_text())) <= KNOWN_KEYS
 
 
 @needs_reference

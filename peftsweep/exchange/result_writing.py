@@ -18,34 +18,29 @@ from typing import Any
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.exchange.benchmark import (
+    ADAPTER_FILE,
     AT_END,
+    BENCHMARK_TASKS,
     BY_STEP,
     COMMIT,
     ENVIRONMENT,
-    FOLDERS,
-    MARK,
     MODEL_NAMES,
-    OF_TASK,
+    OWN_SECTION,
     PEAK,
-    PEAK_METRIC,
+    SOURCE_FILE,
     TOTALS,
+    TRAINING_FILE,
     WARMUP_FRACTION,
     find,
     put,
-)
-from peftsweep.exchange.experiment import (
-    ADAPTER_FILE,
-    experiment_name,
-    peft_config_there,
     put_settings,
     read_json,
-    training_params,
 )
-from peftsweep.exchange.reading import OWN_SECTION, SOURCE_FILE
+from peftsweep.exchange.experiments import experiment_name, peft_config_there, training_params
 from peftsweep.records.files import HISTORY_FILE, read_history
+from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.results import JobResult, Status, load_result
 
-TRAINING_FILE = "training_params.json"
 # What stands in a saved adapter's configuration and is no setting of the experiment.
 LEFT_BY_TRAINING = {"ADALORA": ("rank_pattern",)}
 
@@ -75,24 +70,24 @@ def export_reference(job: Path, folder: Path) -> Export:
 def plan_export(job: Path) -> Export:
     """The files of an export, not written yet."""
     result = load_result(job)
-    if result.task not in FOLDERS:
-        rule = f"the benchmark has the tasks {' and '.join(FOLDERS)}"
+    if result.task not in BENCHMARK_TASKS:
+        rule = f"the benchmark has the tasks {' and '.join(BENCHMARK_TASKS)}"
         raise DataError(Problem(rule, result.task, str(job)))
     experiment = experiment_name(result)
-    place = FOLDERS[result.task]
+    task_folder = BENCHMARK_TASKS[result.task].folder
     peft_config = peft_config_there(job, result)
-    files = {f"{place}/experiments/{experiment}/{TRAINING_FILE}": training_params(result.config)}
+    files = {f"{task_folder}/experiments/{experiment}/{TRAINING_FILE}": training_params(result.config)}
     if peft_config is not None:
         asked = {k: v for k, v in peft_config.items() if k not in LEFT_BY_TRAINING.get(peft_config["peft_type"], ())}
-        files[f"{place}/experiments/{experiment}/{ADAPTER_FILE}"] = asked
+        files[f"{task_folder}/experiments/{experiment}/{ADAPTER_FILE}"] = asked
     document = _document(job, result, experiment, peft_config)
-    files[f"{place}/results/{experiment.replace('/', '--')}.json"] = document
+    files[f"{task_folder}/results/{experiment.replace('/', '--')}.json"] = document
     return Export(files, list(_notes(result, has_adapter=peft_config is not None)))
 
 
 def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[str, Any] | None) -> dict[str, Any]:
     """The result file. What came from there keeps what only that format holds."""
-    origin = read_json(job / SOURCE_FILE)
+    origin, task = read_json(job / SOURCE_FILE, DataError), BENCHMARK_TASKS[result.task]
     document = copy.deepcopy(origin) if origin is not None else _skeleton(result, peft_config)
     put(document, "run_info.created_at", result.started_at)
     put(document, "run_info.experiment_name", experiment)
@@ -100,8 +95,8 @@ def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[s
     put(document, "train_info.status", "success" if result.status is Status.OK else "canceled")
     settings = document["run_info"]["train_config"]
     settings |= training_params(result.config)
-    put_settings(settings, result.config, OF_TASK[result.task])
-    for theirs, ours in (TOTALS | {PEAK: PEAK_METRIC[result.task]}).items():
+    put_settings(settings, result.config, task.settings)
+    for theirs, ours in (TOTALS | {PEAK: task.peak_metric}).items():
         put(document, theirs, result.metrics.get(ours))
     document["train_info"]["metrics"] = _entries(
         result, read_history(job / HISTORY_FILE), find(document, "train_info.metrics") or []
@@ -121,7 +116,7 @@ def _skeleton(result: JobResult, peft_config: dict[str, Any] | None) -> dict[str
     }
     for ours, theirs in ENVIRONMENT.items():
         put(meta, theirs, environment.get(ours))
-    put(meta, COMMIT, environment.get(MARK))
+    put(meta, COMMIT, environment.get(REFERENCE))
     document: dict[str, Any] = {
         "run_info": {"peft_branch": "main", "train_config": {}, "peft_config": peft_config},
         "train_info": {"train_time": result.metrics.get("time/train_seconds")},
@@ -166,7 +161,8 @@ def _notes(result: JobResult, *, has_adapter: bool) -> Iterator[str]:
         yield "their script has no linear schedule"
     if hparams.get("scheduler") == "cosine" and hparams.get("warmup_fraction") != WARMUP_FRACTION:
         yield f"their script always warms up over {WARMUP_FRACTION:.0%} of the steps"
-    missing = [ours for ours in (*TOTALS.values(), PEAK_METRIC[result.task]) if ours not in result.metrics]
+    totals = (*TOTALS.values(), BENCHMARK_TASKS[result.task].peak_metric)
+    missing = [ours for ours in totals if ours not in result.metrics]
     if missing:
         yield f"null, as it was not measured: {', '.join(missing)}"
     if result.seed != 0:
@@ -175,7 +171,7 @@ def _notes(result: JobResult, *, has_adapter: bool) -> Iterator[str]:
         yield f"their results are of {' and '.join(MODEL_NAMES)}, this one is of {find(result.config, 'model.id')}"
     if not has_adapter:
         yield "without adapter_config.json their script trains all weights"
-    if MARK not in result.environment:
+    if REFERENCE not in result.environment:
         yield "train_time is of the optimisation steps alone; theirs also holds tokenising, forgetting and the test"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from peftsweep.errors import DataError
-from peftsweep.exchange.reading import read_reference, write_reference
-from peftsweep.exchange.writing import export_reference
+from peftsweep.exchange.result_reading import read_reference, write_reference
+from peftsweep.exchange.result_writing import export_reference
 from peftsweep.records.results import JobResult, Status, save_result
 
 REFERENCE = os.environ.get("PEFTSWEEP_REFERENCE")
@@ -104,7 +104,7 @@ def test_the_experiment_holds_the_settings_of_the_run(tmp_path):
 
 
 def test_this_package_reads_the_experiment_as_a_method(tmp_path):
-    from peftsweep.exchange.experiment_folder import read_hparams, read_method
+    from peftsweep.exchange.experiments import read_hparams, read_method
 
     exported(tmp_path, adapter={"peft_type": "LORA", "r": 8})
     folder = tmp_path / "out" / EXPERIMENT
