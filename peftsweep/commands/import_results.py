@@ -7,6 +7,7 @@ from pathlib import Path
 
 from peftsweep.commands.open_ui import URI_HELP
 from peftsweep.commands.words import build_parser
+from peftsweep.records.files import PUBLISHED_FOLDER
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,7 +38,7 @@ def _import_benchmark(arguments: Sequence[str]) -> int:
     description = "Read the results of the PEFT library's benchmark, to be shown beside your own and marked."
     parser = build_parser("import hf", description)
     parser.add_argument("folder", type=Path, help="method_comparison of a clone of huggingface/peft, or one task of it")
-    parser.add_argument("--into", type=Path, default=Path("outputs/reference"), help="default: outputs/reference")
+    parser.add_argument("--into", type=Path, default=PUBLISHED_FOLDER, help=f"default: {PUBLISHED_FOLDER}")
     options = parser.parse_args(arguments)
     from peftsweep.exchange.result_reading import read_reference, write_reference
 
@@ -45,6 +46,8 @@ def _import_benchmark(arguments: Sequence[str]) -> int:
     for job in found.jobs:
         write_reference(job, options.into)
     print(f"{len(found.jobs)} results read into {options.into}; peftsweep import {options.into} logs them to MLflow")
+    if options.into == PUBLISHED_FOLDER:
+        print("`peftsweep report` shows them beside your own jobs of the same task and model.")
     for reason in found.unreadable:
         print(f"not read: {reason}")
     return 1 if found.unreadable else 0

@@ -44,11 +44,12 @@ def run(arguments: Sequence[str]) -> int:
 
     from peftsweep.report.analysis.groups import compare
     from peftsweep.report.page.write import write_page
-    from peftsweep.report.sources import find_source, load_jobs
+    from peftsweep.report.sources import add_published, find_source, load_jobs
     from peftsweep.report.tables import print_comparison
 
     source, name = find_source(words.get("sweep"), words.get("runs"))
-    loaded = load_jobs(source)
+    own = load_jobs(source)
+    loaded = add_published(own)
     comparison = compare(loaded)
     frontiers = [_frontier(group, loaded, axes, required="x" in words or "y" in words) for group in comparison.groups]
     print_comparison(comparison)
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     write_tables(comparison, folder)
     print(f"files   {write_page(loaded, comparison, frontiers, folder)}")
     if is_logged:
-        _log(loaded, source, folder)
+        _log(own, source, folder)
     return 0
 
 

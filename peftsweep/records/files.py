@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 OUTPUTS = Path("outputs")
 SWEEPS_FOLDER = OUTPUTS / "sweeps"
+PUBLISHED_FOLDER = OUTPUTS / "reference"  # results of the reference benchmark that were imported
 
 RESULT_FILE = "result.json"  # its presence means that a job is complete
 CONFIG_FILE = "config.yaml"

@@ -4,12 +4,12 @@ MLflow the report belongs to."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
-from peftsweep.records.files import OUTPUTS, SWEEP_FILE, SWEEPS_FOLDER
-from peftsweep.records.jobs import Loaded, load_folder
+from peftsweep.records.files import OUTPUTS, PUBLISHED_FOLDER, SWEEP_FILE, SWEEPS_FOLDER
+from peftsweep.records.jobs import OWN, Job, Loaded, load_folder
 from peftsweep.tracking.reading import load_runs
 
 
@@ -64,6 +64,22 @@ def load_jobs(source: str | Path) -> Loaded:
         fix = " ".join(loaded.unreadable[:3]) or "Run a job first, or name another folder or store."
         raise DataError(Problem(rule, text, "runs", fix))
     return loaded
+
+
+def add_published(loaded: Loaded) -> Loaded:
+    """Also the imported results of the reference benchmark that are of a task and model of one's own jobs, once."""
+    own = {(job.result.task, job.result.model) for job in loaded.jobs if job.origin == OWN}
+    if not own or not PUBLISHED_FOLDER.is_dir():
+        return loaded
+    known = {_identity(job) for job in loaded.jobs if job.origin != OWN}
+    found = load_folder(PUBLISHED_FOLDER)
+    jobs = [job for job in found.jobs if (job.result.task, job.result.model) in own and _identity(job) not in known]
+    unreadable = [reason for reason in found.unreadable if reason not in loaded.unreadable]
+    return replace(loaded, jobs=(*loaded.jobs, *jobs), unreadable=(*loaded.unreadable, *unreadable))
+
+
+def _identity(job: Job) -> tuple[str, str, str]:
+    return job.result.task, job.result.model, job.result.method
 
 
 def is_store(source: str) -> bool:
