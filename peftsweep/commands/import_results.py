@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftsweep.commands.open_ui import URI_HELP
 from peftsweep.commands.words import build_parser
-from peftsweep.records.files import PUBLISHED_FOLDER
+from peftsweep.records.files import PUBLISHED_FOLDER, SWEEP_FILE
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,7 +22,6 @@ def _import_jobs(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--experiment", default="peftsweep")
     options = parser.parse_args(arguments)
-    from peftsweep.records.files import SWEEP_FILE
     from peftsweep.sweeps.study_runs import publish
     from peftsweep.tracking import import_jobs
 
