@@ -22,7 +22,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--controller", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     from peftsweep.records.results import Stage
-    from peftsweep.sweeps.execution.worker import Slot, run_worker
+    from peftsweep.sweeps.execution.slots import Slot
+    from peftsweep.sweeps.execution.worker import run_worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     slot = Slot(options.slot, options.device, options.threads)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,18 @@ from peftsweep.errors import ConfigError, Interrupted, Problem
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution.controller import Controller, only_controller
-from peftsweep.sweeps.execution.launch import HydraPool, Launch, LocalPool, find_gpus
-from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, cluster_slots, local_slots
+from peftsweep.sweeps.execution.launchers import HydraPool, LocalPool, WorkerPool, find_gpus
+from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, Slot, cluster_slots, local_slots
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
-from peftsweep.sweeps.execution.tickets import Terms, Tickets, current
+from peftsweep.sweeps.execution.tickets import SweepTickets, refuse_foreign_studies
 from peftsweep.sweeps.protocol.constraints import trial_limits
 from peftsweep.sweeps.protocol.pruning import build_pruner
 from peftsweep.sweeps.protocol.request import FAIR_SWEEPER, read_request, with_full_sweep_keys
-from peftsweep.sweeps.protocol.resume import continued, placed, refuse_other_spaces
+from peftsweep.sweeps.protocol.resume import continued, placed
 from peftsweep.sweeps.protocol.search import build_sampler
 from peftsweep.sweeps.protocol.specification import SweepSpec, build_sweep_spec, load_spec, save_spec, with_parents
-from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.study_runs import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import Progress, dry_run_table, final_table, notes, print_plain, wide_console
@@ -57,10 +59,22 @@ def start_from_hydra(
     nothing was found."""
     typed = [str(text).removeprefix(SWEEPER_KEY) for text in config.hydra.overrides.hydra]
     own = [text for text in typed if not text.startswith("hydra.mode=")]  # Hydra's own note of -m
-    line = [*_config_dir_flags(config), "-m", *own, *arguments]
-    spec = _specify(line, arguments, build_settings(settings), _config_dir(config))
-    launch = _launch_for(spec, config, context)
-    return _shown(spec, launch)
+    sources = config.hydra.runtime.config_sources
+    config_dir = next((Path(source.path) for source in sources if source.provider == "command-line"), None)
+    line = [*(["--config-dir", str(config_dir)] if config_dir else []), "-m", *own, *arguments]
+    spec = _specify(line, arguments, build_settings(settings), config_dir)
+    pool = _pool_for(spec, config, context)
+    if spec.settings.dry_run:
+        _print_dry_run(spec, pool.workers)
+        return None
+    try:
+        table = run_sweep(spec, pool, Console(stderr=True))
+    except Interrupted as error:
+        print(f"peftsweep: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    if all((row.score if spec.settings.confirm.seeds else row.objective) is None for row in table.rows):
+        raise SystemExit(1)
+    return table
 
 
 def sweep(*overrides: str, config_dir: str | Path | None = None, **settings: Any) -> Any:
@@ -83,10 +97,11 @@ def sweep(*overrides: str, config_dir: str | Path | None = None, **settings: Any
     chosen = build_settings(OmegaConf.to_container(merged))  # type: ignore[arg-type]
     typed = [*flags, "-m", FAIR_SWEEPER, *_as_arguments(settings), *overrides]
     spec = _specify(typed, overrides, chosen, line.config_dir)
+    pool = LocalPool(*_local_slots(spec))
     if chosen.dry_run:
-        _dry(spec)
+        _print_dry_run(spec, pool.workers)
         return None
-    return run_sweep(spec, _local_pool(spec), Console(stderr=True)).to_frame()
+    return run_sweep(spec, pool, Console(stderr=True)).to_frame()
 
 
 def _as_arguments(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -100,7 +115,8 @@ def _as_arguments(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def build_settings(values: Mapping[str, Any]) -> SweepConfig:
-    """Checked settings of the sweeper. Raises ConfigError with all that is wrong."""
+    """Checked settings of the sweeper. Raises ConfigError with all that is wrong: a key or type, two budgets, and what
+    would otherwise be met by the first trial that ends, or asks for its settings."""
     plain: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(dict(values)))  # type: ignore[assignment]
     problems = setting_problems(plain, SweepConfig, SWEEPER_KEY)
     budgets = {"n_trials": plain.get("n_trials"), **(plain.get("budget") or {})}
@@ -112,12 +128,6 @@ def build_settings(values: Mapping[str, Any]) -> SweepConfig:
         raise ConfigError(*problems)
     merged = OmegaConf.merge(OmegaConf.structured(SweepConfig), plain)
     settings: SweepConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    _refuse_unusable(settings)
-    return settings
-
-
-def _refuse_unusable(settings: SweepConfig) -> None:
-    """What would otherwise be met by the first trial that ends, or asks for its settings."""
     sampler, pruner = settings.sampler, settings.pruner
     checks: list[Callable[[], object]] = [
         lambda: _require_folder_name(settings.name),
@@ -125,7 +135,6 @@ def _refuse_unusable(settings: SweepConfig) -> None:
         lambda: build_pruner(pruner.name, pruner.kwargs, max_steps=100),
         lambda: trial_limits(settings.constraint),
     ]
-    problems: list[Problem] = []
     for check in checks:
         try:
             check()
@@ -133,6 +142,7 @@ def _refuse_unusable(settings: SweepConfig) -> None:
             problems += error.problems
     if problems:
         raise ConfigError(*problems)
+    return settings
 
 
 def _require_folder_name(name: str | None) -> None:
@@ -145,66 +155,33 @@ def _specify(
     line: Sequence[str], arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None
 ) -> SweepSpec:
     overrides = parse_command_line(list(arguments)).overrides
-    spec = build_sweep_spec(read_request(overrides, config_dir), line, settings, config_dir)
-    return placed(spec)
+    return placed(build_sweep_spec(read_request(overrides, config_dir), line, settings, config_dir))
 
 
-def _config_dir(config: DictConfig) -> Path | None:
-    sources = config.hydra.runtime.config_sources
-    return next((Path(source.path) for source in sources if source.provider == "command-line"), None)
-
-
-def _config_dir_flags(config: DictConfig) -> list[str]:
-    folder = _config_dir(config)
-    return ["--config-dir", str(folder)] if folder else []
-
-
-def _launch_for(spec: SweepSpec, config: DictConfig, context: HydraContext) -> Launch:
+def _pool_for(spec: SweepSpec, config: DictConfig, context: HydraContext) -> WorkerPool:
     target = str(config.hydra.launcher._target_)
+    is_cluster = target.rpartition(".")[2] in CLUSTER_LAUNCHERS
+    tune, confirm = cluster_slots(spec.settings.workers) if is_cluster else _local_slots(spec)
     if target == LOCAL_LAUNCHER:
-        return _local_pool(spec)
-    if target.rpartition(".")[2] in CLUSTER_LAUNCHERS:
-        tune, confirm = cluster_slots(spec.settings.workers)
-    else:
-        tune, confirm = _slots(spec)
+        return LocalPool(tune, confirm)
     if target == BASIC_LAUNCHER:
         tune = tune[:1]  # it runs one job after the other, in this process
     return HydraPool(tune, confirm, context, config)
 
 
-def _local_pool(spec: SweepSpec) -> LocalPool:
-    return LocalPool(*_slots(spec))
-
-
-def _slots(spec: SweepSpec) -> Any:
+def _local_slots(spec: SweepSpec) -> tuple[list[Slot], list[Slot]]:
     trials = (spec.n_trials or 100) * len(spec.studies)
     gpus = [] if spec.device == "cpu" else find_gpus()
     return local_slots(spec.settings.workers, gpus, spec.device, may_share=spec.allow_shared_gpu, trials=trials)
 
 
-def _shown(spec: SweepSpec, launch: Launch) -> SweepTable | None:
-    """Run with a person watching: the exit code says how it went."""
-    if spec.settings.dry_run:
-        _dry(spec, launch.workers)
-        return None
-    try:
-        table = run_sweep(spec, launch, Console(stderr=True))
-    except Interrupted as error:
-        print(f"peftsweep: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    wanted = [row.score if spec.settings.confirm.seeds else row.objective for row in table.rows]
-    if all(found is None for found in wanted):
-        raise SystemExit(1)
-    return table
-
-
-def _dry(spec: SweepSpec, workers: int | None = None) -> None:
+def _print_dry_run(spec: SweepSpec, workers: int) -> None:
     console = wide_console()
-    console.print(dry_run_table(spec, workers or _local_pool(spec).workers))
+    console.print(dry_run_table(spec, workers))
     print_plain(console, f"folder  {spec.folder}")
 
 
-def run_sweep(spec: SweepSpec, launch: Launch, console: Console) -> SweepTable:
+def run_sweep(spec: SweepSpec, pool: WorkerPool, console: Console) -> SweepTable:
     """Run a specified sweep to its end, print its table and answer it.
 
     Raises ConfigError before anything starts (see `build_sweep_spec`; storage, another controller, another space);
@@ -214,13 +191,13 @@ def run_sweep(spec: SweepSpec, launch: Launch, console: Console) -> SweepTable:
     with only_controller(spec.path), _messages(spec.path / LOG_FILE, console):
         storage = open_storage(spec.path, spec.settings.storage)
         spec = continued(spec, lambda text: print_plain(console, text))
-        refuse_other_spaces(spec, storage)
+        refuse_foreign_studies(spec, storage)
         parents = open_parents(spec)
         spec = with_parents(spec, parents.run_ids)
         save_spec(spec)
-        _print_start(spec, launch, console)
+        _print_start(spec, pool, console)
         with Progress(spec, console) as progress:
-            controller = Controller(spec, launch, progress)
+            controller = Controller(spec, pool, progress)
             table = controller.run()
         table.save()
         finish_studies(controller.spec, parents, table, storage, interrupted=controller.stop is not Stop.NO)
@@ -251,12 +228,12 @@ def _messages(path: Path, console: Console) -> Iterator[None]:
         kept.close()
 
 
-def _print_start(spec: SweepSpec, launch: Launch, console: Console) -> None:
+def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
     def line(word: str, text: str) -> None:
         print_plain(console, f"{word:<10}{redact_forms(text)}")
 
     trials = f"{spec.n_trials} trials each" if spec.n_trials else "a budget each"
-    line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {launch.workers} workers")
+    line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {pool.workers} workers")
     line("folder", spec.folder)
     line("go on", resume_command(spec.path))
     line("join", f"python -m peftsweep worker {shlex.quote(spec.folder)}")
@@ -285,17 +262,15 @@ def resume_command(folder: Path) -> str:
 def retry_failed(folder: Path) -> int:
     """Make a new ticket for each failed trial, with its settings; answers how many. Nothing else is run again."""
     spec = load_spec(folder)
-    storage, count = open_storage(folder, spec.settings.storage), 0
-    names = {study.study_name for study in storage.get_all_studies()}
-    for study in spec.studies:
-        for name in (stage_study_name(study, stage) for stage in (Stage.TUNE, Stage.CONFIRM)):
-            if name not in names:
-                continue
-            tickets = Tickets(storage, name)
-            for trial in current(tickets.trials()):
-                if trial.is_finished and not trial.is_result:
-                    terms = trial.terms
-                    params = trial.params or terms.params
-                    tickets.add(Terms(terms.role, params, terms.seed, terms.tokens, terms.seconds, trial.number))
-                    count += 1
+    opened, count = SweepTickets(open_storage(folder, spec.settings.storage)), 0
+    for study, stage in itertools.product(spec.studies, (Stage.TUNE, Stage.CONFIRM)):
+        try:
+            tickets = opened.of(study, stage)
+        except KeyError:  # not begun
+            continue
+        for trial in current(tickets.trials()):
+            if trial.is_finished and not trial.is_result:
+                terms = trial.terms
+                tickets.add(replace(terms, params=trial.params or terms.params, retry_of=trial.number))
+                count += 1
     return count

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from peftsweep.report.analysis.tuning import Trial, Tuning
 from peftsweep.report.analysis.tuning_words import parameter_importance
 from peftsweep.report.figures.study import draw_study
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
-from peftsweep.sweeps.execution.tickets import Tickets, current
+from peftsweep.sweeps.execution.tickets import Tickets, stage_trials
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
 from peftsweep.tracking import ImportReport, import_jobs
 from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
@@ -81,9 +82,8 @@ def _close_lost(spec: SweepSpec, parents: StudyRuns, storage: BaseStorage) -> No
     A job that was killed after its result was written, while it told MLflow, counts: its run is completed.
     """
     lost = close_lost_runs(spec.tracking_uri, spec.experiment, parents.run_ids.values(), frozenset())
-    names = [stage_study_name(study, stage) for study in spec.studies for stage in (Stage.TUNE, Stage.CONFIRM)]
-    known = {study.study_name for study in storage.get_all_studies()}
-    trials = [trial for name in names if name in known for trial in Tickets(storage, name).trials()]
+    stages = itertools.product(spec.studies, (Stage.TUNE, Stage.CONFIRM))
+    trials = [trial for study, stage in stages for trial in stage_trials(storage, study, stage)]
     ended = [trial.outcome for trial in trials if trial.is_result and trial.outcome]
     folders = [Path(found.folder) for found in ended if found.mlflow_run_id in lost and found.folder]
     if folders:
@@ -110,17 +110,13 @@ def _summary(spec: SweepSpec, row: SweepRow, tuning: Tuning) -> StudySummary:
         constraint=spec.settings.constraint,
         best_settings=row.best,
         best_objective=row.objective,
-        trials=_counts(row),
+        trials={Status.OK: row.ok, Status.PRUNED: row.pruned, Status.OOM: row.oom, Status.FAILED: row.failed},
         tokens=row.tokens,
         confirmed=_scores(row.score_name, row.score, row.interval, row.seeds),
         default=_scores(row.score_name, row.default_score, row.default_interval, row.default_seeds),
         importance=parameter_importance(tuning),
         remarks=remarks,
     )
-
-
-def _counts(row: SweepRow) -> Mapping[Status, int]:
-    return {Status.OK: row.ok, Status.PRUNED: row.pruned, Status.OOM: row.oom, Status.FAILED: row.failed}
 
 
 def _scores(name: str | None, mean: float | None, interval: tuple[float, float] | None, seeds: int) -> dict[str, Score]:

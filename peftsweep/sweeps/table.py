@@ -17,9 +17,9 @@ from peftsweep.records.items import read_item_scores, score_interval
 from peftsweep.records.metrics import METRICS, Direction, score_keys
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
-from peftsweep.sweeps.execution.tickets import Tickets, Trial, best_of, current, stopped_because
+from peftsweep.sweeps.execution.tickets import stage_trials
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
-from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.sweeps.protocol.trials import Trial, best_of, current, stopped_because
 
 if TYPE_CHECKING:
     import pandas
@@ -87,20 +87,15 @@ class SweepTable:
 
 def build_table(spec: SweepSpec, storage: BaseStorage) -> SweepTable:
     """Read everything that is there by now; a study that has not been tuned or confirmed has gaps."""
-    pairs = [
-        (study, _trials(storage, study, Stage.TUNE), _trials(storage, study, Stage.CONFIRM)) for study in spec.studies
-    ]
+
+    def trials(study: StudySpec, stage: Stage) -> list[Trial]:
+        return current(stage_trials(storage, study, stage))
+
+    pairs = [(study, trials(study, Stage.TUNE), trials(study, Stage.CONFIRM)) for study in spec.studies]
     measured = {key for *_, confirm in pairs for trial in confirm if trial.outcome for key in trial.outcome.metrics}
     score = next((key for key in score_keys() if key in measured), None)
     rows = [_row(spec, study, tuned, confirm, score) for study, tuned, confirm in pairs]
     return SweepTable(spec.name, spec.folder, spec.objective, score, tuple(sorted(rows, key=_rank(spec))))
-
-
-def _trials(storage: BaseStorage, study: StudySpec, stage: Stage) -> list[Trial]:
-    try:
-        return current(Tickets(storage, stage_study_name(study, stage)).trials())
-    except KeyError:  # not begun
-        return []
 
 
 def _row(

@@ -19,10 +19,10 @@ from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import format_metric
 from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, describe_range
-from peftsweep.sweeps.execution.lease import Lease
+from peftsweep.sweeps.execution.leases import Lease
 from peftsweep.sweeps.execution.stopping import Stop
-from peftsweep.sweeps.execution.tickets import Trial, best_of, current, stopped_because
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
+from peftsweep.sweeps.protocol.trials import Trial, best_of, current, stopped_because
 from peftsweep.sweeps.table import SweepRow, SweepTable
 
 FILE_WIDTH = 140  # characters of a line where there is no terminal
@@ -48,7 +48,7 @@ class Progress:
     def __init__(self, spec: SweepSpec, console: Console | None = None) -> None:
         self.spec, self.console = spec, console or Console(stderr=True)
         self._live: Live | None = None
-        self._told: set[tuple[str, str, int]] = set()
+        self._shown: set[tuple[str, str, int]] = set()
         self._lock = threading.Lock()
         self._stop_note = ""
 
@@ -65,11 +65,11 @@ class Progress:
 
     def show(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> None:
         with self._lock:
-            self._tell_finished(stage, trials)
+            self._print_finished(stage, trials)
             if self._live is not None:
                 self._live.update(self._picture(stage, trials, workers))
 
-    def tell_stop(self, stop: Stop) -> None:
+    def show_stop(self, stop: Stop) -> None:
         notes = {
             Stop.FINISH: "Stopping: what runs is finished first. Press Ctrl-C again to stop now; nothing is lost.",
             Stop.NOW: "Stopping now; unfinished trials are run again when the sweep goes on.",
@@ -78,12 +78,12 @@ class Progress:
         if self._live is None:
             print_plain(self.console, self._stop_note)
 
-    def _tell_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
+    def _print_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
         for label, found in trials.items():
             finished = [trial for trial in current(found) if trial.is_finished]
-            new = [trial for trial in finished if (stage, label, trial.number) not in self._told]
+            new = [trial for trial in finished if (stage, label, trial.number) not in self._shown]
             for done, trial in enumerate(new, start=len(finished) - len(new) + 1):
-                self._told.add((stage, label, trial.number))
+                self._shown.add((stage, label, trial.number))
                 if self._live is None:
                     of = f"{done}/{self._total(stage, found)}"
                     print_plain(self.console, f"{label} {stage} {of}: {_sentence(self.spec, trial)}")

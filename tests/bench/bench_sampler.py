@@ -27,8 +27,9 @@ import optuna
 from scipy.interpolate import PchipInterpolator
 
 from peftsweep.records.space import CAPACITY, LR, Dimension, Space
+from peftsweep.sweeps.execution.optuna_internals import storage_id
 from peftsweep.sweeps.protocol.pruning import report_steps, should_prune
-from peftsweep.sweeps.protocol.search import Seen, propose
+from peftsweep.sweeps.protocol.search import Observation, propose
 
 TABLE = Path(__file__).with_name("sweep_grid.csv")
 TOKEN_SHARE = 0.2
@@ -122,7 +123,7 @@ class Simulation:
         self.stops = [*report_steps(curves.last_step, setup.pruner, kwargs), curves.last_step]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study()
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[int, Observation] = {}
 
     def run(self, workers: int) -> float:
         """The best loss found, relative to the grid's best."""
@@ -143,7 +144,7 @@ class Simulation:
             return
         trial = Running(number, self._settings(number))
         self.study.ask()
-        self.seen[number] = Seen(trial.params, "running")
+        self.seen[number] = Observation(trial.params, "running")
         self._advance(queue, clock, trial)
 
     def _settings(self, number: int) -> dict[str, Any]:
@@ -158,7 +159,7 @@ class Simulation:
         at = max(trial.reports, default=0)
         step = next(stop for stop in self.stops if stop > at)
         if self.left < step - at:
-            self.seen[trial.number] = Seen(trial.params, "failed")
+            self.seen[trial.number] = Observation(trial.params, "failed")
             return
         self.left -= step - at
         trial.reports[step] = self.curves.loss(trial.params, step)
@@ -170,16 +171,16 @@ class Simulation:
         if step == self.curves.last_step:
             self._finish(trial, "ok", trial.reports[step])
             return False
-        trial_id = self.study.trials[trial.number]._trial_id
-        self.study._storage.set_trial_intermediate_value(trial_id, step, trial.reports[step])
+        optuna.trial.Trial(self.study, storage_id(self.study.trials[trial.number])).report(trial.reports[step], step)
+        stored = self.study.trials[trial.number]
         setup, last_step = self.setup, self.curves.last_step
-        if should_prune(self.study, trial_id, pruner=setup.pruner, kwargs=setup.pruner_kwargs, max_steps=last_step):
+        if should_prune(self.study, stored, pruner=setup.pruner, kwargs=setup.pruner_kwargs, max_steps=last_step):
             self._finish(trial, "pruned", None)
             return False
         return True
 
     def _finish(self, trial: Running, state: str, value: float | None) -> None:
-        self.seen[trial.number] = Seen(trial.params, state, value, dict(trial.reports))
+        self.seen[trial.number] = Observation(trial.params, state, value, dict(trial.reports))
         outcome = optuna.trial.TrialState.COMPLETE if state == "ok" else optuna.trial.TrialState.PRUNED
         self.study.tell(trial.number, value, state=outcome)
 

@@ -66,7 +66,7 @@ def empty_job(config: Any, folder: Path, *, begun: Callable[..., None], observe:
 # Put into the children's PYTHONPATH as sitecustomize.py: real workers and children then run empty jobs.
 EMPTY_JOBS = f"""
 import sys
-if "peftsweep.sweeps.execution.child" in sys.orig_argv:
+if "peftsweep.sweeps.execution.trial_server" in sys.orig_argv:
     sys.path.insert(0, {str(Path(__file__).parent)!r})
     import bench_sweep
     from peftsweep.sweeps.execution import hydra_job
@@ -105,7 +105,7 @@ def _bare_job_cpu_seconds(count: int = 10) -> float:
     """The baseline: the same empty job run alone in one process, without storage, worker or controller."""
     code = (
         f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench_sweep\n"
-        "from pathlib import Path; from peftsweep.sweeps import hydra_job\n"
+        "from pathlib import Path; from peftsweep.sweeps.execution import hydra_job\n"
         "hydra_job.run_one_job = bench_sweep.empty_job\n"
         "def run(number):\n"
         "    folder = Path(f'jobs/{number:04d}'); folder.mkdir(parents=True)\n"

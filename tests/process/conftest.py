@@ -17,11 +17,12 @@ import pytest
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.records.files import SWEEP_FILE
 from peftsweep.records.results import Stage
-from peftsweep.sweeps.execution.lease import Lease, living
+from peftsweep.sweeps.execution.leases import Lease, living
 from peftsweep.sweeps.execution.storage import open_storage
-from peftsweep.sweeps.execution.tickets import Tickets, Trial
+from peftsweep.sweeps.execution.tickets import Tickets
 from peftsweep.sweeps.protocol.specification import SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.sweeps.protocol.trials import Trial
 from peftsweep.tracking.store import open_store
 
 DEADLINE_SECONDS = 600.0
@@ -133,7 +134,7 @@ class SweepLine(CommandLine):
         """The process that runs a worker's trials."""
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(worker.pid).children():
-                if "peftsweep.sweeps.execution.child" in process.cmdline():
+                if "peftsweep.sweeps.execution.trial_server" in process.cmdline():
                     return int(process.pid)
         return None
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from peftsweep.records.results import Stage
-from peftsweep.sweeps.execution.messages import Request
-from peftsweep.sweeps.execution.tickets import Ending
-from peftsweep.sweeps.execution.warm import WarmChild
+from peftsweep.sweeps.execution.messages import TrialRequest
+from peftsweep.sweeps.execution.trial_process import TrialProcess
+from peftsweep.sweeps.protocol.trials import Ending
 
 pytestmark = pytest.mark.process
 
@@ -263,7 +263,7 @@ def test_a_line_of_the_journal_that_was_cut_short_is_dropped(stopped_often):
 
 
 def test_a_child_that_hangs_is_killed(tmp_path):
-    child = WarmChild(dict(os.environ), subprocess.DEVNULL, stall_seconds=1.0)
+    child = TrialProcess(dict(os.environ), subprocess.DEVNULL, stall_seconds=1.0)
     stopped = []
 
     def stop_it():
@@ -272,7 +272,7 @@ def test_a_child_that_hangs_is_killed(tmp_path):
             os.kill(child.pid, signal.SIGSTOP)
         return False
 
-    outcome = child.run(Request((), str(tmp_path), "valid/loss"), lambda message: None, stop_it)
+    outcome = child.run(TrialRequest((), str(tmp_path), "valid/loss"), lambda message: None, stop_it)
     assert outcome.ending is Ending.CRASHED
     assert "did nothing for 1 s" in outcome.cause
     assert not lives(stopped[0])

@@ -171,3 +171,11 @@ def test_the_job_and_the_loop_name_no_method_and_no_task(module, group):
     choices = {path.stem.replace("_", "-") for path in (CONF / group).glob("*.yaml")}
     assert choices
     assert words_of(Path("peftsweep") / f"{module}.py") & choices == set()
+
+
+def test_what_a_sweep_decides_knows_nothing_of_who_runs_it():
+    decisions = [path for path in MODULES if module_name(path).startswith("peftsweep.sweeps.protocol.")]
+    assert decisions
+    for path in decisions:
+        upwards = {name for name in own_imports(path) if name.startswith("peftsweep.sweeps")}
+        assert all(name.startswith("peftsweep.sweeps.protocol") for name in upwards), f"{path} imports {upwards}"

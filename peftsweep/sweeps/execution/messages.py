@@ -1,31 +1,24 @@
-"""What a worker and its child say to each other."""
+"""What a worker and the process that runs its trials send each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from peftsweep.records.space import Space
 
 
 @dataclass(frozen=True)
-class Request:
+class TrialRequest:
     """One trial to run.
 
-    params: settings, or None to have them proposed from `history`; overrides: all other settings; report: the metric
-    that is reported after validations, and may end the trial.
+    overrides: all settings but the searched ones; report: the metric that is reported after validations, and may end
+    the trial; params: the searched settings; proposal: where they are None, the arguments of `search.propose`.
     """
 
     overrides: tuple[str, ...]
     folder: str
     report: str
     params: dict[str, Any] | None = None
-    space: Space = ()
-    history: tuple[Any, ...] = ()  # of propose.Seen
-    sampler: str = "gp"
-    sampler_kwargs: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    direction: str = "minimize"
+    proposal: dict[str, Any] | None = None
     config_dir: str | None = None
     tokens: int | None = None  # what the trial may spend
     seconds: float | None = None

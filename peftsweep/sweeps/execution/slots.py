@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from peftsweep.errors import ConfigError, Problem
-from peftsweep.sweeps.execution.worker import Slot
 
 MOST_CPU_WORKERS = 8
 # Launchers whose jobs land on machines of a cluster, which gives each its devices.
 CLUSTER_LAUNCHERS = ("SlurmLauncher", "RayLauncher", "RayAWSLauncher", "RQLauncher")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A worker's share of a machine. device: value of CUDA_VISIBLE_DEVICES, None leaves it as it is; threads: at most
+    these, and no more than OMP_NUM_THREADS asks for; None leaves them as they are."""
+
+    index: int = 0
+    device: str | None = None
+    threads: int | None = None
+
+    def environment(self) -> dict[str, str]:
+        given = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
+        if self.threads is not None:
+            asked = os.environ.get("OMP_NUM_THREADS", "")
+            threads = str(min(self.threads, int(asked)) if asked.isdecimal() else self.threads)
+            given |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        return dict(os.environ) | given | {"PYTHONUNBUFFERED": "1"}
+
+    @property
+    def lock_name(self) -> str:
+        """Equal for slots that share a device."""
+        return f"gpu-{self.device}" if self.device else f"visible-{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
 
 
 def local_slots(

@@ -7,9 +7,8 @@ trials and then asking for one more would overshoot with several workers; ticket
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -17,105 +16,20 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from peftsweep.records.limits import Limit
-from peftsweep.records.results import Status
+from peftsweep.errors import ConfigError, Problem
+from peftsweep.records.results import Stage
 from peftsweep.records.space import Space
-from peftsweep.records.studies import best_trial
-from peftsweep.sweeps.protocol.search import Seen
+from peftsweep.sweeps.execution.optuna_internals import forget_claimed_trial, storage_id
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
+from peftsweep.sweeps.protocol.stage import stage_study_name
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
 
 CLAIM, OUTCOME, ATTEMPTS, TERMS, PARAMS = "claim", "outcome", "attempts", "terms", "params"
-MOST_ATTEMPTS = 3  # the first and two more, where a process died or the machine was at fault
-FAILURES_TO_STOP = 3  # in a row
-
-
-class Ending(StrEnum):
-    """Why a trial ended as it did, finer than its status: what decides whether it is run again."""
-
-    FINISHED = "finished"
-    PRUNED = "pruned"
-    SPENT = "spent"  # the study's budget ended before the trial did
-    OOM = "oom"
-    DIVERGED = "diverged"  # the loss became NaN: a result about these settings
-    REFUSED = "refused"  # configuration, data, model or method can't work so: trying again can't help
-    CRASHED = "crashed"  # the process died, the disk was full, an unknown error: trying again may help
-    INTERRUPTED = "interrupted"  # somebody stopped it: run again at no cost
-
-
-RESULTS = frozenset({Ending.FINISHED, Ending.PRUNED, Ending.SPENT, Ending.OOM, Ending.DIVERGED})
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the controller decided about a ticket before anybody claims it.
-
-    params: settings to run, None: to be proposed when it is claimed; seed: of a confirm job; role: `trial`, `best` or
-    `default`; tokens, seconds: what the trial may spend at most; retry_of: number of the failed trial it replaces.
-    """
-
-    role: str = "trial"
-    params: dict[str, Any] | None = None
-    seed: int | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    retry_of: int | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended, plain data in the storage; `result.json` in its folder has everything."""
-
-    ending: Ending
-    cause: str | None = None
-    folder: str | None = None
-    mlflow_run_id: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)  # split -> fingerprint of its rows
-    code: str | None = None  # commit, and versions of what it ran with
-    seconds: float = 0.0  # wall time that it held its slot
-    tokens: int = 0
-    steps: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ending", Ending(self.ending))
-
-    @property
-    def status(self) -> Status:
-        return {
-            Ending.FINISHED: Status.OK,
-            Ending.PRUNED: Status.PRUNED,
-            Ending.SPENT: Status.PRUNED,
-            Ending.OOM: Status.OOM,
-            Ending.INTERRUPTED: Status.INTERRUPTED,
-        }.get(self.ending, Status.FAILED)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A snapshot of one ticket."""
-
-    id: int
-    number: int
-    state: TrialState
-    terms: Terms
-    params: dict[str, Any]
-    reports: dict[int, float]
-    value: float | None
-    worker: str | None
-    claimed_at_seconds: float | None
-    folder: str | None
-    attempts: int
-    outcome: Outcome | None
-    constraints: dict[str, float]
-    ended_at_seconds: float | None  # Unix time
-
-    @property
-    def is_result(self) -> bool:
-        return self.outcome is not None and self.outcome.ending in RESULTS
-
-    @property
-    def is_finished(self) -> bool:
-        return self.state.is_finished()
+STATES = {
+    Ending.FINISHED: TrialState.COMPLETE,
+    Ending.PRUNED: TrialState.PRUNED,
+    Ending.SPENT: TrialState.PRUNED,
+}
 
 
 class Tickets:
@@ -130,15 +44,10 @@ class Tickets:
         self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={TERMS: asdict(terms)}))
 
     def trials(self) -> list[Trial]:
-        return [
-            self._finished.get(trial.number) or self._kept(trial) for trial in self.study.get_trials(deepcopy=False)
-        ]
-
-    def _kept(self, frozen: FrozenTrial) -> Trial:
-        trial = _snapshot(frozen)
-        if trial.is_finished:
-            self._finished[trial.number] = trial
-        return trial
+        for frozen in (found := self.study.get_trials(deepcopy=False)):
+            if frozen.state.is_finished() and frozen.number not in self._finished:
+                self._finished[frozen.number] = _snapshot(frozen)
+        return [self._finished.get(frozen.number) or _snapshot(frozen) for frozen in found]
 
     def trial(self, number: int) -> Trial:
         return _snapshot(self.study.get_trials(deepcopy=False)[number])
@@ -146,17 +55,15 @@ class Tickets:
     def claim(self, worker: str, now_seconds: float) -> Trial | None:
         """The next waiting trial, now this worker's; None if there is none."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            if self._won(frozen._trial_id):
-                self._set(frozen._trial_id, CLAIM, {"worker": worker, "at": now_seconds})
+            forget_claimed_trial(self.storage)
+            try:
+                is_claimed = self.storage.set_trial_state_values(storage_id(frozen), TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                continue
+            if is_claimed:
+                self._set(storage_id(frozen), CLAIM, {"worker": worker, "at": now_seconds})
                 return self.trial(frozen.number)
         return None
-
-    def _won(self, trial_id: int) -> bool:
-        _forget_owned_trial(self.storage)
-        try:
-            return self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        except UpdateFinishedTrialError:
-            return False
 
     def note(self, trial: Trial, **claim: Any) -> None:
         """Add to what is known of the running attempt: its folder, its MLflow run."""
@@ -190,11 +97,7 @@ class Tickets:
         for name, violation in violations.items():
             optuna.trial.Trial(self.study, trial.id).set_constraint(name, violation)
         self._set(trial.id, OUTCOME, asdict(outcome))
-        state = {
-            Ending.FINISHED: TrialState.COMPLETE,
-            Ending.PRUNED: TrialState.PRUNED,
-            Ending.SPENT: TrialState.PRUNED,
-        }.get(outcome.ending, TrialState.FAIL)
+        state = STATES.get(outcome.ending, TrialState.FAIL)
         values = [value] if state is TrialState.COMPLETE and value is not None else None
         self.storage.set_trial_state_values(trial.id, state, values)
 
@@ -202,20 +105,12 @@ class Tickets:
         self.storage.set_trial_user_attr(trial_id, key, value)
 
 
-def _forget_owned_trial(storage: BaseStorage) -> None:
-    """Optuna's journal answers a claim with "the last trial that I won is this one", which is also true of a trial that
-    was won, put back, and has just been won by another worker."""
-    replayed = getattr(storage, "_replay_result", None)
-    if replayed is not None:
-        replayed._worker_id_to_owned_trial_id.pop(replayed.worker_id, None)
-
-
 def _snapshot(frozen: FrozenTrial) -> Trial:
     claim = frozen.user_attrs.get(CLAIM, {})
     # A worker that died while it finished a trial leaves an outcome that does not count.
     outcome = frozen.user_attrs.get(OUTCOME) if frozen.state.is_finished() else None
     return Trial(
-        id=frozen._trial_id,
+        id=storage_id(frozen),
         number=frozen.number,
         state=frozen.state,
         terms=Terms(**frozen.user_attrs.get(TERMS, {})),
@@ -232,39 +127,32 @@ def _snapshot(frozen: FrozenTrial) -> Trial:
     )
 
 
-def current(trials: Sequence[Trial]) -> list[Trial]:
-    """Without failed trials that a retry replaced: what counts."""
-    replaced = {trial.terms.retry_of for trial in trials}
-    return [trial for trial in trials if trial.number not in replaced]
+class SweepTickets:
+    """The tickets of all studies of a sweep, each opened once. Raises KeyError for a stage that has not begun."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self.storage = storage
+        self._opened: dict[str, Tickets] = {}
+
+    def of(self, study: StudySpec, stage: Stage) -> Tickets:
+        name = stage_study_name(study, stage)
+        if name not in self._opened:
+            self._opened[name] = Tickets(self.storage, name)
+        return self._opened[name]
 
 
-def stopped_because(trials: Sequence[Trial]) -> str | None:
-    """Why a study is given up: its last trials all failed. A diverged or too large trial is a result, no failure."""
-    finished = [trial for trial in current(trials) if trial.is_finished]
-    last = finished[-FAILURES_TO_STOP:]
-    if len(last) < FAILURES_TO_STOP or any(trial.is_result for trial in last):
-        return None
-    cause = last[-1].outcome.cause if last[-1].outcome else None
-    return f"{FAILURES_TO_STOP} trials failed in a row; the last: {cause or 'no cause was told'}"
+def stage_trials(storage: BaseStorage, study: StudySpec, stage: Stage) -> list[Trial]:
+    """All trials of one stage; none where it has not begun."""
+    try:
+        return Tickets(storage, stage_study_name(study, stage)).trials()
+    except KeyError:
+        return []
 
 
-def seen(trials: Sequence[Trial]) -> list[Seen]:
-    """The trials as a sampler may see them."""
-    return [_seen(trial) for trial in trials if trial.params and trial.state is not TrialState.WAITING]
-
-
-def _seen(trial: Trial) -> Seen:
-    states = {Ending.FINISHED: "ok", Ending.PRUNED: "pruned", Ending.SPENT: "pruned"}
-    states |= {Ending.OOM: "oom", Ending.DIVERGED: "diverged"}
-    state = "running" if trial.outcome is None else states.get(trial.outcome.ending, "failed")
-    return Seen(trial.params, state, trial.value, trial.reports, trial.constraints)
-
-
-def best_of(trials: Sequence[Trial], objective: str, limits: Sequence[Limit] = ()) -> Trial | None:
-    """The best trial that ran to its end and keeps to every limit."""
-
-    def measured(trial: Trial) -> dict[str, float]:
-        own = {} if trial.value is None else {objective: trial.value}
-        return {**trial.outcome.metrics, **own} if trial.outcome else own
-
-    return best_trial([trial for trial in current(trials) if trial.value is not None], measured, objective, limits)
+def refuse_foreign_studies(spec: SweepSpec, storage: BaseStorage) -> None:
+    """In a shared database, a study of this name may be somebody else's. Raises ConfigError."""
+    for study in spec.studies:
+        keys = {key for trial in stage_trials(storage, study, Stage.TUNE) for key in trial.params}
+        if keys - {dimension.key for dimension in study.space}:
+            rule = f"a study of this name exists and searches {', '.join(sorted(keys))}"
+            raise ConfigError(Problem(rule, study.name, "storage", "Give the sweep another name=."))

@@ -1,6 +1,6 @@
-"""A worker: claim a trial, let the warm child run it, tell the storage how it ended; again, until nothing is left.
+"""A worker: claim a trial, let its trial process run it, tell the storage how it ended; again, until nothing is left.
 
-It is light (no torch) and trusts nothing that runs a trial: the child may crash, hang or run out of memory. It waits
+It is light (no torch) and trusts nothing that runs a trial: that process may crash, hang or run out of memory. It waits
 for no other worker, and decides nothing about the sweep: tickets and lost trials are the controller's.
 """
 
@@ -26,47 +26,25 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from peftsweep.records.files import SWEEP_FILE
-from peftsweep.records.limits import violations
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution import stopping
-from peftsweep.sweeps.execution.child import outcome_left_behind
-from peftsweep.sweeps.execution.lease import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
-from peftsweep.sweeps.execution.messages import Begun, Proposed, Reported, Request, Stepped
+from peftsweep.sweeps.execution.leases import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
+from peftsweep.sweeps.execution.messages import Begun, Proposed, Reported, Stepped, TrialRequest
+from peftsweep.sweeps.execution.outcomes import settle
+from peftsweep.sweeps.execution.slots import Slot
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import open_storage
-from peftsweep.sweeps.execution.tickets import MOST_ATTEMPTS, Ending, Outcome, Tickets, Trial, seen, stopped_because
-from peftsweep.sweeps.execution.warm import WarmChild
+from peftsweep.sweeps.execution.tickets import SweepTickets, Tickets
+from peftsweep.sweeps.execution.trial_process import TrialProcess
 from peftsweep.sweeps.protocol.pruning import should_prune
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
-from peftsweep.sweeps.protocol.stage import is_over, stage_study_name
+from peftsweep.sweeps.protocol.stage import is_over
+from peftsweep.sweeps.protocol.trials import Ending, Trial, observations, stopped_because
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
-RETRY_PAUSE_SECONDS = 1.0  # before a crashed trial is tried again: what was at fault may need a moment
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A worker's place. device: value of CUDA_VISIBLE_DEVICES, None leaves it as it is; threads: at most these, and no
-    more than OMP_NUM_THREADS asks for; None leaves them as they are."""
-
-    index: int = 0
-    device: str | None = None
-    threads: int | None = None
-
-    def environment(self) -> dict[str, str]:
-        given = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
-        if self.threads is not None:
-            asked = os.environ.get("OMP_NUM_THREADS", "")
-            threads = min(self.threads, int(asked)) if asked.isdecimal() else self.threads
-            given |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        return dict(os.environ) | given | {"PYTHONUNBUFFERED": "1"}
-
-    @property
-    def lock_name(self) -> str:
-        """Equal for slots that share a device."""
-        return f"gpu-{self.device}" if self.device else f"visible-{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
+CRASH_PAUSE_SECONDS = 1.0  # what was at fault may need a moment
 
 
 def run_worker(
@@ -95,33 +73,31 @@ class Worker:
     _stop: Stop = Stop.NO
     _ended: int = 0
     _doing: dict[str, Any] = field(default_factory=dict)
-    _queues: dict[str, Tickets] = field(default_factory=dict)
     _spec_read_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{self.slot.index}"
         self._lease = LeaseFile(self.spec.path / WORKERS_FOLDER / f"{self.name}.json", self.name)
-        self._storage = open_storage(self.spec.path, self.spec.settings.storage)
-        self._child = WarmChild(self.slot.environment(), self.log_to, self.spec.settings.stall_seconds)
+        self._tickets = SweepTickets(open_storage(self.spec.path, self.spec.settings.storage))
+        self._process = TrialProcess(self.slot.environment(), self.log_to, self.spec.settings.stall_seconds)
 
     def stop(self, stop: Stop) -> None:
         self._stop = max(self._stop, stop)
 
     def run(self) -> int:
-        self._say(slot=self.slot.index, state="waiting")
+        self._publish(slot=self.slot.index, state="waiting")
         try:
-            while self._is_told() is Stop.NO:
-                if not self._work_once(self._stage()):
-                    break
+            while self._stop_order() is Stop.NO and self._work_once():
+                pass
         finally:
-            self._child.close()
+            self._process.close()
             self._lease.remove()
         return self._ended
 
-    def _is_told(self) -> Stop:
-        """The strongest order: by a signal, by the sweep's stop file, or by the end of who started this worker."""
-        told = max(self._stop, stopping.read_stop(self.spec.path))
-        return told if self._controller_lives() else max(told, Stop.FINISH)
+    def _stop_order(self) -> Stop:
+        """The strongest one: by a signal, by the sweep's stop file, or by the end of who started this worker."""
+        order = max(self._stop, stopping.read_stop(self.spec.path))
+        return order if self._controller_lives() else max(order, Stop.FINISH)
 
     def _controller_lives(self) -> bool:
         host, _, pid = (self.controller or "").partition(" ")
@@ -132,40 +108,40 @@ class Worker:
         except psutil.Error:
             return False
 
-    def _stage(self) -> Stage:
-        if self.only_stage is not None:
-            return self.only_stage
-        return self._told_stage() or Stage.TUNE  # what waits can still be run, though nobody confirms it
-
-    def _told_stage(self) -> Stage | None:
+    def _controller_stage(self) -> Stage | None:
         """What the controller works at; None where none is alive, or it is through."""
         path = self.spec.path / CONTROLLER_FILE
         lease = read_lease(path) if is_alive(path, self.spec.settings.lease_seconds) else None
         stage = lease.doing.get("stage") if lease else None
         return Stage(stage) if stage in (Stage.TUNE, Stage.CONFIRM) else None
 
-    def _work_once(self, stage: Stage) -> bool:
+    def _work_once(self) -> bool:
         """Run one trial, or wait a moment. False: there is nothing left to wait for."""
         self._reload_spec()
+        # Without a controller what waits can still be run, though nobody confirms it.
+        stage = self.only_stage or self._controller_stage() or Stage.TUNE
         try:
-            everything = [(study, self._tickets(study, stage)) for study in self.spec.studies]
+            queues = [(study, self._tickets.of(study, stage)) for study in self.spec.studies]
         except KeyError:  # joined before the controller has made the studies
             time.sleep(IDLE_SECONDS)
-            return self._told_stage() is not None
-        progress = {study.label: tickets.trials() for study, tickets in everything}
-        for study, tickets in sorted(everything, key=lambda pair: _begun(progress[pair[0].label])):
-            if stopped_because(progress[study.label]):
+            return self._controller_stage() is not None
+        trials = {study.label: tickets.trials() for study, tickets in queues}
+        # The study with the fewest begun is served first, so that all advance together.
+        begun = {label: sum(trial.worker is not None for trial in found) for label, found in trials.items()}
+        for study, tickets in sorted(queues, key=lambda pair: begun[pair[0].label]):
+            if stopped_because(trials[study.label]):
                 continue
             trial = tickets.claim(self.name, time.time())
             if trial is not None:
                 self._work(study, stage, tickets, trial)
                 return True
-        is_all_over = all(is_over(self.spec, study, stage, progress[study.label]) for study in self.spec.studies)
-        if self.only_stage is None and self._told_stage() is None:
+        if self.only_stage is None and self._controller_stage() is None:
             return False  # nothing waits, and nobody will take lost trials back or confirm anything
-        if is_all_over and self.only_stage is not None:
+        if self.only_stage is not None and all(
+            is_over(self.spec, s, stage, trials[s.label]) for s in self.spec.studies
+        ):
             return False  # else the controller goes on to the next stage in a moment
-        self._say(state="waiting")
+        self._publish(state="waiting")
         time.sleep(IDLE_SECONDS)
         return True
 
@@ -174,12 +150,6 @@ class Worker:
         changed_at = (self.spec.path / SWEEP_FILE).stat().st_mtime
         if changed_at != self._spec_read_at:
             self._spec_read_at, self.spec = changed_at, load_spec(self.spec.path)
-
-    def _tickets(self, study: StudySpec, stage: Stage) -> Tickets:
-        name = stage_study_name(study, stage)
-        if name not in self._queues:
-            self._queues[name] = Tickets(self._storage, name)
-        return self._queues[name]
 
     def _work(self, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> None:
         with self._alone_on_device(stage) as is_ready:
@@ -190,17 +160,24 @@ class Worker:
             tickets.note(trial, folder=request.folder)
             if request.params and not trial.params:
                 tickets.set_params(trial, study.space, request.params)
-            self._say(state="running", study=study.label, number=trial.number, step=0, of=study.max_steps, stage=stage)
-            outcome = self._child.run(
-                request,
-                lambda message: self._hear(message, study, stage, tickets, trial),
-                lambda: self._is_told() is Stop.NOW or self._breathe(),
+            running = {"study": study.label, "number": trial.number, "step": 0, "of": study.max_steps, "stage": stage}
+            self._publish(state="running", **running)
+            outcome = self._process.run(
+                request, lambda message: self._handle_message(message, study, stage, tickets, trial), self._is_told_now
             )
-        self._conclude(tickets, tickets.trial(trial.number), outcome)
+        self._ended += 1
+        if not self._owns(tickets, trial):
+            name = tickets.name
+            log.warning("%s trial %d was given to another worker; this run of it is left out.", name, trial.number)
+            return
+        settle(self.spec, tickets, tickets.trial(trial.number), outcome)
+        if outcome.ending is Ending.CRASHED:
+            time.sleep(CRASH_PAUSE_SECONDS)
 
-    def _breathe(self) -> bool:
+    def _is_told_now(self) -> bool:
+        """Whether the running trial must end; asked a few times a second, so the lease is kept fresh here."""
         self._lease.refresh()
-        return False
+        return self._stop_order() is Stop.NOW
 
     @contextmanager
     def _alone_on_device(self, stage: Stage) -> Iterator[bool]:
@@ -211,31 +188,35 @@ class Worker:
             return
         name = f"peftsweep-{getpass.getuser()}-{self.slot.lock_name}.lock"
         lock = FileLock(Path(tempfile.gettempdir()) / name)
-        while not lock.is_locked and self._is_told() is Stop.NO:
+        while not lock.is_locked and self._stop_order() is Stop.NO:
             with contextlib.suppress(TimeoutError):
                 lock.acquire(timeout=IDLE_SECONDS)
                 break
-            self._say(state="waiting for the device, which another confirm job uses")
+            self._publish(state="waiting for the device, which another confirm job uses")
         try:
             yield lock.is_locked
         finally:
             lock.release()
 
-    def _request(self, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> Request:
-        known = trial.params if len(trial.params) == len(study.space) else trial.terms.params  # None: to be proposed
+    def _request(self, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> TrialRequest:
+        known = trial.params if len(trial.params) == len(study.space) else trial.terms.params
         settings = self.spec.settings
-        history = () if known is not None else tuple(seen([t for t in tickets.trials() if t.number != trial.number]))
-        return Request(
+        proposal = None
+        if known is None:
+            others = [other for other in tickets.trials() if other.number != trial.number]
+            seed = stable_seed(settings.sampler_seed, study.name, trial.number)
+            sampler = {"sampler": settings.sampler.name, "kwargs": settings.sampler.kwargs, "seed": seed}
+            proposal = {
+                "space": study.space,
+                "history": observations(others),
+                "direction": self.spec.direction,
+            } | sampler
+        return TrialRequest(
             overrides=(*study.overrides, *self._job_overrides(study, stage, trial)),
             folder=str(_fresh_folder(self.spec.path / study.label, stage, trial)),
             report=self.spec.objective,
             params=known,
-            space=study.space,
-            history=history,
-            sampler=settings.sampler.name,
-            sampler_kwargs=settings.sampler.kwargs,
-            seed=stable_seed(settings.sampler_seed, study.name, trial.number),
-            direction=self.spec.direction,
+            proposal=proposal,
             config_dir=self.spec.config_dir,
             tokens=trial.terms.tokens,
             seconds=trial.terms.seconds,
@@ -256,24 +237,24 @@ class Worker:
         if stage is Stage.TUNE:  # a hundred adapters that nobody will use, and a sampling thread for each
             settings |= {"save_adapter": "false", "tracking.system_metrics": "false"}
         if self.slot.device is not None:
-            settings["device"] = "cuda:0"  # the only one that the child sees
+            settings["device"] = "cuda:0"  # the only one that the trial process sees
         if trial.terms.seed is not None:
             settings["seed"] = trial.terms.seed
         return [f"++{key}={value}" for key, value in settings.items()]  # ++: a group's YAML need not name them all
 
-    def _hear(self, message: Any, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> bool | None:
+    def _handle_message(
+        self, message: Any, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial
+    ) -> bool | None:
         match message:
             case Proposed(params):
                 tickets.set_params(trial, study.space, params)
             case Begun(run_id):
                 tickets.note(trial, mlflow_run_id=run_id)
-                self._say(run=run_id)
+                self._publish(run=run_id)
             case Stepped(step, _):
-                self._say(step=step)
-            case Reported(step, value) if not self._owns(tickets, trial):
-                return False
+                self._publish(step=step)
             case Reported(step, value):
-                return self._judge(step, value, study, stage, tickets, trial)
+                return self._owns(tickets, trial) and self._judge(step, value, study, stage, tickets, trial)
         return None
 
     def _judge(self, step: int, value: float, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> bool:
@@ -284,49 +265,18 @@ class Worker:
         if stage is not Stage.TUNE or step >= study.max_steps:
             return True
         pruner, kwargs = self.spec.settings.pruner.name, self.spec.pruner_kwargs
-        return not should_prune(tickets.study, trial.id, pruner=pruner, kwargs=kwargs, max_steps=study.max_steps)
-
-    def _conclude(self, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
-        """Finish the trial, or put it back where it should be run again."""
-        self._ended += 1
-        if not self._owns(tickets, trial):
-            log.warning(
-                "%s trial %d was given to another worker; this run of it is left out.", tickets.name, trial.number
-            )
-            return
-        if outcome.ending is Ending.CRASHED and trial.folder:  # maybe after the job was done, while MLflow was told
-            outcome = outcome_left_behind(Path(trial.folder)) or outcome
-        if outcome.ending is Ending.INTERRUPTED:
-            tickets.requeue(trial, outcome.cause or "interrupted", costs_attempt=False)
-        elif outcome.ending is Ending.CRASHED and trial.attempts + 1 < MOST_ATTEMPTS:
-            log.warning("%s trial %d: %s. It is run again.", tickets.name, trial.number, outcome.cause)
-            tickets.requeue(trial, outcome.cause or "crashed", costs_attempt=True)
-            time.sleep(RETRY_PAUSE_SECONDS)
-        else:
-            conclude(self.spec, tickets, trial, outcome)
+        stored = tickets.storage.get_trial(trial.id)
+        return not should_prune(tickets.study, stored, pruner=pruner, kwargs=kwargs, max_steps=study.max_steps)
 
     def _owns(self, tickets: Tickets, trial: Trial) -> bool:
         """False after this worker was taken for dead, as on a machine that was suspended for long."""
         now = tickets.trial(trial.number)
         return now.state is TrialState.RUNNING and now.worker == self.name
 
-    def _say(self, **doing: Any) -> None:
+    def _publish(self, **doing: Any) -> None:
+        """Note in the lease what this worker does, for the controller to show; a new state replaces what was noted."""
         self._doing = ({} if "state" in doing else self._doing) | doing
         self._lease.refresh({"slot": self.slot.index} | self._doing, now="state" in doing)
-
-
-def conclude(spec: SweepSpec, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
-    """Tell the storage how a trial ended: its value, and how it keeps to the limits."""
-    from dataclasses import replace
-
-    value = outcome.metrics.get(spec.objective)
-    if outcome.ending is Ending.FINISHED and (value is None or not math.isfinite(value)):
-        outcome = replace(outcome, ending=Ending.DIVERGED, cause=f"{spec.objective} was not finite")
-    others = [ended.outcome.metrics for ended in tickets.trials() if ended.is_finished and ended.outcome]
-    broken = violations(spec.limits, [*others, outcome.metrics])[-1]
-    if outcome.ending is Ending.OOM:
-        broken["memory"] = max(1.0, broken.get("memory", 0.0))
-    tickets.finish(trial, outcome, value, broken)
 
 
 def stable_seed(*parts: object) -> int:
@@ -334,16 +284,10 @@ def stable_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-def _begun(trials: list[Trial]) -> int:
-    """Trials that were started: the study with the fewest is served first, so that all advance together."""
-    return sum(trial.worker is not None for trial in trials)
-
-
 def _fresh_folder(study_folder: Path, stage: Stage, trial: Trial) -> Path:
     """A folder that no attempt has used: a killed one may still write into its own."""
-    name = f"{trial.number:04d}"
-    if stage is Stage.CONFIRM:
-        name = f"{trial.terms.role}-seed-{trial.terms.seed}"
+    is_confirm = stage is Stage.CONFIRM
+    name = f"{trial.terms.role}-seed-{trial.terms.seed}" if is_confirm else f"{trial.number:04d}"
     attempt, folder = 1, study_folder / name
     while folder.exists():
         attempt += 1

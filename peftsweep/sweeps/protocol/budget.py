@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftsweep.sweeps.execution.tickets import Terms, Trial, current
+from peftsweep.sweeps.protocol.trials import Terms, Trial, current
 
 MARGIN = 1.25  # times the dearest whole trial
 MOST_BLIND_TRIALS = 5  # that end early, or in failure, before any has run to its end and shown what a whole one costs

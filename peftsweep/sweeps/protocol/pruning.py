@@ -8,14 +8,15 @@ whoever leads on arrival, so early trials are finished for want of rivals.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna import Study
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial
 
 from peftsweep.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    import optuna
+from peftsweep.sweeps.protocol.optuna_objects import build_optuna
 
 DEFAULT_PRUNER = "successive_halving"
 PRUNERS = {"successive_halving": "SuccessiveHalvingPruner", "median": "MedianPruner", "none": "NopPruner"}
@@ -33,7 +34,7 @@ def report_steps(max_steps: int, pruner: str, kwargs: Mapping[str, Any] | None =
     given = kwargs or {}
     build_pruner(pruner, given, max_steps)
     if pruner == "successive_halving":
-        steps = _rungs(max_steps, _arguments(pruner, given, max_steps))
+        steps = _rungs(max_steps, {**_defaults(pruner, max_steps), **given})
     elif pruner == "median":
         steps = [round(max_steps * index / MEDIAN_REPORTS) for index in range(1, MEDIAN_REPORTS)]
     else:
@@ -41,46 +42,27 @@ def report_steps(max_steps: int, pruner: str, kwargs: Mapping[str, Any] | None =
     return tuple(sorted({step for step in steps if 0 < step < max_steps}))
 
 
-def build_pruner(name: str, kwargs: Mapping[str, Any], max_steps: int) -> optuna.pruners.BasePruner:
+def build_pruner(name: str, kwargs: Mapping[str, Any], max_steps: int) -> BasePruner:
     """An Optuna pruner; raises ConfigError for an unknown name, or arguments that it does not take."""
-    import optuna
-
-    if name not in PRUNERS:
-        raise ConfigError(Problem(f"the pruner is one of {', '.join(PRUNERS)}", name, "pruner"))
-    pruner_class = getattr(optuna.pruners, PRUNERS[name])
-    settable = _settable(pruner_class)
-    if unknown := sorted(set(kwargs) - set(settable)):
-        fix = f"It takes {', '.join(settable)}." if settable else "It takes none."
-        raise ConfigError(*(Problem(f"{PRUNERS[name]} takes no such argument", key, "pruner", fix) for key in unknown))
-    try:
-        pruner: optuna.pruners.BasePruner = pruner_class(**_arguments(name, kwargs, max_steps))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(Problem(f"{PRUNERS[name]} refuses its arguments: {error}", dict(kwargs), "pruner")) from error
+    pruner: BasePruner = build_optuna("pruner", PRUNERS, name, kwargs, default=_defaults(name, max_steps))
     return pruner
 
 
-def should_prune(study: optuna.Study, trial_id: int, *, pruner: str, kwargs: Mapping[str, Any], max_steps: int) -> bool:
+def should_prune(study: Study, trial: FrozenTrial, *, pruner: str, kwargs: Mapping[str, Any], max_steps: int) -> bool:
     """Whether the trial, judged by its latest report, should stop. Never the first: the published default is the
     yardstick, and tuning must not do worse than it."""
-    trial = study._storage.get_trial(trial_id)
     # Asked for the first trial too: successive halving notes down there who reached a rung, and with what.
-    verdict = build_pruner(pruner, kwargs, max_steps).prune(study, trial)
-    return verdict and trial.number > 0
+    is_poor = build_pruner(pruner, kwargs, max_steps).prune(study, trial)
+    return is_poor and trial.number > 0
 
 
-def _settable(pruner_class: type[optuna.pruners.BasePruner]) -> list[str]:
-    return sorted(inspect.signature(pruner_class).parameters)
-
-
-def _arguments(name: str, kwargs: Mapping[str, Any], max_steps: int) -> dict[str, Any]:
-    ours: dict[str, Any] = {}
+def _defaults(name: str, max_steps: int) -> dict[str, Any]:
     if name == "successive_halving":
         first = max(1, round(max_steps * FIRST_RUNG_SHARE))
-        ours = {"min_resource": first, "reduction_factor": REDUCTION_FACTOR, "bootstrap_count": BOOTSTRAP_COUNT}
-    elif name == "median":
-        # In the first reports the learning rate is still rising.
-        ours = {"n_startup_trials": 4, "n_warmup_steps": max(1, max_steps // MEDIAN_REPORTS)}
-    return {**ours, **kwargs}
+        return {"min_resource": first, "reduction_factor": REDUCTION_FACTOR, "bootstrap_count": BOOTSTRAP_COUNT}
+    if name == "median":  # in the first reports the learning rate is still rising
+        return {"n_startup_trials": 4, "n_warmup_steps": max(1, max_steps // MEDIAN_REPORTS)}
+    return {}
 
 
 def _rungs(max_steps: int, arguments: Mapping[str, Any]) -> list[int]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
-from optuna.storages import BaseStorage
-
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.files import SWEEP_FILE
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.settings import without_circumstances
 from peftsweep.records.space import Space, describe_range
-from peftsweep.sweeps.execution.tickets import Tickets
-from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec, with_space
+from peftsweep.sweeps.protocol.specification import SweepSpec, load_spec, with_space
 
 ANOTHER = "Give the sweep another name=, or if_exists=new."
 
@@ -91,18 +88,3 @@ def _changed_values(whose: str, old: Mapping[str, str], new: Mapping[str, str]) 
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             yield f"{whose}{key} was {old.get(key)}, is {new.get(key)}"
-
-
-def refuse_other_spaces(spec: SweepSpec, storage: BaseStorage) -> None:
-    """In a shared database, a study of this name may be somebody else's. Raises ConfigError."""
-    names = {study.study_name for study in storage.get_all_studies()}
-    for study in spec.studies:
-        if study.name in names:
-            _refuse_other_space(study, storage)
-
-
-def _refuse_other_space(study: StudySpec, storage: BaseStorage) -> None:
-    keys = {key for trial in Tickets(storage, study.name).trials() for key in trial.params}
-    if keys - {dimension.key for dimension in study.space}:
-        rule = f"a study of this name exists and searches {', '.join(sorted(keys))}"
-        raise ConfigError(Problem(rule, study.name, "storage", "Give the sweep another name=."))

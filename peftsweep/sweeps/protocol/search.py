@@ -18,7 +18,6 @@ tests/bench/bench_sampler.py.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
 import math
@@ -27,23 +26,20 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peftsweep.errors import ConfigError, Problem
+import optuna
+from optuna import Study
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState, create_trial
+
 from peftsweep.records.space import Dimension, Space, coordinates, values
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
+from peftsweep.sweeps.protocol.optuna_objects import build_optuna
 
 DEFAULT_SAMPLER = "gp"
 SAMPLERS = {"gp": "GPSampler", "tpe": "TPESampler", "random": "RandomSampler"}
 # Trials, the published default included, that are spread before a model of the objective is trusted.
 STARTUP_TRIALS = {"gp": 5, "tpe": 5, "random": 0}
-# Arguments that are objects, or ours to give.
-NOT_SETTABLE = {"self", "seed", "independent_sampler", "constraints_func", "warn_independent_sampling"}
 
 SPREAD_CANDIDATES = 8  # more would make the start the same for every seed
 CHOICE_DISTANCE = 0.2  # how far apart the ends of a list of choices count, where those of an interval count 1
@@ -59,7 +55,7 @@ ENUMERABLE = 10_000  # settings of a finite space that are listed to find one th
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """One trial as the sampler sees it.
 
     params: job values; state: ok, pruned, oom, diverged, running or failed; value: the final objective where ok;
@@ -74,14 +70,14 @@ class Seen:
 
 
 def propose(
-    space: Space, seen: Sequence[Seen], *, sampler: str, kwargs: Mapping[str, Any], seed: int, direction: str
+    space: Space, history: Sequence[Observation], *, sampler: str, kwargs: Mapping[str, Any], seed: int, direction: str
 ) -> dict[str, Any]:
     """The next settings as job values; the same for the same arguments.
 
     direction: minimize or maximize. Settings that were tried are not proposed again while the space has others. Raises
     ConfigError where the sampler or one of its arguments does not exist.
     """
-    inside = _inside(space, seen)
+    inside = _inside(space, history)
     startup_trials, model = build_sampler(sampler, kwargs, seed)
     with _quiet():
         if sum(trial.state != "failed" for trial in inside) < startup_trials:
@@ -102,64 +98,47 @@ def build_sampler(name: str, kwargs: Mapping[str, Any], seed: int) -> tuple[int,
 
     Raises ConfigError for an unknown name, or an argument that the sampler does not take.
     """
-    import optuna
-
-    if name not in SAMPLERS:
-        raise ConfigError(Problem(f"the sampler is one of {', '.join(SAMPLERS)}", name, "sampler"))
-    sampler_class = getattr(optuna.samplers, SAMPLERS[name])
-    parameters = set(inspect.signature(sampler_class.__init__).parameters)
-    settable = sorted(parameters - NOT_SETTABLE)
-    if unknown := sorted(set(kwargs) - set(settable)):
-        fix = f"It takes {', '.join(settable)}." if settable else "It takes none."
-        raise ConfigError(
-            *(Problem(f"{SAMPLERS[name]} takes no such argument", key, "sampler", fix) for key in unknown)
-        )
-    # The spread is ours, and the view never gives the sampler less than it asks for.
-    startup_trials = int(kwargs.get("n_startup_trials", STARTUP_TRIALS[name]))
-    ours = {"n_startup_trials": 1, "warn_independent_sampling": False}
+    # The spread is done here, and the view never gives the sampler less than it asks for.
+    fixed = {"n_startup_trials": 1, "warn_independent_sampling": False, "seed": seed}
     with _quiet():
-        try:
-            model = sampler_class(**{**kwargs, **{key: ours[key] for key in ours if key in parameters}, "seed": seed})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(Problem(f"{SAMPLERS[name]} refuses its arguments: {error}", dict(kwargs))) from error
-    return startup_trials, model
+        model: BaseSampler = build_optuna("sampler", SAMPLERS, name, kwargs, fixed=fixed)
+    return int(kwargs.get("n_startup_trials", STARTUP_TRIALS[name])), model
 
 
-def _inside(space: Space, seen: Sequence[Seen]) -> list[Seen]:
-    return [trial for trial in seen if len(coordinates(space, trial.params)) == len(space)]
+def _inside(space: Space, history: Sequence[Observation]) -> list[Observation]:
+    return [trial for trial in history if len(coordinates(space, trial.params)) == len(space)]
 
 
-def losses_of(seen: Sequence[Seen], direction: str) -> list[float | None]:
+def losses_of(history: Sequence[Observation], direction: str) -> list[float | None]:
     """What each trial is worth in the view, lower is better; None for running and failed ones."""
-    scale = _scale(seen, direction)
-    completed = [trial for trial in seen if trial.state == "ok" and _is_finite(trial.value)]
+    scale = _scale(history, direction)
+    completed = [trial for trial in history if trial.state == "ok" and _is_finite(trial.value)]
     known = {id(trial): scale(trial.value) for trial in completed if trial.value is not None}
-    for trial in seen:
-        last = _last_report(trial)
-        if trial.state == "pruned" and last is not None:
-            known[id(trial)] = _expected_loss(*last, completed, scale)
+    for trial in history:
+        step = max(trial.reports, default=0)
+        if trial.state == "pruned" and _is_finite(trial.reports.get(step)):
+            known[id(trial)] = _expected_loss(step, trial.reports[step], completed, scale)
     worst = max(known.values(), default=0.0)
     if known and worst == min(known.values()):
         worst += 1.0  # a failure must look worse than the only success
-    silent = {"running", "failed"}
-    return [None if trial.state in silent else known.get(id(trial), worst) for trial in seen]
+    return [None if trial.state in ("running", "failed") else known.get(id(trial), worst) for trial in history]
 
 
-def _scale(seen: Sequence[Seen], direction: str) -> Callable[[float], float]:
+def _scale(history: Sequence[Observation], direction: str) -> Callable[[float], float]:
     if direction == "maximize":
         return lambda value: -value
-    numbers = [number for trial in seen for number in (trial.value, *trial.reports.values()) if _is_finite(number)]
+    numbers = [number for trial in history for number in (trial.value, *trial.reports.values()) if _is_finite(number)]
     return math.log if all(number > 0 for number in numbers if number is not None) else float
 
 
-def _expected_loss(step: int, report: float, completed: Sequence[Seen], scale: Callable[[float], float]) -> float:
+def _expected_loss(
+    step: int, report: float, completed: Sequence[Observation], scale: Callable[[float], float]
+) -> float:
     """Completed trials' final loss as a rising, piecewise linear function of their report at the same step.
 
     Beyond the best and the worst of them it goes on with slope 1, so a promising probe may well look better than all
     that is completed: cut off there, all good probes would look alike.
     """
-    from itertools import accumulate
-
     pairs = sorted(
         (scale(trial.reports[step]), scale(trial.value))
         for trial in completed
@@ -169,7 +148,7 @@ def _expected_loss(step: int, report: float, completed: Sequence[Seen], scale: C
     if not pairs:
         return here
     reports = [pair[0] for pair in pairs]
-    finals = list(accumulate((pair[1] for pair in pairs), max))
+    finals = list(itertools.accumulate((pair[1] for pair in pairs), max))
     if here <= reports[0]:
         return finals[0] + here - reports[0]
     if here >= reports[-1]:
@@ -179,61 +158,49 @@ def _expected_loss(step: int, report: float, completed: Sequence[Seen], scale: C
     return finals[above - 1] + share * (finals[above] - finals[above - 1])
 
 
-def _last_report(trial: Seen) -> tuple[int, float] | None:
-    if not trial.reports:
-        return None
-    step = max(trial.reports)
-    return (step, trial.reports[step]) if _is_finite(trial.reports[step]) else None
-
-
 def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _build_view(space: Space, seen: Sequence[Seen], sampler: BaseSampler, direction: str) -> Study:
-    import optuna
-
+def _build_view(space: Space, history: Sequence[Observation], sampler: BaseSampler, direction: str) -> Study:
     view = optuna.create_study(storage=optuna.storages.InMemoryStorage(), sampler=sampler, direction="minimize")
-    for trial, loss, constraints in zip(seen, losses_of(seen, direction), _constraints_of(seen), strict=True):
-        if trial.state != "failed":
-            view.add_trial(_as_view_trial(space, trial, loss, constraints))
+    for trial, loss, constraints in zip(history, losses_of(history, direction), _constraints_of(history), strict=True):
+        if trial.state == "failed":
+            continue
+        view.add_trial(
+            create_trial(
+                state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
+                value=loss,
+                params=coordinates(space, trial.params),
+                distributions={dimension.key: dimension.coordinate_distribution() for dimension in space},
+                constraints=None if loss is None else constraints,
+            )
+        )
     return view
 
 
-def _as_view_trial(space: Space, trial: Seen, loss: float | None, constraints: dict[str, float] | None) -> FrozenTrial:
-    from optuna.trial import TrialState, create_trial
-
-    return create_trial(
-        state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
-        value=loss,
-        params=coordinates(space, trial.params),
-        distributions=_distributions(space),
-        constraints=None if loss is None else constraints,
-    )
-
-
-def _constraints_of(seen: Sequence[Seen]) -> list[dict[str, float] | None]:
+def _constraints_of(history: Sequence[Observation]) -> list[dict[str, float] | None]:
     """The same constraints for each trial, as samplers want them, each in units of its largest amount.
 
     One that a trial did not measure counts as just kept. Out of memory is one of its own, as no amount is known.
     """
-    names = {name for trial in seen for name in trial.violations}
-    largest = {name: max(abs(trial.violations.get(name, 0.0)) for trial in seen) or 1.0 for name in sorted(names)}
-    runs_out = any(trial.state == "oom" for trial in seen)
+    names = {name for trial in history for name in trial.violations}
+    largest = {name: max(abs(trial.violations.get(name, 0.0)) for trial in history) or 1.0 for name in sorted(names)}
+    runs_out = any(trial.state == "oom" for trial in history)
     if not runs_out and not names:
-        return [None] * len(seen)
+        return [None] * len(history)
     return [
         {name: trial.violations.get(name, 0.0) / amount for name, amount in largest.items()}
         | ({"out of memory": 1.0 if trial.state == "oom" else -1.0} if runs_out else {})
-        for trial in seen
+        for trial in history
     ]
 
 
-def _bounded(space: Space, seen: Sequence[Seen], direction: str) -> Space:
+def _bounded(space: Space, history: Sequence[Observation], direction: str) -> Space:
     """The space between the nearest trials of the worse half below and above the best one, interval by interval."""
     judged = [
         (loss, trial)
-        for loss, trial in zip(losses_of(seen, direction), seen, strict=True)
+        for loss, trial in zip(losses_of(history, direction), history, strict=True)
         if loss is not None and trial.state != "oom"
     ]
     if len(judged) < BOUND_TRIALS:
@@ -251,21 +218,21 @@ def _between(dimension: Dimension, best: float, poor: Sequence[float]) -> Dimens
     return replace(dimension, low=max(below, default=dimension.low), high=min(above, default=dimension.high))
 
 
-def _spread(space: Space, seen: Sequence[Seen], seed: int) -> dict[str, Any]:
+def _spread(space: Space, history: Sequence[Observation], seed: int) -> dict[str, Any]:
     """Of a few random settings the one that is farthest from those tried and from the ends of the intervals.
 
     Choices keep their published default where they have one. An end keeps settings half as far away as a trial does.
     """
     published = tuple(replace(d, choices=(d.default,)) if d.choices and d.holds(d.default) else d for d in space)
     draws = _draws(published, seed, SPREAD_CANDIDATES)
-    candidates = [found for found in draws if not _is_near_any(space, found, seen)]
+    candidates = [found for found in draws if not _is_near_any(space, found, history)]
 
     def room(found: Mapping[str, Any]) -> float:
-        to_trials = (_distance(space, found, trial.params) for trial in seen)
+        to_trials = (_distance(space, found, trial.params) for trial in history)
         shares = [dimension.share_of(found[dimension.key]) for dimension in space if not dimension.choices]
         return min((*to_trials, *(2 * min(share, 1 - share) for share in shares)), default=math.inf)
 
-    return max(candidates, key=room) if candidates else _untried(space, seen, seed) or draws[0]
+    return max(candidates, key=room) if candidates else _untried(space, history, seed) or draws[0]
 
 
 def _distance(space: Space, one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
@@ -279,13 +246,14 @@ def _distance(space: Space, one: Mapping[str, Any], other: Mapping[str, Any]) ->
     return math.hypot(*(along(dimension) for dimension in space))
 
 
-def _untried(space: Space, seen: Sequence[Seen], seed: int) -> dict[str, Any] | None:
+def _untried(space: Space, history: Sequence[Observation], seed: int) -> dict[str, Any] | None:
     """Some settings away from those tried; failing that, any that were not tried; None where all were."""
+    keys = [dimension.key for dimension in space]
+    tried = [[trial.params[key] for key in keys] for trial in history]
     draws = _draws(space, seed, RANDOM_DRAWS)
-    tried = {_key(space, trial.params) for trial in seen}
-    apart = (found for found in draws if not _is_near_any(space, found, seen))
-    new = (found for found in itertools.chain(draws, _all_settings(space)) if _key(space, found) not in tried)
-    return next(apart, None) or next(new, None)
+    apart = (found for found in draws if not _is_near_any(space, found, history))
+    listed = itertools.chain(draws, _all_settings(space))
+    return next(apart, None) or next((found for found in listed if [found[key] for key in keys] not in tried), None)
 
 
 def _all_settings(space: Space) -> Iterator[dict[str, Any]]:
@@ -296,33 +264,22 @@ def _all_settings(space: Space) -> Iterator[dict[str, Any]]:
 
 
 def _draws(space: Space, seed: int, count: int) -> list[dict[str, Any]]:
-    import optuna
-
     view = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     return [_ask(view, space) for _ in range(count)]
 
 
 def _ask(view: Study, space: Space) -> dict[str, Any]:
-    return values(space, view.ask(_distributions(space)).params)
+    distributions = {dimension.key: dimension.coordinate_distribution() for dimension in space}
+    return values(space, view.ask(distributions).params)
 
 
-def _distributions(space: Space) -> dict[str, BaseDistribution]:
-    return {dimension.key: dimension.coordinate_distribution() for dimension in space}
+def _is_near_any(space: Space, found: Mapping[str, Any], history: Sequence[Observation]) -> bool:
+    def is_near(dimension: Dimension, one: Any, other: Any) -> bool:
+        if dimension.choices:
+            return bool(one == other)
+        return abs(dimension.share_of(one) - dimension.share_of(other)) <= NEAR_SHARE
 
-
-def _is_near_any(space: Space, found: Mapping[str, Any], seen: Sequence[Seen]) -> bool:
-    return any(all(_is_near(dimension, found, trial.params) for dimension in space) for trial in seen)
-
-
-def _is_near(dimension: Dimension, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    first, second = one[dimension.key], other[dimension.key]
-    if dimension.choices:
-        return bool(first == second)
-    return abs(dimension.share_of(first) - dimension.share_of(second)) <= NEAR_SHARE
-
-
-def _key(space: Space, params: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(params[dimension.key] for dimension in space)
+    return any(all(is_near(d, found[d.key], trial.params[d.key]) for d in space) for trial in history)
 
 
 @contextmanager

@@ -1,13 +1,17 @@
-"""The two stages of a study: tickets of `tune` and of `confirm`, and when each is over."""
+"""The two stages of a study: tickets of `tune` and of `confirm`, when each is over, and when tuning is extended."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 from peftsweep.records.results import Stage
-from peftsweep.sweeps.execution.tickets import Trial, stopped_because
+from peftsweep.records.space import edges_of, widened
 from peftsweep.sweeps.protocol.budget import Budget, is_given_out
-from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
+from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, with_space
+from peftsweep.sweeps.protocol.trials import Trial, best_of, stopped_because
+
+MOST_EXTENSIONS = 2
 
 
 def stage_study_name(study: StudySpec, stage: Stage) -> str:
@@ -35,3 +39,18 @@ def is_over(spec: SweepSpec, study: StudySpec, stage: Stage, trials: Sequence[Tr
     if stage is Stage.CONFIRM:  # all its tickets are made before it begins; none where nothing is to be confirmed
         return True
     return bool(trials) and is_given_out(budget_of(spec, study), trials)
+
+
+def extended(spec: SweepSpec, tuned: Mapping[str, Sequence[Trial]]) -> SweepSpec | None:
+    """The sweep with wider ranges where the best value of a study lies at an end, and half the budget again for every
+    study, widened or not. None: there is nothing to widen, or it was done often enough."""
+    if spec.extensions >= MOST_EXTENSIONS:
+        return None
+    wider = spec
+    for study in spec.studies:
+        best = best_of(tuned[study.label], spec.objective, spec.limits)
+        edges = edges_of(study.space, best.params) if best else {}
+        if edges:
+            space = tuple(widened(d, edges[d.key]) if d.key in edges else d for d in study.space)
+            wider = with_space(wider, study.label, space)
+    return dataclasses.replace(wider, extensions=spec.extensions + 1) if wider is not spec else None

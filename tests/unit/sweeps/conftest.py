@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 from peftsweep.config.schema import SweepConfig
 from peftsweep.records.space import CAPACITY, LR, Dimension
 from peftsweep.sweeps.execution.storage import open_storage
-from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Tickets, Trial
+from peftsweep.sweeps.execution.tickets import Tickets
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
 
 SPACE = (
     Dimension(LR, 1e-5, 1e-2, log=True, default=1e-4),
@@ -81,7 +82,7 @@ def make_trial(number: int = 0, ending: Ending | None = Ending.FINISHED, **chang
 
 
 @pytest.fixture(scope="session")
-def study_plan() -> Callable[..., StudySpec]:
+def study_spec() -> Callable[..., StudySpec]:
     return make_study
 
 

@@ -13,8 +13,9 @@ from optuna.storages import BaseStorage
 
 from peftsweep.records.items import score_interval
 from peftsweep.records.space import CAPACITY, LR, defaults_of
-from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Tickets
+from peftsweep.sweeps.execution.tickets import Tickets
 from peftsweep.sweeps.protocol.specification import SweepSpec
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
 
 MakeSpec = Callable[..., SweepSpec]

@@ -13,10 +13,10 @@ from rich.console import Console, RenderableType
 from peftsweep.config.schema import BudgetConfig, SweepConfig
 from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, Dimension
-from peftsweep.sweeps.execution.lease import Lease
+from peftsweep.sweeps.execution.leases import Lease
 from peftsweep.sweeps.execution.stopping import Stop
-from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Trial
 from peftsweep.sweeps.protocol.specification import SweepSpec
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
 from peftsweep.sweeps.table import SweepRow, SweepTable
 from peftsweep.sweeps.terminal import Progress, describe_params, dry_run_table, duration, final_table, notes
 
@@ -211,7 +211,7 @@ def test_on_a_terminal_there_is_a_line_for_each_study_and_worker(sweep_spec: Mak
 
 @pytest.mark.parametrize(("stop", "told"), [(Stop.FINISH, "Ctrl-C again"), (Stop.NOW, "run again")])
 def test_an_order_to_stop_is_told(progress: Progress, written: io.StringIO, stop: Stop, told: str) -> None:
-    progress.tell_stop(stop)
+    progress.show_stop(stop)
     assert told in written.getvalue().replace("\n", " ")
 
 

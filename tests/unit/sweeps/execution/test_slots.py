@@ -7,8 +7,7 @@ import os
 import pytest
 
 from peftsweep.errors import ConfigError
-from peftsweep.sweeps.execution.slots import MOST_CPU_WORKERS, cluster_slots, local_slots
-from peftsweep.sweeps.execution.worker import Slot
+from peftsweep.sweeps.execution.slots import MOST_CPU_WORKERS, Slot, cluster_slots, local_slots
 
 GPUS = ("0", "1", "2", "3")
 

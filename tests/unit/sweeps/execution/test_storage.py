@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import BaseStorage
 
 from peftsweep.errors import ConfigError
-from peftsweep.sweeps.execution.storage import JOURNAL, MendingJournal, open_storage
+from peftsweep.sweeps.execution.storage import JOURNAL, RepairingJournal, open_storage
 
 
 def add_trial(storage: BaseStorage) -> None:
@@ -97,14 +97,14 @@ def test_a_writer_whose_lock_was_taken_from_it_writes_over_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It found the end of the file, hung for longer than the others wait, and goes on."""
-    import peftsweep.sweeps.execution.storage as module
+    import peftsweep.sweeps.execution.optuna_internals as module
 
-    slow, fast = MendingJournal(tmp_path / JOURNAL), MendingJournal(tmp_path / JOURNAL)
+    slow, fast = RepairingJournal(tmp_path / JOURNAL), RepairingJournal(tmp_path / JOURNAL)
     find_end = module._end_of_whole_lines
 
-    def hang(stream: object) -> tuple[int, int]:
+    def hang(stream: object, size: int) -> int:
         monkeypatch.setattr(module, "_end_of_whole_lines", find_end)
-        found = find_end(stream)
+        found = find_end(stream, size)
         slow._file_lock.release()
         fast.append_logs([{"who": "fast"}])
         slow._file_lock.acquire()

@@ -16,15 +16,15 @@ from peftsweep.records.limits import parse_limits
 from peftsweep.records.results import Status
 from peftsweep.records.space import CAPACITY, LR, Dimension
 from peftsweep.sweeps.execution.storage import open_storage
-from peftsweep.sweeps.execution.tickets import (
+from peftsweep.sweeps.execution.tickets import Tickets
+from peftsweep.sweeps.protocol.trials import (
     Ending,
     Outcome,
     Terms,
-    Tickets,
     Trial,
     best_of,
     current,
-    seen,
+    observations,
     stopped_because,
 )
 
@@ -254,8 +254,8 @@ def test_a_replaced_trial_is_not_best(trial: MakeTrial) -> None:
 def test_a_sampler_sees_what_was_tried_and_what_runs(trial: MakeTrial) -> None:
     endings = [Ending.FINISHED, Ending.PRUNED, Ending.SPENT, Ending.OOM, Ending.DIVERGED, Ending.CRASHED, None]
     states = ["ok", "pruned", "pruned", "oom", "diverged", "failed", "running"]
-    assert [found.state for found in seen([trial(i, ending) for i, ending in enumerate(endings)])] == states
+    assert [found.state for found in observations([trial(i, ending) for i, ending in enumerate(endings)])] == states
 
 
 def test_a_sampler_does_not_see_what_has_no_settings_or_waits(trial: MakeTrial) -> None:
-    assert seen([trial(0, None, params={}), trial(1, None, state=TrialState.WAITING)]) == []
+    assert observations([trial(0, None, params={}), trial(1, None, state=TrialState.WAITING)]) == []

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from peftsweep.sweeps.execution.tickets import Ending, Outcome, Terms, Trial
 from peftsweep.sweeps.protocol.budget import MARGIN, MOST_BLIND_TRIALS, Budget, is_given_out, tickets_due
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
 
 MakeTrial = Callable[..., Trial]
 FIRST_REPORT = 0.2

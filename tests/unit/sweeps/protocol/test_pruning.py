@@ -17,7 +17,9 @@ class Reports:
     def is_pruned(self, value, step=None):
         trial = self.study.ask()
         trial.report(value, step or self.step)
-        pruned = should_prune(self.study, trial._trial_id, pruner=self.pruner, kwargs=self.kwargs, max_steps=45)
+        pruned = should_prune(
+            self.study, self.study.trials[trial.number], pruner=self.pruner, kwargs=self.kwargs, max_steps=45
+        )
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
         self.study.tell(trial, None if pruned else value, state=state)
         return pruned
@@ -90,7 +92,7 @@ def test_without_a_pruner_nobody_stops():
     for value in (1.0, 9.0):
         trial = study.ask()
         trial.report(value, 1)
-        assert not should_prune(study, trial._trial_id, pruner="none", kwargs={}, max_steps=9)
+        assert not should_prune(study, study.trials[trial.number], pruner="none", kwargs={}, max_steps=9)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from peftsweep.errors import ConfigError
 from peftsweep.records.space import CAPACITY, LR, Dimension
-from peftsweep.sweeps.protocol.search import Seen, losses_of, propose
+from peftsweep.sweeps.protocol.search import Observation, losses_of, propose
 
 RATES = Dimension(LR, low=1e-4, high=1e-1, log=True)
 RANKS = Dimension(CAPACITY, choices=(4, 8, 16, 32))
@@ -22,7 +22,7 @@ def next_of(seen, space=SPACE, sampler="gp", seed=0, direction="minimize", **kwa
 
 
 def trial(lr, rank=8, state="ok", value=None, **kwargs):
-    return Seen({LR: lr, CAPACITY: rank}, state, value, **kwargs)
+    return Observation({LR: lr, CAPACITY: rank}, state, value, **kwargs)
 
 
 def bowl(lr, rank=8, best=5e-3):
@@ -73,13 +73,13 @@ def test_a_gaussian_process_goes_to_the_best_of_a_bowl():
 
 def test_where_higher_is_better_it_goes_to_the_highest():
     near = [bowl(lr, rank) for lr in (1e-3, 3e-3, 9e-3, 3e-2) for rank in (4, 32)]
-    upside_down = [Seen(seen.params, "ok", 2 - seen.value) for seen in near]
+    upside_down = [Observation(seen.params, "ok", 2 - seen.value) for seen in near]
     assert decades_from(next_of(upside_down, direction="maximize")[LR], 5e-3) < 0.3
 
 
 def test_two_workers_are_sent_to_different_places():
     first = next_of(COMPLETED)
-    assert next_of([*COMPLETED, Seen(first, "running")]) != first
+    assert next_of([*COMPLETED, Observation(first, "running")]) != first
 
 
 def test_the_first_trials_are_spread_over_the_range_for_every_seed():
@@ -112,23 +112,23 @@ def test_settings_that_were_tried_are_not_proposed_again():
     for number in range(8):
         found = next_of(seen, space, seed=number)
         assert found not in [trial.params for trial in seen]
-        seen.append(Seen(found, "failed" if number == 3 else "ok", 1.0))
+        seen.append(Observation(found, "failed" if number == 3 else "ok", 1.0))
 
 
 def test_an_exhausted_space_may_repeat():
     space = (RANKS,)
-    seen = [Seen({CAPACITY: rank}, "ok", 1.0) for rank in RANKS.choices]
+    seen = [Observation({CAPACITY: rank}, "ok", 1.0) for rank in RANKS.choices]
     assert next_of(seen, space)[CAPACITY] in RANKS.choices
 
 
 def test_a_rate_almost_like_one_tried_is_not_worth_a_trial():
-    seen = [Seen({LR: 3e-3}, "ok", 1.0)]
+    seen = [Observation({LR: 3e-3}, "ok", 1.0)]
     proposed = [next_of(seen, (RATES,), "random", seed)[LR] for seed in range(100)]
     assert min(decades_from(lr, 3e-3) for lr in proposed) > 0.05
 
 
 def test_trials_outside_the_space_are_left_out():
-    outside = [Seen({LR: 5.0, CAPACITY: 8}, "ok", 0.0), Seen({LR: 1e-3}, "ok", 0.0)]
+    outside = [Observation({LR: 5.0, CAPACITY: 8}, "ok", 0.0), Observation({LR: 1e-3}, "ok", 0.0)]
     assert next_of([*COMPLETED, *outside]) == next_of(COMPLETED)
 
 

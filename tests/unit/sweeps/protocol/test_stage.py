@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 
 from peftsweep.config.schema import BudgetConfig, SweepConfig
 from peftsweep.records.results import Stage
-from peftsweep.sweeps.execution.tickets import Ending, Outcome, Trial
 from peftsweep.sweeps.protocol.specification import SweepSpec
 from peftsweep.sweeps.protocol.stage import budget_of, is_over, stage_study_name
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Trial
 
 MakeSpec = Callable[..., SweepSpec]
 MakeTrial = Callable[..., Trial]

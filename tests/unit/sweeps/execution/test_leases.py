@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from peftsweep.sweeps.execution.lease import WORKERS_FOLDER, Lease, LeaseFile, is_alive, living, read_lease
+from peftsweep.sweeps.execution.leases import WORKERS_FOLDER, Lease, LeaseFile, is_alive, living, read_lease
 
 LEASE_SECONDS = 60.0
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from peftsweep.records.results import Stage
-from peftsweep.sweeps.execution.lease import WORKERS_FOLDER
+from peftsweep.sweeps.execution.leases import WORKERS_FOLDER
+from peftsweep.sweeps.execution.slots import Slot
 from peftsweep.sweeps.execution.stopping import Stop, read_stop
-from peftsweep.sweeps.execution.worker import Slot, run_worker
+from peftsweep.sweeps.execution.worker import run_worker
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ QUICK_DEATH_SECONDS = 10.0
 MOST_QUICK_DEATHS = 5  # in a row, of one slot: then something is wrong that a restart does not mend
 
 
-class Launch(Protocol):
+class WorkerPool(Protocol):
     """Start workers for one stage; returns when they are gone, however they went."""
 
     @property
@@ -69,7 +70,8 @@ class LocalPool:
                 is_quick = time.monotonic() - started < QUICK_DEATH_SECONDS
                 quick_deaths[slot] = quick_deaths[slot] + 1 if is_quick else 0
                 if quick_deaths[slot] < MOST_QUICK_DEATHS:
-                    log.warning("A worker died (%s); its slot gets a new one.", _how(code))
+                    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                    log.warning("A worker died (%s); its slot gets a new one.", how)
                     running[slot] = (_start_worker(folder, slot, stage), time.monotonic())
                 else:
                     log.error("Slot %d is given up: its workers die at once. See %s.", slot.index, _log(folder, slot))
@@ -90,10 +92,6 @@ def _start_worker(folder: Path, slot: Slot, stage: Stage) -> subprocess.Popen[by
 
 def _log(folder: Path, slot: Slot) -> Path:
     return folder / WORKERS_FOLDER / f"slot-{slot.index}.log"
-
-
-def _how(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 @dataclass
@@ -139,21 +137,18 @@ class WorkerTask:
     def __call__(self, config: Any) -> int:
         number = int(HydraConfig.get().job.num)
         slot = self.slots[number % len(self.slots)]
-        path = Path(self.folder) / WORKERS_FOLDER / f"slot-{slot.index}.log"
-        with path.open("ab") as stream:
+        with _log(Path(self.folder), slot).open("ab") as stream:
             return run_worker(Path(self.folder), slot, stage=self.stage, controller=self.controller, log_to=stream)
 
 
-def find_gpus(read: Callable[[], list[str]] | None = None) -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; empty without any."""
+def find_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; empty without any.
+
+    The driver's own tool is asked, as torch would take seconds and open CUDA here.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    return (read or _read_gpus)()
-
-
-def _read_gpus() -> list[str]:
-    """Asked of the driver's own tool, as torch would take seconds and open CUDA here."""
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,0 +1,84 @@
+"""How a trial ended: told by its process, or read from what it left, and then settled in the storage once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from peftsweep.errors import DataError
+from peftsweep.records.limits import violations
+from peftsweep.records.results import JobResult, Status, load_result
+from peftsweep.sweeps.execution.tickets import Tickets
+from peftsweep.sweeps.protocol.specification import SweepSpec
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Trial
+
+OUTCOME_FILE = "outcome.json"  # beside result.json: what the worker is told, should its connection break
+CODE_KEYS = ("commit", "dirty", "torch", "transformers", "peft", "peftsweep")
+
+log = logging.getLogger(__name__)
+
+
+def with_result(outcome: Outcome, folder: Path) -> Outcome:
+    """The outcome, with what the job's result.json says, if there is one that can be read."""
+    try:
+        result = load_result(folder)
+    except DataError:
+        return outcome
+    return replace(
+        outcome,
+        mlflow_run_id=result.mlflow_run_id,
+        metrics=result.metrics,
+        intervals=result.intervals,
+        data={info["split"]: info["digest"] for info in result.datasets},
+        code=code_of(result),
+        tokens=int(result.metrics.get("train/tokens", 0)),
+        steps=result.steps,
+    )
+
+
+def code_of(result: JobResult) -> str:
+    """Two trials of a study compare only where this is equal."""
+    return " ".join(f"{key}={result.environment[key]}" for key in CODE_KEYS if key in result.environment)
+
+
+def recorded_outcome(folder: Path) -> Outcome | None:
+    """How a trial ended by the files that it left, if it got that far."""
+    try:
+        return Outcome(**json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        pass
+    try:
+        result = load_result(folder)
+    except DataError:
+        return None
+    endings = {Status.OK: Ending.FINISHED, Status.OOM: Ending.OOM}  # a pruned job may have ended on its budget
+    seconds = result.metrics.get("time/job_seconds", 0.0)
+    ending = endings.get(result.status, Ending.CRASHED)
+    return with_result(Outcome(ending, result.cause, str(folder), seconds=seconds), folder)
+
+
+def settle(spec: SweepSpec, tickets: Tickets, trial: Trial, outcome: Outcome) -> None:
+    """Tell the storage how an attempt ended: the trial is finished, with its value and how it keeps to the limits, or
+    waits to be run again.
+
+    A process that died may have done so after its job was done, while MLflow was told: its files count.
+    """
+    if outcome.ending is Ending.CRASHED and trial.folder:
+        outcome = recorded_outcome(Path(trial.folder)) or outcome
+    if trial.runs_again(outcome):
+        is_crash = outcome.ending is Ending.CRASHED
+        if is_crash:
+            log.warning("%s trial %d: %s. It is run again.", tickets.name, trial.number, outcome.cause)
+        tickets.requeue(trial, outcome.cause or str(outcome.ending), costs_attempt=is_crash)
+        return
+    value = outcome.metrics.get(spec.objective)
+    if outcome.ending is Ending.FINISHED and (value is None or not math.isfinite(value)):
+        outcome = replace(outcome, ending=Ending.DIVERGED, cause=f"{spec.objective} was not finite")
+    others = [ended.outcome.metrics for ended in tickets.trials() if ended.is_finished and ended.outcome]
+    broken = violations(spec.limits, [*others, outcome.metrics])[-1]
+    if outcome.ending is Ending.OOM:
+        broken["memory"] = max(1.0, broken.get("memory", 0.0))
+    tickets.finish(trial, outcome, value, broken)
