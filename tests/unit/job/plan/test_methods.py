@@ -2,18 +2,21 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import MethodError
-from peftsweep.job.plan.planner import ON_ONE_BLOCK, MemoryPlan
+from peftsweep.job.plan.planner import ON_ONE_BLOCK, MemoryPlan, plan_job
 from peftsweep.memory.ledger import Category
 from peftsweep.methods.attach import attach_method, calibration_batches_wanted
-from peftsweep.methods.catalog import method_files
+from peftsweep.methods.catalog import method_files, read_method_file
 from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.modalities.loading import load_base
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 METHODS = sorted(method_files())
 UNTRACEABLE = {"frod", "shira"}  # their sparse matrices have sizes that depend on values
@@ -24,13 +27,23 @@ JobOf = Callable[..., JobConfig]
 PlanOf = Callable[..., MemoryPlan]
 
 
+@pytest.fixture(scope="module")
+def job_on_two_layers(tmp_path_factory: pytest.TempPathFactory, job_of: JobOf) -> JobConfig:
+    """A job on the lower half of the embedded model, on rows of a known length."""
+    folder = tmp_path_factory.mktemp("model")
+    AutoModelForCausalLM.from_pretrained(LLAMA_FOLDER, dtype="float32", num_hidden_layers=2).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(LLAMA_FOLDER).save_pretrained(folder)
+    model = ("model=hf", f"model.id={folder}", "model.dtype=float32", "hparams=metamath-pocket")
+    return job_of(*model, "task.source=hub", "hparams.max_seq_length=32")
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in UNTRACEABLE])
-def test_a_method_is_planned_with_the_parameters_that_a_job_trains(name: str, job_of: JobOf, plan_of: PlanOf) -> None:
-    plan = plan_of(f"method={name}")
+def test_a_method_is_planned_with_the_parameters_that_a_job_trains(name: str, job_on_two_layers: JobConfig) -> None:
+    config = replace(job_on_two_layers, method=read_method_file(method_files()[name]))
+    plan = plan_job(config)
     assert plan.train_peak_bytes >= plan.train_allocated_bytes > 4 * plan.total_params
     assert sum(plan.parts.values()) == plan.train_peak_bytes
     assert (ON_ONE_BLOCK in plan.notes) == (name in MUST_SEE_WEIGHTS)
-    config = job_of(f"method={name}")
     if name not in NEEDS_CUDA and not calibration_batches_wanted(config.method):
         assert (plan.trainable_params, plan.total_params) == really_attached(config)
 
