@@ -3,6 +3,7 @@ closed."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -47,10 +48,25 @@ DISK_IS_FULL = "No space left on device"  # safetensors and torch tell the cause
 class JobRecord:
     """What is known of a job so far, and where it goes."""
 
-    def __init__(self, folder: Path, result: JobResult, tracker: Tracker) -> None:
-        self.folder, self.result, self.tracker = folder, result, tracker
+    def __init__(self, folder: Path, result: JobResult) -> None:
+        self.folder, self.result = folder, result
+        self.tracker: Tracker = NoTracker()
         self.measure: Callable[[], dict[str, float]] = dict  # the probe's metrics, also of a job that fails
-        self._has_logged = False
+        self.has_begun = self._has_logged = False
+
+    def begin(self, config: JobConfig, run_id: str | None = None) -> None:
+        """The job is as `config` says now: note it, and open its MLflow run. run_id: of a job that is resumed, whose
+        earlier result gives way, as it is no longer complete."""
+        self.has_begun = True
+        self.result.config = redact_params(dataclasses.asdict(config))
+        result = self.folder / RESULT_FILE
+        if result.exists():
+            result.replace(self.folder / f"{RESULT_FILE}.before-resume")
+        (self.folder / CONFIG_FILE).write_text(yaml.safe_dump(self.result.config, sort_keys=False), encoding="utf-8")
+        if config.tracking.enabled:
+            self.tracker = _open_tracker(config, self.folder, self.result, run_id)
+        self.result.mlflow_run_id = self.tracker.run_id
+        self.tracker.log_params(self.result.config, config.tracking.params)
 
     def log_step(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one step, to the folder and to MLflow."""
@@ -90,45 +106,39 @@ class JobRecord:
 
 
 @contextmanager
-def recording(config: JobConfig, folder: Path, *, run_id: str | None = None) -> Iterator[JobRecord]:
-    """Open the record of a job; on leaving, write result.json and close the MLflow run, whatever happened inside.
+def recording(config: JobConfig, folder: Path) -> Iterator[JobRecord]:
+    """Open the record of a job; on leaving, write result.json and close the MLflow run, whatever happened inside, also
+    before the record has begun.
 
     SIGTERM and Ctrl-C end the job as `interrupted`, running out of memory as `oom`, anything else as `failed`; the
     exception goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job that is
     not the one to resume.
     """
-    content = redact_params(dataclasses.asdict(config))
-    _claim(folder, yaml.safe_dump(content, sort_keys=False), config.resume)
-    result = _new_result(config)
-    result.config = content
-    record = JobRecord(folder, result, _open_tracker(config, folder, result, run_id))
-    result.mlflow_run_id = record.tracker.run_id
+    _claim(folder, config.resume)
+    record = JobRecord(folder, _new_result(config))
     with _interrupted_by_signals():
         try:
-            record.tracker.log_params(content, config.tracking.params)
             yield record
         except BaseException as error:
+            if not record.has_begun and config.resume is None:
+                with contextlib.suppress(PeftsweepError, OSError):  # what ended the job is what must be told
+                    record.begin(config)
             raise _conclude(record, error) from error
     _close(record)
 
 
-def _claim(folder: Path, config: str, resumed: str | None) -> None:
-    """Make the folder this job's own. The result of a job that is resumed here gives way: it is no longer complete."""
-    result = folder / RESULT_FILE
+def _claim(folder: Path, resumed: str | None) -> None:
+    """Make the folder this job's own."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if resumed is not None and result.exists() and Path(resumed).resolve() == folder.resolve():
-            result.replace(folder / f"{RESULT_FILE}.before-resume")
-        if result.exists():
-            rule = "a job's folder must not hold a finished job already"
-            raise OutputError(Problem(rule, str(folder), "hydra.run.dir", "Choose another folder."))
         (folder / HISTORY_FILE).touch()
-        (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     except OSError as error:
-        if isinstance(error, PeftsweepError):
-            raise
         rule = f"the output folder must be writable ({error.strerror})"
         raise OutputError(Problem(rule, str(folder), "hydra.run.dir")) from error
+    is_resumed = resumed is not None and Path(resumed).resolve() == folder.resolve()
+    if (folder / RESULT_FILE).exists() and not is_resumed:
+        rule = "a job's folder must not hold a finished job already"
+        raise OutputError(Problem(rule, str(folder), "hydra.run.dir", "Choose another folder."))
 
 
 def _forget_steps(history: Path, first_step: int) -> None:
@@ -152,14 +162,13 @@ def _new_result(config: JobConfig) -> JobResult:
         seed=config.seed,
         stage=Stage(config.stage),
         study=config.study,
+        config=redact_params(dataclasses.asdict(config)),
         environment=describe_environment(),
         started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
 
 
 def _open_tracker(config: JobConfig, folder: Path, result: JobResult, run_id: str | None) -> Tracker:
-    if not config.tracking.enabled:
-        return NoTracker()
     tags = {
         "method": result.method,
         "model": result.model,
@@ -222,6 +231,8 @@ def _out_of_memory(error: BaseException) -> OutOfMemoryError:
 def _close(record: JobRecord) -> None:
     """result.json first, then MLflow: a tracking server that is down can't cost a result."""
     record.result.metrics |= record.measure()
+    if not record.has_begun and (record.folder / RESULT_FILE).exists():
+        return  # of the job that was to be resumed, and was not
     try:
         save_result(record.result, record.folder)
     except OSError as error:

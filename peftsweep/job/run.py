@@ -64,13 +64,11 @@ def run_job(
     """
     display = display or Display()
     gc.collect()  # the job before this one in the process may have left cycles that hold device memory
-    checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
     device, modality = choose_device(config.device), modality_of(config.model)
-    config = with_fitting_batch(config, device)
-    with (
-        recording(config, folder, run_id=checkpoint["mlflow_run_id"] if checkpoint else None) as record,
-        display.running(),
-    ):
+    with recording(config, folder) as record, display.running():
+        checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
+        config = with_fitting_batch(config, device)
+        record.begin(config, checkpoint["mlflow_run_id"] if checkpoint else None)
         begun(record.tracker.run_id)
         refuse_busy_device(str(device), config.allow_shared_gpu)
         record.result.metrics |= foresee(config, device)

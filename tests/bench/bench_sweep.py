@@ -54,6 +54,7 @@ def empty_job(config: Any, folder: Path, *, begun: Callable[..., None], observe:
     from peftsweep.job.record import recording
 
     with recording(config, folder) as record:
+        record.begin(config)
         begun(record.tracker.run_id)
         for step in range(1, STEPS + 1):
             metrics = {f"train/metric{index}": step / (index + 1) for index in range(METRICS_OF_A_STEP)}

@@ -1,0 +1,51 @@
+"""A job that is refused before it begins leaves a result that says why."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config
+from peftsweep.config.schema import JobConfig
+from peftsweep.errors import ConfigError, DataError
+from peftsweep.job.checkpoint import CHECKPOINT_FILE
+from peftsweep.job.run import run_job
+from peftsweep.records.results import RESULT_FILE, JobResult, Stage, Status, load_result, save_result
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> JobConfig:
+    return build_config(compose_config(["tracking=none", "device=cpu", f"cache={tmp_path / 'cache'}"]))
+
+
+def test_a_card_that_nobody_knows_is_the_cause_of_a_failed_result(config: JobConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fit=true needs a card to fit"):
+        run_job(dataclasses.replace(config, fit=True), tmp_path / "job")
+    result = load_result(tmp_path / "job")
+    assert result.status is Status.FAILED
+    assert result.cause and "fit=true needs a card to fit" in result.cause
+    assert result.config["fit"] is True
+    assert (tmp_path / "job" / "config.yaml").exists()
+
+
+def test_a_broken_checkpoint_is_the_cause_of_a_failed_result(config: JobConfig, tmp_path: Path) -> None:
+    job = tmp_path / "killed"
+    job.mkdir()
+    (job / CHECKPOINT_FILE).write_bytes(b"cut short")
+    with pytest.raises(DataError, match="the checkpoint must be readable"):
+        run_job(dataclasses.replace(config, resume=str(job)), job)
+    result = load_result(job)
+    assert result.status is Status.FAILED
+    assert result.cause and "the checkpoint must be readable" in result.cause
+
+
+def test_a_job_that_cannot_be_resumed_keeps_the_result_that_it_had(config: JobConfig, tmp_path: Path) -> None:
+    job = tmp_path / "interrupted"
+    job.mkdir()
+    before = JobResult(Status.INTERRUPTED, "lora", "pocket-llama", "metamath", 0, Stage.SINGLE, metrics={"drift": 0.5})
+    save_result(before, job)
+    content = (job / RESULT_FILE).read_bytes()
+    with pytest.raises(DataError, match="must hold a checkpoint"):
+        run_job(dataclasses.replace(config, resume=str(job)), job)
+    assert (job / RESULT_FILE).read_bytes() == content
