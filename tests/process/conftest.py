@@ -28,6 +28,12 @@ from peftsweep.tracking.store import open_store
 DEADLINE_SECONDS = 600.0
 
 
+def lives(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 class CommandLine:
     """`python -m peftsweep` with a current folder."""
 
