@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from peftsweep.records.metrics import Metric, find_metric, plain_name
 
@@ -35,6 +35,11 @@ class Quantity:
     @property
     def title(self) -> str:
         return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    @property
+    def as_difference(self) -> Quantity:
+        """How a difference of two such values is shown: of shares, in percentage points."""
+        return replace(self, unit="percentage points", digits=1) if self.unit == "%" else self
 
     def number(self, value: float, *, sign: bool = False) -> str:
         """Without its unit, which the header has."""
@@ -110,18 +115,11 @@ def counted(number: int, word: str) -> str:
 
 
 def format_metric(metric: Metric, value: float) -> str:
-    """A value in a unit that people read: shares as percent, bytes as MB or GB."""
-    if metric.unit == "bytes":
-        size, unit = next(
-            (size, unit)
-            for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
-            if abs(value) >= size or size == 1
-        )
-        return f"{value / size:,.2f} {unit}" if size > 1 else f"{value:.0f} B"
-    if metric.unit in ("parameters", "tokens"):
-        return f"{value:,.0f}"
-    if metric.is_percent:
-        return f"{value:.1%}"
-    return (
-        f"{value:,.{0 if metric.unit == 'tokens/s' else 1 if metric.unit in ('s', 'J') else 4}f} {metric.unit}".strip()
-    )
+    """One value in a unit that suits it."""
+    return quantity(metric.key, [value]).text(value).replace(NARROW_SPACE, " ")
+
+
+def format_settings(settings: Mapping[str, object], *, short: bool = False) -> str:
+    """`learning rate 0.001, capacity 8`; short: `lr 0.001, capacity 8`."""
+    names = {key: key.rpartition(".")[2] if short else quantity(key).name for key in settings}
+    return ", ".join(f"{names[key]} {plain(value)}" for key, value in settings.items())

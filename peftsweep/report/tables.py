@@ -8,22 +8,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
 from peftsweep.records.jobs import REFERENCE
-from peftsweep.records.metrics import METRICS, cost_columns, first_measured, score_keys
-from peftsweep.records.quantities import counted, format_metric
+from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity
 from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
+from peftsweep.report.analysis.sentences import needed
+from peftsweep.report.columns import TRIALS, Cell, build_columns
 from peftsweep.statistics.pairs import Pair
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
 MOST_PRINTED, MOST_WRITTEN = 100, 1000  # rows of one group, on the console and in table.md; all are in table.csv
 MOST_NOTES = 100  # of one kind
-LEFT_ALIGNED = {"method", "best settings"}
-SHORT = {"hparams.lr": "lr", "method.capacity": "capacity"}
+LEFT_ALIGNED = {"method", "trials", "best settings"}
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -51,7 +51,9 @@ def _console_table(group: Group) -> RenderableType:
     titles, rows = readable(group, MOST_PRINTED)
     table = Table(title=group.title, title_justify="left", box=box.SIMPLE_HEAD)
     for title in titles:
-        table.add_column(title, justify="left" if title in LEFT_ALIGNED else "right", overflow="fold")
+        is_left = title in LEFT_ALIGNED
+        justify: JustifyMethod = "left" if is_left else "right"
+        table.add_column(title.replace(", ", "\n"), justify=justify, overflow="fold", no_wrap=not is_left)
     for cells in rows:
         table.add_row(*map(Text, cells))
     return Lines(table, *(Text(line) for line in (*_cut(group, MOST_PRINTED), *notes(group))), Text(""))
@@ -64,52 +66,25 @@ def _cut(group: Group, most: int) -> Iterator[str]:
 
 def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[list[str]]]:
     """Titles, and a line of text for each of the first rows; costs that nobody measured have no column."""
-    measured = [row.estimates for row in group.rows if row.estimates]
-    costs = {title: key for title, keys in cost_columns().items() if (key := first_measured(keys, measured))}
-    has_trials = any(row.trials for row in group.rows)
-    titles = ["place", "method", _score_title(group), "95% interval", "seeds", *costs]
-    titles += ["trials"] if has_trials else []
-    titles += ["best settings"]
-    return titles, [_cells(row, costs, has_trials) for row in group.rows[:most]]
+    rows = group.rows[:most]
+    (_, places), *columns = build_columns(group, rows)
+    titles, texts = ["place", "method"], [[_place(row, cell) for row, cell in zip(rows, places, strict=True)]]
+    texts.append([row.name for row in rows])
+    for number, (column, cells) in enumerate(columns):
+        unit = column.unit if column.unit not in ("", column.short) else ""
+        titles.append(f"{column.short or column.title}{', ' * bool(unit)}{unit}")
+        notes = [cell.note.replace(NARROW_SPACE, " ").replace("\n", ", ") for cell in cells]
+        texts.append(notes if column.title == "trials" else [cell.text for cell in cells])
+        if number == 0 and group.score_name:
+            titles.append("95% interval")
+            texts.append(notes)
+    titles.append("best settings")
+    texts.append([format_settings(row.best, short=True) for row in rows])
+    return titles, [list(cells) for cells in zip(*texts, strict=True)]
 
 
-def _score_title(group: Group) -> str:
-    return (group.score_name or "test score").rpartition("/")[2].replace("_", " ")
-
-
-def _cells(row: Row, costs: dict[str, str], has_trials: bool) -> list[str]:
-    score = next((key for key in score_keys() if key in row.estimates), "test/score")
-    cells = [_place(row), row.name, _value(row.score, score), _interval(row.score, score), _seeds(row)]
-    cells += [_value(row.estimates.get(key), key).removesuffix(f" {title}") for title, key in costs.items()]
-    cells += [_trials(row)] if has_trials else []
-    return [*cells, " ".join(f"{SHORT.get(name, name)}={value}" for name, value in row.best.items())]
-
-
-def _place(row: Row) -> str:
-    """`=` marks what can't be told from the best."""
-    if row.origin == REFERENCE:
-        return "reference"
-    tied = "=" if row.place != 1 and row.separated_from_best is False else ""
-    return "" if row.place is None else f"{tied}{row.place}"
-
-
-def _seeds(row: Row) -> str:
-    return str(len(row.seeds)) if row.seeds else ""
-
-
-def _value(estimate: Estimate | None, key: str) -> str:
-    return format_metric(METRICS[key], estimate.mean) if estimate else ""
-
-
-def _interval(estimate: Estimate | None, key: str) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
-    return f"{format_metric(METRICS[key], estimate.low)} to {format_metric(METRICS[key], estimate.high)}"
-
-
-def _trials(row: Row) -> str:
-    counts = {**dict(sorted(row.trials.items())), **({"retried": row.retried} if row.retried else {})}
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
+def _place(row: Row, cell: Cell) -> str:
+    return "reference" if row.origin == REFERENCE else cell.text
 
 
 def notes(group: Group) -> Iterator[str]:
@@ -134,22 +109,14 @@ def _is_of(pair: Pair, best: str, tied: Sequence[str]) -> bool:
 def needs(pair: Pair, score: str | None) -> str:
     """What it would take to tell two rows apart."""
     names = f"{pair.first} and {pair.second}"
-    if pair.difference == 0:
+    if pair.difference == 0 or score is None:
         return f"{names}: the same score."
-    gap = _points(pair.difference, score)
+    gap = quantity(score, [pair.difference]).as_difference.text(abs(pair.difference)).replace(NARROW_SPACE, " ")
     if pair.more_seeds:
-        seeds = "1 more seed" if pair.more_seeds == 1 else f"{pair.more_seeds} more seeds"
-        return f"{names}: {seeds} each would show a gap like this one ({gap}), 4 times in 5."
+        return f"{names}: {needed(pair)} would show a gap like this one ({gap}), 4 times in 5."
     if pair.more_items:
-        items = f"about {pair.more_items:,} more test items"
-        return f"{names}: more seeds would not show a gap like this one ({gap}), {items} might."
+        return f"{names}: more seeds would not show a gap like this one ({gap}), {needed(pair)} might."
     return f"{names}: neither more seeds nor more test items alone would show a gap like this one ({gap})."
-
-
-def _points(difference: float, score: str | None) -> str:
-    """Of shares, in percentage points."""
-    text = format_metric(METRICS[score], abs(difference)) if score else f"{abs(difference):.4f}"
-    return f"{text.removesuffix('%')} points" if text.endswith("%") else text
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -166,18 +133,18 @@ def to_csv(comparison: Comparison) -> str:
 def _record(group: Group, row: Row) -> dict[str, Any]:
     record: dict[str, Any] = {"group": group.title, "place": row.place, "name": row.name, "method": row.method}
     record |= {"model": row.model, "task": row.task, "origin": row.origin, "study": row.study}
-    record |= {"score_name": group.score_name if row.score else None, **_spread("score", row.score)}
+    record |= {"score_name": group.score_name if row.score else None, **_with_interval("score", row.score)}
     record |= {"seeds": len(row.seeds), "separated_from_best": row.separated_from_best, "objective": row.objective}
-    record |= _spread("default_score", row.default_score)
-    record |= {f"trials_{status}": row.trials.get(status, 0) for status in ("ok", "pruned", "oom", "failed")}
+    record |= _with_interval("default_score", row.default_score)
+    record |= {f"trials_{status}": row.trials.get(status, 0) for status in TRIALS}
     record |= {"trials_retried": row.retried, "tune_tokens": row.tune_tokens, "tune_seconds": row.tune_seconds}
     record |= row.best
     for key, estimate in row.estimates.items():
-        record |= _spread(key, estimate)
+        record |= _with_interval(key, estimate)
     return record | {"warnings": " ".join([*group.warnings, *row.warnings, *row.edges])}
 
 
-def _spread(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+def _with_interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     low, mean, high = (estimate.low, estimate.mean, estimate.high) if estimate else (None, None, None)
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 

@@ -4,10 +4,10 @@ its range, and which settings mattered."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from peftsweep.records.quantities import counted, plain, quantity
+from peftsweep.records.quantities import counted, format_settings, plain, quantity
 from peftsweep.records.space import Dimension, edges_of, widened
 from peftsweep.report.analysis.tuning import Tuning
 
@@ -22,20 +22,16 @@ def tuning_sentences(tuning: Tuning) -> list[str]:
         ended = counted(len(tuning.trials), "trial")
         return [f"None of {ended} ran to its end with a finite {quantity(tuning.objective).name}."]
     shown = quantity(tuning.objective, [best.value])
-    told = [f"Best: {_settings(best.settings)}, {shown.name} {shown.text(best.value)}."]
+    told = [f"Best: {format_settings(best.settings)}, {shown.name} {shown.text(best.value)}."]
     default = tuning.default_trial
     if default and default.value is not None:
         ended = "" if default.is_ok else " when it was ended early"
         told.append(
             "The default settings are the best."
             if default is best
-            else f"Default: {_settings(default.settings)}, {shown.text(default.value)}{ended}."
+            else f"Default: {format_settings(default.settings)}, {shown.text(default.value)}{ended}."
         )
     return [*told, *_band(tuning)]
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{quantity(key).name} {plain(value)}" for key, value in settings.items())
 
 
 def _band(tuning: Tuning) -> Iterator[str]:

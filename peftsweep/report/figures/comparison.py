@@ -166,7 +166,7 @@ def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
     ranked = [gaps[row.name] for row in group.rows if row.name in gaps][:MOST_GAPS]
     if best is None or group.score_name is None or not ranked:
         return None
-    shown = points_of(quantity(group.score_name, [value for _, *values, _ in ranked for value in values]))
+    shown = quantity(group.score_name, [value for _, *values, _ in ranked for value in values]).as_difference
     canvas = Canvas(width, 72 + 26 * len(ranked), f"Difference to {best} in {shown.name}")
     left = min(14 + max(text_width(name, 12) for name, *_ in ranked), 0.42 * width)
     scale = fitted([0.0, *(value for _, *values, _ in ranked for value in values)], left, width - 14)
@@ -182,11 +182,6 @@ def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
             (scale(mean), y), "square" if is_separated else "circle", color, 5.5, hollow=not is_separated, title=told
         )
     return canvas
-
-
-def points_of(shown: Quantity) -> Quantity:
-    """How a difference of two such values is shown: of shares, in percentage points."""
-    return Quantity(shown.key, shown.name, "percentage points", shown.divisor, 1) if shown.unit == "%" else shown
 
 
 def _gap_to(best: str, pair: Pair) -> tuple[str, float, float, float, bool] | None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from peftsweep.records.quantities import Quantity, plain, quantity
+from peftsweep.records.quantities import Quantity, format_settings, plain, quantity
 from peftsweep.records.space import CAPACITY
 from peftsweep.report.analysis.tuning import Curve, Trial, Tuning, sort_key
 from peftsweep.report.figures.canvas import (
@@ -52,11 +52,11 @@ def draw_learning_rates(tuning: Tuning) -> Canvas | None:
         color, shape = series_style(capacities.index(trial.settings.get(CAPACITY)))
         assert trial.lr is not None
         assert trial.value is not None
-        told = f"trial {trial.name}, {_settings(trial)}: {shown.text(trial.value)} ({trial.status})"
+        told = f"trial {trial.name}, {format_settings(trial.settings)}: {shown.text(trial.value)} ({trial.status})"
         canvas.mark(frame.at(trial.lr, trial.value), shape, color, 5, hollow=not trial.is_ok, title=told)
     for trial in tuning.trials:
         if trial.lr and trial.value is None:
-            told = f"trial {trial.name}, {_settings(trial)}: {trial.status}"
+            told = f"trial {trial.name}, {format_settings(trial.settings)}: {trial.status}"
             canvas.mark((frame.x(trial.lr), frame.y.end + 5), "down", "muted", 5, title=told)
     _ring(canvas, frame, tuning.best_trial, "best", "ink")
     if tuning.default_trial is not tuning.best_trial:
@@ -65,10 +65,6 @@ def draw_learning_rates(tuning: Tuning) -> Canvas | None:
         names = {plain(capacity): series_style(i) for i, capacity in enumerate(capacities)}
         add_legend(canvas, names, "capacity")
     return canvas
-
-
-def _settings(trial: Trial) -> str:
-    return ", ".join(f"{quantity(key).name} {plain(value)}" for key, value in trial.settings.items())
 
 
 def _capacities(trials: Iterable[Trial]) -> list[Any]:

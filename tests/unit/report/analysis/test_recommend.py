@@ -51,8 +51,8 @@ def test_each_better_scoring_one_is_told_why_it_was_left_out(methods: Path) -> N
     found = asked(methods, "memory<=10GB", "forgetting<=0.1", maximize="accuracy")
     assert found.chosen == "small"
     assert [each.name for each in found.excluded] == ["big", "middle"]
-    assert "big (95.0%) was left out: it has memory 24.00 GB, above 10.00 GB and has forgetting 0.2000" in found.text
-    assert "middle (50.0%) was left out: it has memory 14.00 GB, above 10.00 GB." in found.text
+    assert "big (95.0%) was left out: it has memory 24.0 GB, above 10.0 GB and has forgetting 0.200" in found.text
+    assert "middle (50.0%) was left out: it has memory 14.0 GB, above 10.0 GB." in found.text
 
 
 def test_what_can_be_told_from_nothing_is_named_with_it(methods: Path) -> None:
