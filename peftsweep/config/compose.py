@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from peftsweep.config.hydra_internals import flags_parser
 from peftsweep.config.schema import NEEDED
 from peftsweep.errors import ConfigError, Problem
 
@@ -61,7 +61,7 @@ class CommandLine:
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
     """Read Hydra's flags and overrides. Raises ConfigError for bad syntax."""
-    options = get_args_parser().parse_args(list(arguments))
+    options = flags_parser().parse_args(list(arguments))
     shows_only = any((options.help, options.hydra_help, options.cfg, options.info, options.shell_completion))
     return CommandLine(
         overrides=_parse_overrides(options.overrides),
@@ -101,10 +101,14 @@ def group_names(config_dir: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(names - {"hydra"}))
 
 
+def search_path(config_dir: Path | None) -> list[str]:
+    """The override that adds a user's own folder of YAML files."""
+    return [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+
+
 def compose_config(overrides: Sequence[str], config_dir: Path | None = None, *, with_hydra: bool = False) -> DictConfig:
     """The configuration that a job with these overrides gets. Raises Hydra's own exceptions."""
     register_resolvers()
-    search_path = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose(CONFIG_NAME, overrides=[*overrides, *search_path], return_hydra_config=with_hydra)
+        return compose(CONFIG_NAME, overrides=[*overrides, *search_path(config_dir)], return_hydra_config=with_hydra)

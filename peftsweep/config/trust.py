@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.config.compose import CommandLine
+from peftsweep.config.hydra_internals import BASIC_LAUNCHER, BASIC_SWEEPER
 from peftsweep.config.registry import schema_of, settings_that_run_code
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Problem
@@ -21,8 +22,8 @@ from peftsweep.errors import ConfigError, Problem
 # Whole names: a prefix would trust everything that a module imports, `peftsweep.cli.os.system` for one.
 TRUSTED_TARGETS = frozenset(
     {
-        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        BASIC_LAUNCHER,
+        BASIC_SWEEPER,
         "hydra.experimental.callbacks.LogJobReturnCallback",
         "hydra.experimental.callbacks.PickleJobInfoCallback",
     }

@@ -21,6 +21,7 @@ from rich.logging import RichHandler
 
 from peftsweep.config.check import check_command_line, setting_problems
 from peftsweep.config.compose import compose_config, parse_command_line
+from peftsweep.config.hydra_internals import BASIC_LAUNCHER
 from peftsweep.config.schema import SweepConfig
 from peftsweep.errors import ConfigError, Interrupted, Problem
 from peftsweep.records.redact import redact_forms
@@ -49,7 +50,6 @@ LOG_FILE = "sweep.log"
 SWEEPER_KEY = "hydra.sweeper."
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
 LOCAL_LAUNCHER = "hydra_plugins.peftsweep_fair.LocalLauncher"
-BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def start_from_hydra(

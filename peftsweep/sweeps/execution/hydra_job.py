@@ -6,16 +6,15 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
 
-from peftsweep.config.compose import CONFIG_NAME, config_folder, register_resolvers
+from peftsweep.config.compose import CONFIG_NAME, config_folder, register_resolvers, search_path
+from peftsweep.config.hydra_internals import failure_of, no_callbacks
 from peftsweep.job.display import Display
 from peftsweep.job.resolve import resolve_job
 from peftsweep.job.run import Observer
@@ -35,7 +34,7 @@ def run_composed(
     """Compose a job, run it in `folder` and leave `.hydra/`, `job.log` and all else there. Raises what ended it."""
     context = _context(config_dir)
     config = context.config_loader.load_configuration(
-        CONFIG_NAME, [*overrides, *_search_path(config_dir)], RunMode.RUN, from_shell=False
+        CONFIG_NAME, [*overrides, *search_path(config_dir)], RunMode.RUN, from_shell=False
     )
     with open_dict(config):
         config.hydra.sweep.dir, config.hydra.sweep.subdir = str(folder.parent), folder.name
@@ -48,7 +47,8 @@ def run_composed(
 
     done = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     _close_log_files()
-    _raise_failure(done)
+    if failure := failure_of(done):
+        raise failure
 
 
 @lru_cache(maxsize=1)
@@ -59,18 +59,7 @@ def _context(config_dir: Path | None) -> HydraContext:
     initialize_config_dir(str(config_folder()), version_base="1.3", job_name="job")
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    return HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
-
-
-def _search_path(config_dir: Path | None) -> list[str]:
-    return [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
-
-
-def _raise_failure(done: JobReturn) -> None:
-    """Hydra keeps the exception; its own `return_value` would print it first."""
-    value: Any = done._return_value
-    if isinstance(value, Exception):
-        raise value
+    return HydraContext(config_loader=hydra.config_loader, callbacks=no_callbacks())
 
 
 def _close_log_files() -> None:
