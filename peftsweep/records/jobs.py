@@ -43,6 +43,7 @@ class Job:
     name: str
     location: str
     files: Files
+    known_items: tuple[float, ...] | None = None  # scores of its test items, where they are not to be read from a file
 
     @property
     def origin(self) -> str:
@@ -61,6 +62,8 @@ class Job:
         Raises:
             DataError: the file can't be read.
         """
+        if self.known_items is not None:
+            return list(self.known_items)
         path = self.files.path(PREDICTIONS_FILE)
         try:
             return read_item_scores(path) if path else []
@@ -103,13 +106,17 @@ def load_folder(folder: Path) -> Loaded:
 
 def read_job(folder: Path) -> Job:
     """The job of a folder. Raises DataError: its result.json is half written, of a newer peftsweep, or no result."""
-    path = folder / RESULT_FILE
+    return Job(read_result(folder / RESULT_FILE), folder.name, str(folder), FolderFiles(folder))
+
+
+def read_result(path: Path) -> JobResult:
+    """A result.json, with what it measured alone. Raises DataError as `read_job` does."""
     try:
         result = load_result(path)
         result.metrics = finite(result.metrics)
     except (OSError, AttributeError, TypeError) as error:
         raise DataError(Problem(f"result.json must describe a job ({error})", source=str(path))) from None
-    return Job(result, folder.name, str(folder), FolderFiles(folder))
+    return result
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -66,10 +66,15 @@ class JobResult:
 def save_result(result: JobResult, folder: Path) -> Path:
     """Write result.json whole or not at all: a reader never meets half a file. Non-finite metrics are left out."""
     path = folder / RESULT_FILE
-    content = asdict(result)
-    content["metrics"] = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
-    write_whole(path, json.dumps(_in_json(content), indent=2, allow_nan=False, default=str))
+    write_whole(path, json.dumps(to_content(result), indent=2, allow_nan=False, default=str))
     return path
+
+
+def to_content(result: JobResult) -> dict[str, Any]:
+    """A result as result.json holds it."""
+    content: dict[str, Any] = _in_json(asdict(result))
+    content["metrics"] = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
+    return content
 
 
 def _in_json(value: Any) -> Any:
@@ -96,17 +101,18 @@ def load_result(path: Path) -> JobResult:
         ) from None
     except ValueError as error:
         raise DataError(Problem(f"result.json must be valid JSON ({error})", str(path))) from None
-    return _parse_result(content, path)
+    return parse_result(content, str(path))
 
 
-def _parse_result(content: Any, path: Path) -> JobResult:
+def parse_result(content: Any, source: str) -> JobResult:
+    """The result that a result.json holds, or MLflow. Raises DataError: it describes no job, or is too new."""
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise DataError(Problem("result.json must be an object with a schema_version", source=str(path)))
+        raise DataError(Problem("result.json must be an object with a schema_version", source=source))
     if content["schema_version"] > SCHEMA_VERSION:
         rule = f"this peftsweep reads results of schema {SCHEMA_VERSION} and older"
-        raise DataError(Problem(rule, content["schema_version"], str(path), "Upgrade peftsweep."))
+        raise DataError(Problem(rule, content["schema_version"], source, "Upgrade peftsweep."))
     known = {f.name for f in fields(JobResult)}
     try:
         return JobResult(**{key: value for key, value in content.items() if key in known})
     except (TypeError, ValueError) as error:
-        raise DataError(Problem(f"result.json must describe a job ({error})", source=str(path))) from None
+        raise DataError(Problem(f"result.json must describe a job ({error})", source=source)) from None

@@ -108,6 +108,7 @@ def _summary(spec: SweepSpec, row: SweepRow, tuning: Tuning) -> StudySummary:
     return StudySummary(
         objective=spec.objective,
         constraint=spec.settings.constraint,
+        space=tuning.space,
         best_settings=row.best,
         best_objective=row.objective,
         trials={Status.OK: row.ok, Status.PRUNED: row.pruned, Status.OOM: row.oom, Status.FAILED: row.failed},

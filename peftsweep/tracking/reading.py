@@ -3,14 +3,11 @@ so that its numbers are those of the jobs' folders."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import gc
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +15,18 @@ from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import DataError, Problem, TrackingError
 from peftsweep.records.files import RESULT_FILE, Files, FolderFiles
-from peftsweep.records.jobs import Job, Loaded, finite, read_job
-from peftsweep.records.metrics import find_metric
+from peftsweep.records.jobs import Job, Loaded, read_result
+from peftsweep.records.mlflow_format import (
+    STAGE_TAG,
+    STATUS_TAG,
+    STUDY_STAGE,
+    TAG,
+    read_items,
+    read_record,
+    read_study,
+    read_tables,
+)
 from peftsweep.records.redact import redact_forms
-from peftsweep.records.results import JobResult
 from peftsweep.records.studies import Study
 
 if TYPE_CHECKING:
@@ -30,9 +35,7 @@ if TYPE_CHECKING:
 
 PAGE_RUNS = 1000
 SQLITE_PREFIX = "sqlite:///"
-STUDY_STAGE = "study"  # the stage of a study's own run, under which its jobs are nested
-TAG, BEST, ENVIRONMENT, INTERVAL = "peftsweep.", "peftsweep.best.", "peftsweep.environment.", "peftsweep.interval95."
-DEFAULT_METRIC = "study/default/"
+MOST_MISSES = 3  # result.json files in a row that a store did not give
 QUIET = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -69,14 +72,16 @@ def load_runs(source: str) -> Loaded:
     jobs: list[Job] = []
     unreadable: list[str] = []
     studies: dict[str, Study] = {}
+    reader = _Reader(uri)
     with _explained(uri), _no_garbage_collection():
         for run in _runs(uri):
             tags = run.data.tags
-            if tags.get(f"{TAG}stage") == STUDY_STAGE:
-                studies |= _study(run)
-            elif f"{TAG}method" in tags and f"{TAG}status" in tags:
+            if tags.get(STAGE_TAG) == STUDY_STAGE:
+                if study := read_study(tags, run.data.metrics):
+                    studies[study.name] = study
+            elif f"{TAG}method" in tags and STATUS_TAG in tags:
                 try:
-                    jobs.append(_job(uri, run))
+                    jobs.append(reader.job(run))
                 except DataError as error:
                     unreadable.append(str(error))
     return Loaded(redact_forms(source), tuple(jobs), tuple(unreadable), studies)
@@ -140,72 +145,47 @@ def _experiments(client: MlflowClient) -> list[str]:
             return found
 
 
-def _study(run: Run) -> dict[str, Study]:
-    """What a study's run says its trials were judged by, and its best settings."""
-    tags = run.data.tags
-    best = {key.removeprefix(BEST): _parsed(value) for key, value in tags.items() if key.startswith(BEST)}
-    name = tags.get(f"{TAG}study")
-    has_default = any(key.startswith(DEFAULT_METRIC) for key in run.data.metrics)
-    objective, constraint = tags.get(f"{TAG}objective"), tags.get(f"{TAG}constraint") or None
-    return {name: Study(name, objective, constraint, best=best or None, has_default_score=has_default)} if name else {}
+class _Reader:
+    """Makes jobs of runs: from a run's record, else, of an older run, from its result.json, else from MLflow's tables.
 
+    An artifact is fetched for older runs alone; a store that does not answer for several of them is asked no more.
+    """
 
-def _job(uri: str, run: Run) -> Job:
-    """From its result.json where that lies on this machine, else from what MLflow's tables hold."""
-    folder = _local_folder(run.info.artifact_uri)
-    name = (run.info.run_name or "").rpartition(" ")[2]
-    location = f"MLflow run {run.info.run_id}"
-    if folder and (folder / RESULT_FILE).exists():
-        return Job(read_job(folder).result, name, location, FolderFiles(folder))
-    files: Files = FolderFiles(folder) if folder else RunFiles(uri, run.info.run_id)
-    return Job(_result(run), name, location, files)
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._misses = 0
+
+    def job(self, run: Run) -> Job:
+        """Raises DataError: the run describes no job."""
+        tags, metrics, run_id = run.data.tags, run.data.metrics, run.info.run_id
+        folder = _local_folder(run.info.artifact_uri)
+        files: Files = FolderFiles(folder) if folder else RunFiles(self._uri, run_id)
+        location, items = f"MLflow run {run_id}", read_items(tags)
+        known_items = None if items is None else tuple(items)
+        try:
+            if found := read_record(tags, metrics):
+                return Job(found[0], found[1], location, files, known_items)
+            name = (run.info.run_name or "").rpartition(" ")[2]
+            if path := self._older_result(files):
+                return Job(read_result(path), name, location, files, known_items)
+            result = read_tables(tags, run.data.params, metrics, _datasets(run), run.info.start_time)
+        except ValueError as error:
+            raise DataError(Problem(f"a run of a job must describe it ({error})", run_id)) from None
+        result.mlflow_run_id = run_id
+        return Job(result, name, location, files, known_items)
+
+    def _older_result(self, files: Files) -> Path | None:
+        if self._misses >= MOST_MISSES:
+            return None
+        path = files.path(RESULT_FILE)
+        if isinstance(files, RunFiles):
+            self._misses = 0 if path else self._misses + 1
+        return path
 
 
 def _local_folder(artifact_uri: str | None) -> Path | None:
     parts = urlsplit(artifact_uri or "")
     return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
-
-
-def _result(run: Run) -> JobResult:
-    """What tags, parameters, metrics and datasets tell of a job. Raises DataError if they describe none."""
-    tags = run.data.tags
-    own = {key: tags.get(f"{TAG}{key}") for key in ("status", "method", "model", "task", "seed", "stage")}
-    try:
-        return JobResult(
-            **{**own, "seed": int(own["seed"] or 0)},  # type: ignore[arg-type]
-            study=tags.get(f"{TAG}study"),
-            cause=tags.get(f"{TAG}cause"),
-            metrics=_metrics(run.data.metrics),
-            intervals=_intervals(tags),
-            task_version=int(tags.get(f"{TAG}task_version", "1")),
-            test_items=tags.get(f"{TAG}test_items"),
-            model_revision=tags.get(f"{TAG}model_revision"),
-            datasets=_datasets(run),
-            config=_nested({key: _parsed(value) for key, value in run.data.params.items()}),
-            started_at=_in_iso(run.info.start_time),
-            environment={k.removeprefix(ENVIRONMENT): v for k, v in tags.items() if k.startswith(ENVIRONMENT)},
-            mlflow_run_id=run.info.run_id,
-        )
-    except ValueError as error:
-        raise DataError(Problem(f"a run of a job must describe it ({error})", run.info.run_id)) from None
-
-
-def _in_iso(milliseconds: int | None) -> str:
-    return "" if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
-
-
-def _metrics(values: Mapping[str, float]) -> dict[str, float]:
-    rows = {key: find_metric(key) for key in values}
-    return finite({key: value for key, value in values.items() if (row := rows[key]) and not row.by_step_only})
-
-
-def _intervals(tags: Mapping[str, str]) -> dict[str, tuple[float, float]]:
-    found = {}
-    for key, text in tags.items():
-        if key.startswith(INTERVAL):
-            low, _, high = text.partition(" to ")
-            found[key.removeprefix(INTERVAL)] = (float(low), float(high))
-    return found
 
 
 def _datasets(run: Run) -> list[dict[str, Any]]:
@@ -216,29 +196,3 @@ def _datasets(run: Run) -> list[dict[str, Any]]:
         for tag in each.tags
         if tag.key == "mlflow.data.context"
     ]
-
-
-@lru_cache(maxsize=65536)
-def _parsed(value: str) -> Any:
-    """MLflow keeps settings as text, as Python writes them."""
-    with contextlib.suppress(ValueError):
-        return json.loads(value)
-    if value.startswith(("[", "{")):
-        with contextlib.suppress(ValueError, SyntaxError):
-            return ast.literal_eval(value)
-    return {"None": None, "True": True, "False": False}.get(value, value)
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"hparams.lr": 0.1} as {"hparams": {"lr": 0.1}}."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *groups, last = key.split(".")
-        place = nested
-        for group in groups:
-            place = place.setdefault(group, {})
-            if not isinstance(place, dict):
-                break
-        else:
-            place[last] = value
-    return nested

@@ -19,15 +19,15 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from peftsweep.errors import Problem, TrackingError
+from peftsweep.records.mlflow_format import REPORT_TAG, STAGE_TAG, STUDY_STAGE, STUDY_TAG, TAG, study_tags
 from peftsweep.records.redact import REDACTED, redact_forms
 from peftsweep.tracking.store import brief, connect, resolve_uri, sqlite_path
-from peftsweep.tracking.studies import STAGE_TAG, STUDY_STAGE, STUDY_TAG, all_study_runs, study_tags
+from peftsweep.tracking.studies import all_study_runs
 
 REPORT_FOLDER = "report"  # among a run's artifacts
-REPORT_TAG = "peftsweep.report"  # fingerprint of the report that a run on a server has
 _TEXTS = ("index.html", "table.csv", "table.md", "figures/*.svg")
 _PICTURES = ("figures/*.png",)
-_KEYS = (STAGE_TAG, STUDY_TAG, *(f"peftsweep.{word}" for word in ("method", "model", "task")), REPORT_TAG)
+_KEYS = (STAGE_TAG, STUDY_TAG, *(f"{TAG}{word}" for word in ("method", "model", "task")), REPORT_TAG)
 # Tags by their keys, which the table is indexed by: a store may hold half a million.
 _QUERY = f"""
     SELECT runs.run_uuid, runs.artifact_uri, tags.key, tags.value FROM runs JOIN tags USING (run_uuid)

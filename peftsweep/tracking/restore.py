@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.records.files import ADAPTER_FOLDER, ARTIFACT_FOLDER, HISTORY_FILE, RESULT_FILE, read_history
+from peftsweep.records.mlflow_format import COMPLETE_TAG, JOB_TAG, PARENT_TAG, job_id
 from peftsweep.records.results import JobResult, load_result
 from peftsweep.tracking.store import Store, find_run, open_store
 from peftsweep.tracking.studies import create_study_run, find_study_run, study_runs
 from peftsweep.tracking.tracker import (
-    COMPLETE_TAG,
-    JOB_TAG,
-    PARENT_TAG,
     MlflowTracker,
     default_run_name,
     end_milliseconds,
-    job_id,
     reopen_run,
     start_seconds,
 )

@@ -18,11 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.errors import Problem
-from peftsweep.records.redact import redact_forms, redact_params
+from peftsweep.records.mlflow_format import (
+    BEST,
+    CAUSE_TAG,
+    DEFAULT_METRIC,
+    INTERVAL,
+    PARENT_TAG,
+    STAGE_TAG,
+    STATUS_TAG,
+    STUDY_STAGE,
+    full_tags,
+    params_of,
+    space_tags,
+    study_tags,
+)
+from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Status
 from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store, refusal
 from peftsweep.tracking.summary import StudySummary, study_note
-from peftsweep.tracking.tracker import CAUSE_TAG, PARENT_TAG, STATUS_TAG, flatten, full_tags
 
 if TYPE_CHECKING:
     import optuna
@@ -30,9 +43,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
     from mlflow.store.entities import PagedList
 
-STAGE_TAG = "peftsweep.stage"
-STUDY_TAG = "peftsweep.study"
-STUDY_STAGE = "study"  # the value of STAGE_TAG that marks a study's own run
 LOST_CAUSE = "its process died"
 
 _NOTE_TAG = "mlflow.note.content"
@@ -87,7 +97,7 @@ class StudyRuns:
         from mlflow.entities import Param, RunTag
 
         run = store.client.get_run(run_id)
-        settings, known = flatten(redact_params(summary.best_settings)), run.data.params
+        settings, known = params_of(summary.best_settings), run.data.params
         is_stale = any(known.get(key, value) != value for key, value in settings.items())
         metrics = self._new_values(store, run, [*_history(optuna_study), *_single_values(summary)])
         store.client.log_batch(
@@ -199,11 +209,6 @@ def create_study_run(store: Store, study_name: str, tags: Mapping[str, str], sta
     return str(run.info.run_id)
 
 
-def study_tags(study_name: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """What tells the run of a study from all others. tags: its method, model and task."""
-    return full_tags({**tags, STAGE_TAG: STUDY_STAGE, STUDY_TAG: study_name})
-
-
 def _open_runs(store: Store, studies: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
@@ -276,7 +281,7 @@ def _single_values(summary: StudySummary) -> Iterator[Metric]:
     values: dict[str, float] = {f"study/trials_{status}": summary.trials.get(status, 0) for status in _COUNTED}
     values["study/tokens"] = summary.tokens
     values |= {metric: score.mean for metric, score in summary.confirmed.items()}
-    values |= {f"study/default/{metric}": score.mean for metric, score in summary.default.items()}
+    values |= {f"{DEFAULT_METRIC}{metric}": score.mean for metric, score in summary.default.items()}
     values |= {f"study/importance/{key}": share for key, share in summary.importance.items()}
     now = round(1000 * time.time())
     for key, value in values.items():
@@ -285,9 +290,9 @@ def _single_values(summary: StudySummary) -> Iterator[Metric]:
 
 def _found_tags(summary: StudySummary, settings: Mapping[str, str], is_stale: bool) -> dict[str, str]:
     tags = {"objective": summary.objective, "constraint": summary.constraint or ""}
-    tags |= {f"best.{key}": value for key, value in settings.items()}
-    tags |= {f"interval95.{key}": f"{score.low:.4g} to {score.high:.4g}" for key, score in summary.confirmed.items()}
+    tags |= {f"{BEST}{key}": value for key, value in settings.items()}
+    tags |= {f"{INTERVAL}{key}": f"{score.low:.4g} to {score.high:.4g}" for key, score in summary.confirmed.items()}
     note = study_note(summary)
     if is_stale:
         note += "\n\nThe parameters of this run are of an earlier best: MLflow can't change them."
-    return tags | {_NOTE_TAG: note}
+    return tags | space_tags(summary.space) | {_NOTE_TAG: note}

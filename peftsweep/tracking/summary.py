@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from peftsweep.records.results import Status
+from peftsweep.records.space import Space
 
 # Where the pictures and files are, in MLflow's own words.
 _WHERE_TO_LOOK = (
@@ -33,6 +34,7 @@ class StudySummary:
 
     objective: str  # the metric that trials are judged by, such as valid/loss
     constraint: str | None = None  # limits that a winner must keep to, as typed
+    space: Space = ()  # what was searched
     best_settings: Mapping[str, object] = field(default_factory=dict)  # by dotted key; empty: no trial ended well
     best_objective: float | None = None
     trials: Mapping[Status, int] = field(default_factory=dict)  # how many ended so

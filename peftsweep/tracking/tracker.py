@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
-import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from peftsweep.errors import Problem, TrackingError
-from peftsweep.records.files import ADAPTER_FOLDER, CONFIG_FILE, RESULT_FILE
+from peftsweep.records.files import ADAPTER_FOLDER, CONFIG_FILE, PREDICTIONS_FILE, RESULT_FILE
+from peftsweep.records.items import read_item_scores
+from peftsweep.records.mlflow_format import CAUSE_TAG, COMPLETE_TAG, PARENT_TAG, full_tags, params_of, result_tags
 from peftsweep.records.pictures import stored_samples
-from peftsweep.records.redact import redact, redact_forms, redact_params
+from peftsweep.records.redact import redact, redact_forms
 from peftsweep.records.results import JobResult, Status
 from peftsweep.tracking.images import known_pictures, log_picture, read_picture
 from peftsweep.tracking.store import Store, UnreachableError, brief, find_run, is_unreachable, open_store, refusal
@@ -27,12 +27,6 @@ from peftsweep.tracking.store import Store, UnreachableError, brief, find_run, i
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-COMPLETE_TAG = "peftsweep.complete"  # set last: a run without it misses something, and `import` fills it in
-JOB_TAG = "peftsweep.job"
-STATUS_TAG = "peftsweep.status"
-CAUSE_TAG = "peftsweep.cause"
-PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: what nests a run under another
 
 _RUN_STATUS = {
     Status.OK: "FINISHED",
@@ -43,10 +37,6 @@ _RUN_STATUS = {
 }
 _FLUSH_SECONDS = 10.0
 _FLUSH_VALUES = 500
-_MAX_VALUE_LENGTH = 6000  # characters of a parameter, mlflow.utils.validation.MAX_PARAM_VAL_LENGTH
-_MAX_TAG_LENGTH = 5000  # characters; a server's limit is 5,000 to 8,000, by version
-_MAX_KEY_LENGTH = 250
-_BAD_KEY_CHARACTER = re.compile(r"[^\w.\- /]")
 
 _TEXT_ARTIFACTS = (CONFIG_FILE, RESULT_FILE, "job.log", ".hydra/*.yaml")  # redacted on their way out
 _DATA_ARTIFACTS = ("*.jsonl", "*.png")  # what the model said, measured or drew: as it is
@@ -190,8 +180,7 @@ class MlflowTracker:
 
         if self._is_away:
             return
-        flat = flatten(redact_params(params))
-        flat = flat if only is None else select(flat, only)
+        flat = params_of(params, only)
         new = [Param(key, value) for key, value in flat.items() if key not in self.known_params]
         with self._forgiven():
             self._store.client.log_batch(self._id, params=new)
@@ -259,7 +248,10 @@ class MlflowTracker:
         if self._has_failed or len(self._buffer) > _FLUSH_VALUES:  # MLflow sends a long batch in parts, tags first
             with self._forgiven():
                 self._flush()
-        tags = result_tags(result) | ({} if self._has_failed else {COMPLETE_TAG: "true"})
+        items: list[float] = []
+        with contextlib.suppress(ValueError, OSError):  # a scorer's own items; the report says what is wrong with them
+            items = read_item_scores(self._folder / PREDICTIONS_FILE)
+        tags = result_tags(result, self._folder.name, items) | ({} if self._has_failed else {COMPLETE_TAG: "true"})
         with self._forgiven():
             self._flush(tags)
         with self._forgiven():
@@ -331,46 +323,6 @@ def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False)
     return tracker
 
 
-def result_tags(result: JobResult) -> dict[str, str]:
-    """What tells jobs apart in MLflow's table, with the 95% intervals, which have no place among metrics."""
-    words = ("stage", "method", "model", "task", "task_version", "status", "seed")
-    tags = {word: str(getattr(result, word)) for word in words}
-    tags |= {f"environment.{key}": value for key, value in result.environment.items()}
-    tags |= {f"interval95.{key}": f"{low:.4g} to {high:.4g}" for key, (low, high) in result.intervals.items()}
-    optional = {
-        "study": result.study,
-        "test_items": result.test_items,
-        "model_revision": result.model_revision,
-        "cause": result.cause and redact(result.cause),
-        "mlflow.source.git.commit": result.environment.get("commit"),
-    }
-    tags |= {key: value for key, value in optional.items() if value}
-    return tags | {JOB_TAG: job_id(result)}
-
-
-def job_id(result: JobResult) -> str:
-    """The same for a result in memory and read back, wherever its folder is moved to."""
-    identity = [result.started_at, result.method, result.model, result.task, result.seed, result.stage, result.study]
-    return hashlib.sha256(json.dumps([*identity, result.mlflow_run_id]).encode()).hexdigest()[:32]
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"hparams": {"lr": 0.1}} as {"hparams.lr": "0.1"}, keys and values cut to what MLflow takes."""
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[_BAD_KEY_CHARACTER.sub("_", name)[:_MAX_KEY_LENGTH]] = str(value)[:_MAX_VALUE_LENGTH]
-    return flat
-
-
-def select(flat: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
-    """The settings under these dotted keys, in the order of the keys; one that names a group takes all of it."""
-    return {name: value for key in keys for name, value in flat.items() if name == key or name.startswith(f"{key}.")}
-
-
 def end_milliseconds(result: JobResult) -> int | None:
     """When the job ended, or None if it does not say."""
     started = start_seconds(result)
@@ -409,17 +361,6 @@ def _parent_tag(store: Store, parent_run_id: str | None) -> dict[str, str]:
         _log.warning("MLflow has no run %s to nest this job's run under: it stands alone.", parent_run_id)
         return {}
     return {PARENT_TAG: parent_run_id}
-
-
-def full_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """As MLflow takes them: bare keys prefixed, secrets blanked, keys and values cut."""
-    full = {
-        key if key.startswith(("mlflow.", "peftsweep.")) else f"peftsweep.{key}": value
-        for key, value in redact_params(tags).items()
-    }
-    return {
-        _BAD_KEY_CHARACTER.sub("_", key)[:_MAX_KEY_LENGTH]: str(value)[:_MAX_TAG_LENGTH] for key, value in full.items()
-    }
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

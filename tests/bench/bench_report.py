@@ -131,7 +131,7 @@ def write_store(path: Path, jobs: list[tuple[Path, JobResult]], *, artifacts: bo
     """An MLflow database with a run for each job. artifacts: they lie beside it, as those of a local store do."""
     from mlflow import MlflowClient
 
-    from peftsweep.tracking.tracker import result_tags
+    from peftsweep.records.mlflow_format import full_tags, result_tags
 
     uri = f"sqlite:///{path}"
     experiment = MlflowClient(uri).create_experiment("bench", (path.parent / "mlartifacts").as_uri())
@@ -142,7 +142,7 @@ def write_store(path: Path, jobs: list[tuple[Path, JobResult]], *, artifacts: bo
         _insert(database, "runs", run_uuid=run, name=f"{result.method} {job.name}", source_type="UNKNOWN",
                 status="FINISHED", start_time=0, end_time=1, lifecycle_stage="active", artifact_uri=place,
                 experiment_id=int(experiment), source_name="", entry_point_name="", user_id="")  # fmt: skip
-        tags = {f"peftsweep.{key}": value for key, value in result_tags(result).items()}
+        tags = full_tags(result_tags(result, job.name))
         for key, value in tags.items():
             _insert(database, "tags", key=key, value=value, run_uuid=run)
         hparams = result.config["hparams"]

@@ -36,7 +36,7 @@ def build_entries(loaded: Loaded) -> list[Entry]:
     """A row for each study, and one for each set of settings of the jobs that belong to none."""
     of_studies: dict[str, list[Job]] = {}
     singles: dict[tuple[Any, ...], list[Job]] = {}
-    for job in loaded.jobs:
+    for job in sorted(loaded.jobs, key=lambda job: (job.result.started_at, job.name, job.result.method)):
         if job.result.study is not None and job.result.stage is not Stage.SINGLE:
             of_studies.setdefault(job.result.study, []).append(job)
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from mlflow import MlflowClient
 
 from peftsweep.errors import DataError, TrackingError
 from peftsweep.records.jobs import Loaded
+from peftsweep.records.mlflow_format import read_tables
 from peftsweep.records.results import Status, load_result, save_result
 from peftsweep.report.analysis.comparison import Comparison, Row
 from peftsweep.report.analysis.groups import compare
@@ -114,18 +117,43 @@ def test_tables_alone_group_and_rank_as_the_folders_do(folder: Path, uri: str) -
 
 
 @pytest.mark.usefixtures("without_files")
-def test_tables_alone_tell_the_means(folder: Path, uri: str) -> None:
-    """Scores, costs and settings are there, test items are not."""
+def test_tables_alone_tell_scores_with_their_intervals(folder: Path, uri: str) -> None:
     rows = {row.study: row for group in compare(load_jobs(uri)).groups for row in group.rows if row.study}
     for group in compare(load_jobs(folder)).groups:
         for row in filter(lambda row: row.study, group.rows):
             found = rows[row.study]
-            assert {key: each.mean for key, each in found.estimates.items()} == {
-                key: each.mean for key, each in row.estimates.items()
-            }
+            assert found.estimates == row.estimates
             assert (found.best, found.trials, found.seeds) == (row.best, row.trials, row.seeds)
+            assert found.score == row.score
             assert found.score is not None
-            assert found.score.low is None
+            assert found.score.low is not None
+
+
+@pytest.mark.usefixtures("without_files")
+def test_settings_that_were_not_logged_as_parameters_keep_jobs_apart(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for rows in (4, 16):
+        few = {"tracking": {"params": ["hparams.lr"]}}
+        job = tmp_path / f"batch-{rows}"
+        write_job(job, seed=3, config=few, hparams={"batch_size": rows, "gradient_accumulation": 1})
+        save_result(replace(load_result(job), started_at=f"2026-01-01T00:00:{rows:02}+00:00"), job)
+    import_jobs([tmp_path], uri=uri, experiment="peftsweep")
+    assert {group.key.batch_rows for group in compare(load_jobs(uri)).groups} == {4, 16}
+
+
+def test_an_older_run_is_read_from_its_result_and_else_from_tables(folder: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    import_jobs([folder / "single"], uri=uri, experiment="peftsweep")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("DELETE FROM tags WHERE key LIKE 'peftsweep.record.%' OR key LIKE 'peftsweep.items.%'")
+    whole, (job,) = load_result(folder / "single"), load_jobs(uri).jobs
+    assert job.result.intervals == whole.intervals
+    assert len(job.item_scores) == 4
+    shutil.rmtree(tmp_path / "mlartifacts")
+    (job,) = load_jobs(uri).jobs
+    assert job.result.metrics == whole.metrics
+    assert job.settings["hparams.lr"] == whole.config["hparams"]["lr"]
+    assert job.item_scores == []
 
 
 def test_files_of_a_far_store_are_fetched_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,4 +199,6 @@ def test_runs_of_others_are_left_alone(uri: str) -> None:
     ],
 )
 def test_settings_that_mlflow_keeps_as_text_are_values_again(text: str, value: object) -> None:
-    assert store_module._parsed(text) == value
+    tags = {f"peftsweep.{word}": "x" for word in ("method", "model", "task")}
+    tags |= {"peftsweep.status": "ok", "peftsweep.stage": "single"}
+    assert read_tables(tags, {"a.b": text}, {}, [], None).config == {"a": {"b": value}}

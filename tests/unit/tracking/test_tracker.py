@@ -19,12 +19,13 @@ import pytest
 from mlflow import MlflowClient
 
 from peftsweep.errors import DataError, TrackingError
+from peftsweep.records.mlflow_format import params_of
 from peftsweep.records.pictures import sample_name, write_pictures
 from peftsweep.records.results import JobResult, Status, save_result
 from peftsweep.tracking import MlflowTracker, NoTracker, Tracker, import_jobs, open_tracker, resolve_uri, serve_ui
 from peftsweep.tracking.images import known_pictures
 from peftsweep.tracking.store import Store, open_store
-from peftsweep.tracking.tracker import default_run_name, select
+from peftsweep.tracking.tracker import default_run_name
 
 EXPERIMENT = "peftsweep"
 HISTORY = [
@@ -195,7 +196,7 @@ def test_only_chosen_parameters_are_logged(uri: str, folder: Path) -> None:
 
 
 def test_chosen_parameters_come_in_the_order_of_their_keys() -> None:
-    assert list(select({"a": "1", "b.c": "2", "b.d": "3"}, ["b.d", "a", "b.c"])) == ["b.d", "a", "b.c"]
+    assert list(params_of({"a": 1, "b": {"c": 2, "d": 3}}, ["b.d", "a", "b.c"])) == ["b.d", "a", "b.c"]
 
 
 def test_a_job_costs_few_calls(uri: str, folder: Path) -> None:
