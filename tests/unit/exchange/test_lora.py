@@ -13,11 +13,18 @@ from peftsweep.errors import DataError, MethodError
 from peftsweep.exchange import lora
 from peftsweep.exchange.finished import load_base_of, open_job, put_adapter
 from peftsweep.exchange.lora import export_lora
+from peftsweep.methods.catalog import method_files, read_method_file
 from peftsweep.methods.lora_conversion import lost_at_full_rank
 from peftsweep.records.results import Stage
 
 CPU = torch.device("cpu")
 IDS = torch.arange(2, 34).reshape(2, 16)
+
+
+def with_method(job, name):
+    return dataclasses.replace(
+        job, config=dataclasses.replace(job.config, method=read_method_file(method_files()[name]))
+    )
 
 
 @torch.no_grad()
@@ -73,7 +80,7 @@ def test_the_export_keeps_the_comparison_and_every_answer(finished, tmp_path):
 def test_what_peft_can_not_convert_is_refused_before_anything_is_loaded(
     finished, tmp_path, monkeypatch, method, reason
 ):
-    job = open_job(finished(method))
+    job = with_method(open_job(finished("lora")), method)  # nothing of the job but its settings is read
     monkeypatch.setattr(lora, "load_base_of", lambda *_: pytest.fail("the base model was loaded"))
     with pytest.raises(MethodError, match=reason):
         export_lora(job, tmp_path / "out", CPU, 8)
