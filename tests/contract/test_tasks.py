@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from peftsweep.config.registry import find_modality
 from peftsweep.config.schema import HparamsConfig, ModelConfig, TaskConfig
 from peftsweep.modalities.base import BaseModel, Batch, Task, modality_of
-from peftsweep.modalities.image.pocket.world import concept_photos, concept_prompts
+from peftsweep.modalities.image.pocket.world import concept_photos
 from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
@@ -169,7 +169,9 @@ def sft_chats(folder: Path) -> Setup:
 
 
 def image_embedded(folder: Path) -> Setup:
-    return image_setup(ImageGenConfig(name="image-gen", **SMALL_PICTURES), 14, concept_prompts("test")[:3])
+    return image_setup(
+        ImageGenConfig(name="image-gen", **SMALL_PICTURES), 14, [prompt for _, prompt in concept_photos("test")[:3]]
+    )
 
 
 def image_files(folder: Path) -> Setup:

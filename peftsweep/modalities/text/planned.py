@@ -28,8 +28,7 @@ class LanguageStep:
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
         fused = self.fused_loss and may_fuse_loss(model)
-        found = language_model_loss(model, batch["input_ids"], batch["attention_mask"], batch["labels"], fused=fused)
-        return BatchLoss(found.sum, found.auxiliary)
+        return language_model_loss(model, batch["input_ids"], batch["attention_mask"], batch["labels"], fused=fused)
 
     def targets(self, batch: Batch) -> int:
         return batch["labels"].numel()

@@ -25,10 +25,10 @@ from peftsweep.modalities.text import metamath, sft
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.general import build_general_texts
 from peftsweep.modalities.text.judging import Judging, item_records, summarise
-from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
+from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.settings import TextTaskConfig
-from peftsweep.modalities.text.tokens import IGNORED_LABEL, PromptFormat, TokenRows, collate, tokenize
+from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, tokenize
 from peftsweep.modalities.wrapped import evaluating
 
 log = logging.getLogger(__name__)

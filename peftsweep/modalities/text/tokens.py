@@ -18,12 +18,12 @@ from torch import Tensor
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
+from peftsweep.modalities.text.loss import IGNORED_LABEL
 from peftsweep.modalities.text.rows import Row, digest_of_rows
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
-IGNORED_LABEL = -100
 CHUNK_ROWS = 2000  # rows handed to the tokenizer at once
 ENTRIES_IN_MEMORY = 16  # for the jobs of one process
 

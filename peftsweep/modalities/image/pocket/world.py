@@ -137,29 +137,19 @@ def _arrange(scene: Scene, rng: np.random.Generator) -> tuple[tuple[Point, float
     return ((x + dx, y + dy), radius * grown), ((other_x + dx, other_y + dy), other_radius * grown)
 
 
-def concept_prompts(split: str) -> list[str]:
-    """Prompts of a split ("train" 14, "valid" 4, "test" 8), in the order of its photos."""
-    return [_prompt(scene) for scene in _concept_scenes(split)]
-
-
 def concept_photos(split: str) -> list[tuple[np.ndarray, str]]:
-    """Pictures of the concept, uint8 (64, 64, 3) each, with their prompts; no two prompts of any splits are equal."""
+    """Pictures of the concept, uint8 (64, 64, 3) each, with their prompts. split: "train" 14, "valid" 4, "test" 8.
+
+    No two prompts of any splits are equal.
+    """
     number = list(_CONCEPT_DATA["photos"]).index(split)
-    return [
-        (draw(scene, np.random.default_rng([number, index])), _prompt(scene))
-        for index, scene in enumerate(_concept_scenes(split))
-    ]
-
-
-def _concept_scenes(split: str) -> Iterator[Scene]:
-    for setting in _CONCEPT_DATA["photos"][split]:
+    photos = []
+    for index, setting in enumerate(_CONCEPT_DATA["photos"][split]):
         ground, light, *beside = setting.split()
+        scene = Scene(CONCEPT, ground, light)
         if beside:
             colour, form = beside
-            yield Scene(CONCEPT, ground, light, "next to", Thing(form, colour))
-        else:
-            yield Scene(CONCEPT, ground, light)
-
-
-def _prompt(scene: Scene) -> str:
-    return f"{CONCEPT_NAME}{relation_words(scene)} {place_words(scene)}"
+            scene = replace(scene, relation="next to", other=Thing(form, colour))
+        prompt = f"{CONCEPT_NAME}{relation_words(scene)} {place_words(scene)}"
+        photos.append((draw(scene, np.random.default_rng([number, index])), prompt))
+    return photos

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 
 from peftsweep.errors import DataError
 from peftsweep.modalities.text import tokens
+from peftsweep.modalities.text.loss import IGNORED_LABEL
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row
 from peftsweep.modalities.text.tokens import (
-    IGNORED_LABEL,
     PromptFormat,
     TokenRows,
     collate,
