@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import JobConfig
-from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.plan.planner import build_step
 from peftsweep.job.plan.trace import STEPS, attach_on
 from peftsweep.methods.attach import AttachedMethod
@@ -60,5 +60,5 @@ def train_really(config: JobConfig, attached: AttachedMethod) -> None:
     callbacks = LoopCallbacks(
         after_step=lambda done: hook.after_step(attached.model, done), own_loss=lambda: hook.own_loss(attached.model)
     )
-    settings = LoopSettings(STEPS, hparams.gradient_accumulation, hparams.max_grad_norm)
+    settings = dataclasses.replace(hparams, max_steps=STEPS, eval_every=0)
     train(attached.model, step, itertools.repeat(step.batch), state, settings, callbacks)

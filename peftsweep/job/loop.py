@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import NonFiniteLossError, Problem
 from peftsweep.modalities.base import Batch, BatchLoss
 
@@ -25,19 +26,6 @@ class TrainableTask(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
     def targets(self, batch: Batch) -> int: ...
     def tokens(self, batch: Batch) -> int: ...
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """Numbers of the loop; see HparamsConfig for units."""
-
-    max_steps: int
-    gradient_accumulation: int = 1
-    max_grad_norm: float = 1.0
-    eval_every: int = 0
-    eval_steps: tuple[int, ...] | None = None
-    checkpoint_every: int = 0
-    amp: bool = False
 
 
 @dataclass
@@ -72,7 +60,7 @@ def train(
     task: TrainableTask,
     batches: Iterator[Batch],
     state: TrainingState,
-    settings: LoopSettings,
+    hparams: HparamsConfig,
     callbacks: LoopCallbacks,
 ) -> None:
     """Optimise until `state.step` is `max_steps`. `batches` must stand at the first batch that `state` has not seen.
@@ -83,14 +71,14 @@ def train(
     """
     device = next(model.parameters()).device
     model.train()
-    while state.step < settings.max_steps:
-        group = list(islice(batches, settings.gradient_accumulation))
+    while state.step < hparams.max_steps:
+        group = list(islice(batches, hparams.gradient_accumulation))
         tokens = sum(task.tokens(batch) for batch in group)
         with callbacks.measure_step(tokens):
-            metrics = _optimizer_step(model, task, group, state, settings, callbacks, device)
+            metrics = _optimizer_step(model, task, group, state, hparams, callbacks, device)
         state.tokens += tokens
         callbacks.report(state.step, metrics)
-        _between_steps(model, state, settings, callbacks)
+        _between_steps(model, state, hparams, callbacks)
 
 
 def _optimizer_step(
@@ -98,14 +86,15 @@ def _optimizer_step(
     task: TrainableTask,
     group: Sequence[Batch],
     state: TrainingState,
-    settings: LoopSettings,
+    hparams: HparamsConfig,
     callbacks: LoopCallbacks,
     device: torch.device,
 ) -> dict[str, float]:
     targets = max(1, sum(task.targets(batch) for batch in group))
-    loss = _accumulate_gradients(model, task, group, targets, settings.amp, device, callbacks.own_loss)
+    loss = _accumulate_gradients(model, task, group, targets, hparams.amp, device, callbacks.own_loss)
     _refuse_non_finite("loss", loss, state.step + 1)
-    norm = _clip(model, settings.max_grad_norm)
+    trained = [weight for weight in model.parameters() if weight.grad is not None]
+    norm = nn.utils.clip_grad_norm_(trained, hparams.max_grad_norm or math.inf).item()
     _refuse_non_finite("gradient norm", norm, state.step + 1)
     lr = float(state.scheduler.get_last_lr()[0])
     state.optimizer.step()
@@ -146,24 +135,17 @@ def _refuse_non_finite(what: str, value: float, step: int) -> None:
         raise NonFiniteLossError(Problem(rule, value, fix=fix))
 
 
-def _clip(model: nn.Module, max_norm: float) -> float:
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else math.inf).item()
-
-
-def _between_steps(model: nn.Module, state: TrainingState, settings: LoopSettings, callbacks: LoopCallbacks) -> None:
-    last = state.step == settings.max_steps
-    if last or _is_due(state.step, settings):
+def _between_steps(model: nn.Module, state: TrainingState, hparams: HparamsConfig, callbacks: LoopCallbacks) -> None:
+    last = state.step == hparams.max_steps
+    if hparams.eval_steps is not None:
+        is_due = state.step in hparams.eval_steps
+    else:
+        is_due = hparams.eval_every > 0 and state.step % hparams.eval_every == 0
+    if last or is_due:
         callbacks.report(state.step, callbacks.validate(state.step))
         model.train()
-    if settings.checkpoint_every and not last and state.step % settings.checkpoint_every == 0:
+    if hparams.checkpoint_every and not last and state.step % hparams.checkpoint_every == 0:
         callbacks.checkpoint(state.step)
-
-
-def _is_due(step: int, settings: LoopSettings) -> bool:
-    if settings.eval_steps is not None:
-        return step in settings.eval_steps
-    return settings.eval_every > 0 and step % settings.eval_every == 0
 
 
 def build_scheduler(optimizer: Optimizer, name: str, max_steps: int, warmup_fraction: float) -> LRScheduler:

@@ -1,8 +1,9 @@
 """One job: check -> record -> plan its memory -> load the frozen base -> build the task -> measure the base -> attach
 the method -> train -> evaluate -> result.
 
-Read this file first. Each step is a call into the room that knows how: models/, tasks/, methods/, training.py,
-evaluate.py, memory/, tracking/. Neither this file nor the loop names a method or a task.
+Read this file first. Each step is a call into the room that knows how: modalities/ (models and tasks), methods/,
+memory/, tracking/, and beside this file the loop, the evaluation, the record, checkpoints and plan/. Neither this file
+nor the loop names a method, a task or a modality.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from peftsweep.config.schema import EMBEDDED, HparamsConfig, JobConfig
+from peftsweep.config.schema import EMBEDDED, JobConfig
 from peftsweep.job.checkpoint import carried_from, load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.job.display import Display
 from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
-from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
-from peftsweep.job.plan.before_training import foresee, with_fitting_batch
+from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
+from peftsweep.job.plan.before_training import predict_memory, with_fitting_batch
 from peftsweep.job.record import JobRecord, recording
 from peftsweep.job.seeding import seed_everything
 from peftsweep.memory.busy import refuse_busy_device
@@ -71,7 +72,7 @@ def run_job(
         record.begin(config, checkpoint["mlflow_run_id"] if checkpoint else None)
         begun(record.tracker.run_id)
         refuse_busy_device(str(device), config.allow_shared_gpu)
-        record.result.metrics |= foresee(config, device)
+        record.result.metrics |= predict_memory(config, device)
         probe = Probe(
             build_device_meter(str(device)), HostMemoryMeter(), carried_from(checkpoint) if checkpoint else None
         )
@@ -179,7 +180,7 @@ def _train(
     ):
         callbacks = _callbacks(record, task, attached, state, probe, show, observe)
         try:
-            train(cast(nn.Module, model), task, batches, state, _loop_settings(hparams), callbacks)
+            train(cast(nn.Module, model), task, batches, state, hparams, callbacks)
         finally:
             record.log_datasets(task.datasets())  # also of a job that is pruned
 
@@ -219,18 +220,6 @@ def _callbacks(
         return attached.hook.own_loss(attached.model)
 
     return LoopCallbacks(report, validate, after_step, keep, probe.step, own_loss)
-
-
-def _loop_settings(hparams: HparamsConfig) -> LoopSettings:
-    return LoopSettings(
-        hparams.max_steps,
-        hparams.gradient_accumulation,
-        hparams.max_grad_norm,
-        hparams.eval_every,
-        None if hparams.eval_steps is None else tuple(hparams.eval_steps),
-        hparams.checkpoint_every,
-        hparams.amp,
-    )
 
 
 def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod, before: BaseMeasure) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
@@ -25,43 +25,26 @@ class MemoryReading:
     peak_allocated_bytes: int
 
 
-class DeviceMeter(Protocol):
-    """One accelerator as a `Probe` sees it. None stands for what the device doesn't tell."""
+class DeviceMeter:
+    """One accelerator as a `Probe` sees it, and the meter of devices that tell nothing, as a CPU: host memory is
+    measured by `HostMemoryMeter` on every device. None stands for what a device doesn't tell."""
 
     def start_segment(self) -> None:
         """Forget peaks. Called at each change of phase, after `finish_work`."""
-        ...
 
     def finish_work(self) -> None:
         """Wait until everything launched so far is done, so that its time is booked on the right phase."""
-        ...
 
     def read_memory(self) -> MemoryReading | None:
         """Called after each training step: must not wait for the device."""
-        ...
+        return None
 
     def read_energy_joules(self) -> float | None:
         """Joules since some fixed moment; only differences mean something."""
-        ...
-
-
-class CpuMeter:
-    """No accelerator: nothing to read. Host memory is measured by `HostMemoryMeter` on every device."""
-
-    def start_segment(self) -> None:
-        pass
-
-    def finish_work(self) -> None:
-        pass
-
-    def read_memory(self) -> MemoryReading | None:
-        return None
-
-    def read_energy_joules(self) -> float | None:
         return None
 
 
-class CudaMeter:
+class CudaMeter(DeviceMeter):
     """torch's allocator counters, and NVML's energy counter, which counts the board and not this process alone."""
 
     def __init__(self, device: str = "cuda") -> None:
@@ -93,7 +76,7 @@ class CudaMeter:
 
 def build_device_meter(device: str) -> DeviceMeter:
     """The meter of `cuda` or `cuda:<index>`; every other device tells nothing."""
-    return CudaMeter(device) if device.startswith("cuda") else CpuMeter()
+    return CudaMeter(device) if device.startswith("cuda") else DeviceMeter()
 
 
 def open_nvml_handle(device: str) -> Any | None:

@@ -22,19 +22,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from peftsweep.memory.meters import DeviceMeter, HostMemoryMeter, MemoryReading
+from peftsweep.memory.meters import DeviceMeter, HostMemoryMeter
 
 # `save` (checkpoints, artifacts) is a part of the job that has no metric of its own.
 Phase = Literal["setup", "train", "eval", "save"]
 REPORTED_PHASES: tuple[Phase, ...] = ("setup", "train", "eval")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Carried:
-    """Sums of the part of a job that ran before it was resumed: plain data, to be kept in a checkpoint."""
+    """Sums and peaks of a job so far, with the part that ran before it was resumed: plain data for a checkpoint."""
 
     job_seconds: float = 0.0
     phase_seconds: dict[str, float] = field(default_factory=dict)
@@ -59,13 +59,8 @@ class Probe:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._device, self._host, self._clock = device, host, clock
-        self._carried = carried or Carried()
-        self._phase_seconds = dict(self._carried.phase_seconds)
-        self._train_tokens = self._carried.train_tokens
-        self._train_joules = self._carried.train_joules
-        self._train_peak_reserved_bytes = self._carried.train_peak_reserved_bytes
-        self._train_peak_allocated_bytes = self._carried.train_peak_allocated_bytes
-        self._job_peak_reserved_bytes = self._carried.job_peak_reserved_bytes
+        earlier = carried or Carried()
+        self._total = replace(earlier, phase_seconds=dict(earlier.phase_seconds))
         self._step_seconds: list[float] = []
         self._step_reserved_bytes: list[int] = []
         self._phases: list[Phase] = []
@@ -94,7 +89,7 @@ class Probe:
         start = self._clock()
         yield
         self._step_seconds.append(self._clock() - start)
-        self._train_tokens += tokens
+        self._total.train_tokens += tokens
         self._host.sample()
         reading = self._device.read_memory()
         if reading is not None:
@@ -102,24 +97,17 @@ class Probe:
 
     def train_tokens_per_second(self) -> float | None:
         """Mean over the training so far, earlier parts of a resumed job included; None before the first step."""
-        seconds = self._phase_seconds.get("train", 0.0)
+        seconds, tokens = self._total.phase_seconds.get("train", 0.0), self._total.train_tokens
         if self._phases and self._phases[-1] == "train":
             seconds += self._clock() - self._segment_start
-        return self._train_tokens / seconds if self._train_tokens and seconds > 0 else None
+        return tokens / seconds if tokens and seconds > 0 else None
 
     def carry(self) -> Carried:
         """What a checkpoint must keep so that a resumed job reports the whole of it."""
         self._end_segment()
         self._start_segment()
-        return Carried(
-            job_seconds=self._job_seconds(),
-            phase_seconds=dict(self._phase_seconds),
-            train_tokens=self._train_tokens,
-            train_joules=self._train_joules,
-            train_peak_reserved_bytes=self._train_peak_reserved_bytes,
-            train_peak_allocated_bytes=self._train_peak_allocated_bytes,
-            job_peak_reserved_bytes=self._job_peak_reserved_bytes,
-        )
+        phase_seconds = dict(self._total.phase_seconds)
+        return replace(self._total, job_seconds=self._job_seconds(), phase_seconds=phase_seconds)
 
     def metrics(self) -> dict[str, float]:
         """Everything measured so far under the keys of `results.METRICS`; what was not measured is absent."""
@@ -134,35 +122,30 @@ class Probe:
 
     def _end_segment(self) -> None:
         self._device.finish_work()
-        phase = self._phases[-1] if self._phases else None
+        total, phase = self._total, self._phases[-1] if self._phases else None
         if phase is not None:
             seconds = self._clock() - self._segment_start
-            self._phase_seconds[phase] = self._phase_seconds.get(phase, 0.0) + seconds
+            total.phase_seconds[phase] = total.phase_seconds.get(phase, 0.0) + seconds
         if phase == "train":
-            self._book_energy()
+            now, before = self._device.read_energy_joules(), self._segment_start_joules
+            if now is None or before is None or total.train_joules is None:
+                total.train_joules = None
+            else:
+                total.train_joules += now - before
         self._host.sample()
         reading = self._device.read_memory()
         if reading is not None:
-            self._book_peaks(reading, in_training=phase == "train")
-
-    def _book_energy(self) -> None:
-        now, before = self._device.read_energy_joules(), self._segment_start_joules
-        if now is None or before is None or self._train_joules is None:
-            self._train_joules = None
-        else:
-            self._train_joules += now - before
-
-    def _book_peaks(self, reading: MemoryReading, *, in_training: bool) -> None:
-        self._job_peak_reserved_bytes = max(self._job_peak_reserved_bytes, reading.peak_reserved_bytes)
-        if in_training:
-            self._train_peak_reserved_bytes = max(self._train_peak_reserved_bytes, reading.peak_reserved_bytes)
-            self._train_peak_allocated_bytes = max(self._train_peak_allocated_bytes, reading.peak_allocated_bytes)
+            total.job_peak_reserved_bytes = max(total.job_peak_reserved_bytes, reading.peak_reserved_bytes)
+            if phase == "train":
+                total.train_peak_reserved_bytes = max(total.train_peak_reserved_bytes, reading.peak_reserved_bytes)
+                total.train_peak_allocated_bytes = max(total.train_peak_allocated_bytes, reading.peak_allocated_bytes)
 
     def _job_seconds(self) -> float:
-        return self._carried.job_seconds + self._clock() - self._job_start
+        return self._total.job_seconds + self._clock() - self._job_start
 
     def _time_metrics(self) -> dict[str, float]:
-        metrics = {f"time/{p}_seconds": self._phase_seconds[p] for p in REPORTED_PHASES if p in self._phase_seconds}
+        seconds = self._total.phase_seconds
+        metrics = {f"time/{phase}_seconds": seconds[phase] for phase in REPORTED_PHASES if phase in seconds}
         metrics["time/job_seconds"] = self._job_seconds()
         if self._step_seconds:
             metrics["time/step_median_seconds"] = statistics.median(self._step_seconds)
@@ -170,28 +153,19 @@ class Probe:
 
     def _memory_metrics(self) -> dict[str, float]:
         """No accelerator ever reserves nothing, so a peak of 0 bytes is a peak that nobody measured."""
-        measured = {
-            "memory/train_peak_reserved_bytes": self._train_peak_reserved_bytes,
-            "memory/train_peak_allocated_bytes": self._train_peak_allocated_bytes,
-            "memory/job_peak_reserved_bytes": self._job_peak_reserved_bytes,
-        }
-        metrics: dict[str, float] = {key: value for key, value in measured.items() if value > 0}
-        if self._step_reserved_bytes:
-            metrics["memory/train_reserved_avg_bytes"] = statistics.fmean(self._step_reserved_bytes)
-            metrics["memory/train_reserved_p99_bytes"] = _nearest_rank(self._step_reserved_bytes, share=0.99)
+        peaks = ("train_peak_reserved_bytes", "train_peak_allocated_bytes", "job_peak_reserved_bytes")
+        metrics = {f"memory/{peak}": float(value) for peak in peaks if (value := getattr(self._total, peak)) > 0}
+        if reserved := self._step_reserved_bytes:
+            metrics["memory/train_reserved_avg_bytes"] = statistics.fmean(reserved)
+            # The smallest value that at least 99 of 100 don't exceed: always one that was measured.
+            metrics["memory/train_reserved_p99_bytes"] = sorted(reserved)[math.ceil(0.99 * len(reserved)) - 1]
         metrics["memory/job_peak_rss_bytes"] = self._host.peak_bytes()
         return metrics
 
     def _train_metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        tokens_per_second = self.train_tokens_per_second()
-        if tokens_per_second is not None:
-            metrics["train/tokens_per_second"] = tokens_per_second
-        if "train" in self._phase_seconds and self._train_joules is not None:
-            metrics["energy/train_joules"] = self._train_joules
+        metrics = {}
+        if (speed := self.train_tokens_per_second()) is not None:
+            metrics["train/tokens_per_second"] = speed
+        if "train" in self._total.phase_seconds and self._total.train_joules is not None:
+            metrics["energy/train_joules"] = self._total.train_joules
         return metrics
-
-
-def _nearest_rank(values: list[int], share: float) -> int:
-    """The smallest value that at least `share` of the values don't exceed: always one that was measured."""
-    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,4 +1,5 @@
-"""The plan of a job about to run: noted beside what will be measured, warned about, or a reason not to begin."""
+"""What a job does with its plan before it trains: fit its batch to the card, note the predicted memory, refuse a trial
+that can't fit."""
 
 from __future__ import annotations
 
@@ -16,32 +17,30 @@ from peftsweep.records.results import Stage
 
 log = logging.getLogger(__name__)
 
-METRIC = "plan/train_peak_bytes"
-
 
 def with_fitting_batch(config: JobConfig, device: torch.device) -> JobConfig:
     """The job itself, or with `fit=true` the job with the largest batch that fits. Raises ConfigError where not even
     one row does, or no card is known."""
     if not config.fit:
         return config
-    card_bytes = card_of(config, device)
+    card_bytes = _card_bytes(config, device)
     if card_bytes is None:
         raise ConfigError(Problem("fit=true needs a card to fit", str(device), "fit", "Name its memory: gpu=24GB."))
     return fitted(config, card_bytes)
 
 
-def card_of(config: JobConfig, device: torch.device) -> int | None:
-    """Bytes that training may take: what `gpu` says, else what the device has; None on a device without a limit."""
+def _card_bytes(config: JobConfig, device: torch.device) -> int | None:
+    """What training may take: what `gpu` says, else what the device has; None on a device without a limit."""
     return parse_bytes(config.gpu, "gpu") if config.gpu else usable_bytes(device)
 
 
-def foresee(config: JobConfig, device: torch.device) -> dict[str, float]:
+def predict_memory(config: JobConfig, device: torch.device) -> dict[str, float]:
     """The predicted peak, by its key of METRICS; empty where there can be no plan, which is no reason not to run.
 
     Raises OutOfMemoryError for a trial of a sweep that can't fit even if the prediction is too high: a trial less to
     wait for. Other jobs are only warned about.
     """
-    card_bytes = card_of(config, device)
+    card_bytes = _card_bytes(config, device)
     if not config.plan or (config.stage == Stage.TUNE and card_bytes is None):  # trials come by the hundred
         return {}
     try:
@@ -52,11 +51,11 @@ def foresee(config: JobConfig, device: torch.device) -> dict[str, float]:
         log.warning("There is no plan of this job's memory (%s). %s", type(error).__name__, error)
         return {}
     if card_bytes is not None and not fits(plan, card_bytes):
-        _tell(config, plan, card_bytes)
-    return {METRIC: plan.train_peak_bytes}
+        _warn_or_refuse(config, plan, card_bytes)
+    return {"plan/train_peak_bytes": plan.train_peak_bytes}
 
 
-def _tell(config: JobConfig, plan: MemoryPlan, card_bytes: int) -> None:
+def _warn_or_refuse(config: JobConfig, plan: MemoryPlan, card_bytes: int) -> None:
     need = f"{plan.low_bytes / GB:.3g} to {plan.high_bytes / GB:.3g} GB of the {card_bytes / GB:.3g} GB there are"
     fix = "fit=true takes a smaller batch; `peftsweep plan` with the same settings tells what else helps."
     if config.stage == Stage.TUNE and plan.low_bytes > card_bytes:

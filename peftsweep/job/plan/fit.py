@@ -90,21 +90,18 @@ def remedies(config: JobConfig, plan: MemoryPlan) -> Iterator[Remedy]:
 
 def _changes(config: JobConfig) -> Iterator[tuple[str, JobConfig]]:
     hparams = config.hparams
+    replace = dataclasses.replace
     if not hparams.gradient_checkpointing:
-        yield _with_hparams(config, "hparams.gradient_checkpointing=true", gradient_checkpointing=True)
+        checkpointing = replace(hparams, gradient_checkpointing=True)
+        yield "hparams.gradient_checkpointing=true", replace(config, hparams=checkpointing)
     if hparams.batch_size > 1:
         rows = hparams.batch_size * hparams.gradient_accumulation
         change = f"hparams.batch_size=1 hparams.gradient_accumulation={rows}"
-        yield _with_hparams(config, change, batch_size=1, gradient_accumulation=rows)
+        yield change, replace(config, hparams=replace(hparams, batch_size=1, gradient_accumulation=rows))
     yield from find_modality(config.model.modality).lighter(config)
     for name in LIGHT_METHODS:
         if name != config.method.name:
             lighter = read_method_file(method_files()[name])
-            yield f"method={name}", dataclasses.replace(config, method=lighter)
+            yield f"method={name}", replace(config, method=lighter)
     if config.model.dtype not in QUANTISED and config.method.peft_type is not None:
-        yield "model.dtype=int4", dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="int4"))
-
-
-def _with_hparams(config: JobConfig, change: str, **values: object) -> tuple[str, JobConfig]:
-    changed = dataclasses.replace(config.hparams, **values)  # type: ignore[arg-type]
-    return change, dataclasses.replace(config, hparams=changed)
+        yield "model.dtype=int4", replace(config, model=replace(config.model, dtype="int4"))

@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig
-from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
 from peftsweep.memory.ledger import Category, Ledger, MemoryTrace
 from peftsweep.methods.attach import (
@@ -98,13 +98,20 @@ def trace_training(
     model, hook = attached.model, attached.hook
     with following(ledger, model):
         state = _start(attached, hparams, ledger)
-        accumulated = min(hparams.gradient_accumulation, MOST_ACCUMULATED)
-        settings = LoopSettings(STEPS, accumulated, hparams.max_grad_norm)
+        hparams = dataclasses.replace(
+            hparams,
+            max_steps=STEPS,
+            gradient_accumulation=min(hparams.gradient_accumulation, MOST_ACCUMULATED),
+            eval_every=0,
+            eval_steps=None,
+            checkpoint_every=0,
+            amp=False,
+        )
         callbacks = LoopCallbacks(
             after_step=lambda done: hook.after_step(model, done), own_loss=lambda: hook.own_loss(model)
         )
         with _gradients_told(attached, ledger):
-            train(model, step, itertools.repeat(step.batch), state, settings, callbacks)
+            train(model, step, itertools.repeat(step.batch), state, hparams, callbacks)
     return ledger.trace()
 
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
-from peftsweep.config.schema import JobConfig
+from peftsweep.config.schema import HparamsConfig, JobConfig
 from peftsweep.errors import DataError
 from peftsweep.job.checkpoint import (
     CHECKPOINT_FILE,
@@ -23,7 +23,7 @@ from peftsweep.job.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.seeding import random_state, restore_random_state, seed_everything
 from peftsweep.memory.probe import Carried
 from peftsweep.methods.attach import AttachedMethod, attach_method
@@ -84,7 +84,7 @@ class Job:
         callbacks = LoopCallbacks(
             after_step=lambda step: self.attached.hook.after_step(self.attached.model, step), checkpoint=keep
         )
-        settings = LoopSettings(max_steps, checkpoint_every=3)
+        settings = HparamsConfig(max_steps=max_steps, checkpoint_every=3, eval_every=0)
         train(self.attached.model, RandomText(), batches, self.state, settings, callbacks)
 
     def save(self, folder: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import NonFiniteLossError
-from peftsweep.job.loop import LoopCallbacks, LoopSettings, TrainingState, build_scheduler, train
+from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.modalities.base import Batch, BatchLoss
 
 FEATURES = 3
@@ -73,7 +74,14 @@ def run(
 ) -> nn.Module:
     model = model or build_model()
     state = state or build_state(model)
-    train(model, task or Regression(), cycle(batches), state, LoopSettings(**settings), callbacks or LoopCallbacks())
+    train(
+        model,
+        task or Regression(),
+        cycle(batches),
+        state,
+        HparamsConfig(**{"eval_every": 0} | settings),
+        callbacks or LoopCallbacks(),
+    )
     return model
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from peftsweep.memory.meters import CpuMeter, HostMemoryMeter, MemoryReading, build_device_meter
+from peftsweep.memory.meters import DeviceMeter, HostMemoryMeter, MemoryReading, build_device_meter
 from peftsweep.memory.probe import Carried, Probe
 
 
@@ -157,7 +157,7 @@ def test_a_device_without_energy_counter_leaves_energy_absent(machine: FakeMachi
 
 
 def test_a_cpu_job_reports_host_memory_and_no_accelerator_memory() -> None:
-    probe = Probe(CpuMeter(), HostMemoryMeter())
+    probe = Probe(DeviceMeter(), HostMemoryMeter())
     with probe.phase("train"), probe.step(tokens=5):
         pass
     metrics = probe.metrics()
@@ -210,7 +210,7 @@ def test_asking_for_metrics_twice_changes_nothing(machine: FakeMachine, probe: P
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_only_cuda_is_metered(device: str) -> None:
-    assert isinstance(build_device_meter(device), CpuMeter)
+    assert type(build_device_meter(device)) is DeviceMeter
 
 
 MEBIBYTE = 2**20

@@ -6,8 +6,8 @@ import torch
 
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError
-from peftsweep.job.plan import before_training as foresee_module
-from peftsweep.job.plan.before_training import METRIC, card_of, foresee, with_fitting_batch
+from peftsweep.job.plan import before_training as module
+from peftsweep.job.plan.before_training import _card_bytes, predict_memory, with_fitting_batch
 from peftsweep.job.plan.planner import MemoryPlan
 from peftsweep.records.metrics import METRICS
 
@@ -19,53 +19,55 @@ PlanOf = Callable[..., MemoryPlan]
 
 
 def test_the_prediction_is_a_metric_of_the_job(job_of: JobOf, plan_of: PlanOf) -> None:
-    assert foresee(job_of("method=lora"), CPU) == {METRIC: plan_of("method=lora").train_peak_bytes}
+    assert predict_memory(job_of("method=lora"), CPU) == {
+        "plan/train_peak_bytes": plan_of("method=lora").train_peak_bytes
+    }
     assert METRIC in METRICS
 
 
 def test_a_job_that_will_not_fit_is_warned_about(job_of: JobOf, caplog: pytest.LogCaptureFixture) -> None:
-    assert foresee(job_of("method=lora", SMALL_CARD), CPU)
+    assert predict_memory(job_of("method=lora", SMALL_CARD), CPU)
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "0.001 GB there are" in warning
     assert "fit=true" in warning
 
 
 def test_a_job_that_fits_is_not(job_of: JobOf, caplog: pytest.LogCaptureFixture) -> None:
-    foresee(job_of("method=lora", "gpu=24GB"), CPU)
+    predict_memory(job_of("method=lora", "gpu=24GB"), CPU)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_trial_that_cannot_fit_is_refused(job_of: JobOf) -> None:
     with pytest.raises(OutOfMemoryError, match="a trial must fit the card"):
-        foresee(job_of("method=lora", "stage=tune", SMALL_CARD), CPU)
+        predict_memory(job_of("method=lora", "stage=tune", SMALL_CARD), CPU)
 
 
 def test_a_trial_that_may_fit_runs(job_of: JobOf, plan_of: PlanOf, caplog: pytest.LogCaptureFixture) -> None:
     card = f"gpu={plan_of('method=lora').train_peak_bytes}B"
-    assert foresee(job_of("method=lora", "stage=tune", card), CPU)
+    assert predict_memory(job_of("method=lora", "stage=tune", card), CPU)
     assert "is predicted to need" in caplog.text
 
 
 def test_a_confirming_job_is_not_refused(job_of: JobOf) -> None:
-    assert foresee(job_of("method=lora", "stage=confirm", SMALL_CARD), CPU)
+    assert predict_memory(job_of("method=lora", "stage=confirm", SMALL_CARD), CPU)
 
 
 @pytest.mark.parametrize("settings", [("plan=false", SMALL_CARD), ("stage=tune",)], ids=str)
 def test_nothing_is_planned_where_nobody_wants_to_know(
     settings: tuple[str, ...], job_of: JobOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foresee_module, "plan_job", lambda config: pytest.fail("this job needs no plan"))
-    assert foresee(job_of("method=lora", *settings), CPU) == {}
+    monkeypatch.setattr(module, "plan_job", lambda config: pytest.fail("this job needs no plan"))
+    assert predict_memory(job_of("method=lora", *settings), CPU) == {}
 
 
 @pytest.mark.parametrize("settings", [("method=shira",), ("model=hf", "model.id=nobody/no-such-model")], ids=str)
 def test_a_job_without_a_plan_runs_all_the_same(settings: tuple[str, ...], job_of: JobOf) -> None:
-    assert foresee(job_of(*settings, SMALL_CARD), CPU) == {}
+    assert predict_memory(job_of(*settings, SMALL_CARD), CPU) == {}
 
 
 def test_the_card_is_the_one_that_is_named_or_none_on_the_host(job_of: JobOf) -> None:
-    assert card_of(job_of("gpu=24GB"), CPU) == 24 * 10**9
-    assert card_of(job_of(), CPU) is None
+    assert _card_bytes(job_of("gpu=24GB"), CPU) == 24 * 10**9
+    assert _card_bytes(job_of(), CPU) is None
 
 
 def test_a_job_keeps_its_batch_unless_it_asks_for_one_that_fits(job_of: JobOf) -> None:
@@ -82,15 +84,15 @@ def test_fitting_needs_a_card(job_of: JobOf) -> None:
 def test_a_plan_that_breaks_does_not_cost_the_job(
     surprise: Exception, job_of: JobOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(foresee_module, "plan_job", raising(surprise))
-    assert foresee(job_of(), CPU) == {}
+    monkeypatch.setattr(module, "plan_job", raising(surprise))
+    assert predict_memory(job_of(), CPU) == {}
     assert type(surprise).__name__ in caplog.text
 
 
 def test_an_interruption_while_planning_ends_the_job(job_of: JobOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foresee_module, "plan_job", raising(Interrupted("SIGTERM")))
+    monkeypatch.setattr(module, "plan_job", raising(Interrupted("SIGTERM")))
     with pytest.raises(Interrupted):
-        foresee(job_of(), CPU)
+        predict_memory(job_of(), CPU)
 
 
 def raising(error: Exception) -> Callable[[JobConfig], MemoryPlan]:
