@@ -10,8 +10,9 @@ from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
 from peftsweep.records.jobs import OWN
 from peftsweep.records.limits import Limit
 from peftsweep.records.metrics import METRICS, candidates, resolve, sign
-from peftsweep.records.quantities import format_metric, quantity
+from peftsweep.records.quantities import NARROW_SPACE, format_metric, quantity
 from peftsweep.report.analysis.comparison import Comparison, Group, Row
+from peftsweep.report.analysis.sentences import describe_estimate
 
 # What a user may ask of a method -> its key among the capabilities, and how its lack is told.
 NEEDS = {
@@ -104,7 +105,7 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     best = fit[0]
     tied = tuple(row.name for row in fit[1:] if _is_tied(row, best, metric, group))
     excluded = tuple(found[row.name] for row in rows[: rows.index(best)])
-    text = _told(best, tied, excluded, metric, limits)
+    text = _describe(best, tied, excluded, metric, limits)
     return Recommendation(group.title, metric, best.name, tied, excluded, None, text)
 
 
@@ -146,27 +147,21 @@ def _shown(key: str, value: float) -> str:
     return format_metric(METRICS[key], value)
 
 
-def _told(
+def _describe(
     best: Row, tied: Sequence[str], excluded: Sequence[Exclusion], metric: str, limits: Sequence[tuple[Limit, str]]
 ) -> str:
-    score = f"{_word(metric)} {_shown(metric, _mean(best, metric))}"
-    if best.estimates[metric].low is not None and best.estimates[metric].high is not None:
-        low, high = best.estimates[metric].low or 0.0, best.estimates[metric].high or 0.0
-        score += f" (95% interval {_shown(metric, low)} to {_shown(metric, high)})"
-    lines = [f"Use {best.name}: {score}, {_settings(best)}."]
+    shown = quantity(metric, [_mean(best, metric)])
+    score = f"{shown.name} {describe_estimate(best.estimates[metric], shown)}".replace(NARROW_SPACE, " ")
+    settings = ", ".join(f"{key}={value}" for key, value in best.best.items()) or "its own settings"
+    lines = [f"Use {best.name}: {score}, with {settings}."]
     if tied:
         lines.append(f"Not told apart from it by the jobs there are: {', '.join(tied)}.")
     for each in excluded:
-        lines.append(f"{each.name} ({_shown(metric, each.value)}) was left out: it {_joined(each.reasons)}.")
+        lines.append(f"{each.name} ({_shown(metric, each.value)}) was left out: it {' and '.join(each.reasons)}.")
     lines += _close_calls(best, limits)
     if len(best.seeds) == 1:
         lines.append("One seed only: another one may turn this around.")
     return "\n".join(lines)
-
-
-def _settings(row: Row) -> str:
-    shown = ", ".join(f"{key}={value}" for key, value in row.best.items())
-    return f"with {shown}" if shown else "with its own settings"
 
 
 def _close_calls(row: Row, limits: Sequence[tuple[Limit, str]]) -> list[str]:
@@ -184,13 +179,5 @@ def _nothing_fits(nearest: Exclusion, metric: str) -> str:
     value = _shown(metric, nearest.value)
     return (
         "No method keeps to all of it. "
-        f"The nearest is {nearest.name} ({_word(metric)} {value}): it {_joined(nearest.reasons)}."
+        f"The nearest is {nearest.name} ({quantity(metric).name} {value}): it {' and '.join(nearest.reasons)}."
     )
-
-
-def _word(key: str) -> str:
-    return quantity(key).name
-
-
-def _joined(reasons: Sequence[str]) -> str:
-    return " and ".join(reasons)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import Quantity, quantity
-from peftsweep.report.analysis.comparison import Estimate, Group
+from peftsweep.report.analysis.comparison import Group
 from peftsweep.report.analysis.frontier import Pareto, Point
 from peftsweep.report.figures.canvas import Canvas, Line, Text, series_style, text_width
 from peftsweep.report.figures.frame import (
@@ -105,33 +105,27 @@ def _point(
     x, y = (point.values[one.key] for one in shown)
     color, shape = style
     opacity = 1.0 if point.on_frontier else PALE
-    low_x, high_x, low_y, high_y = (end for one in (x, y) for end in (_or_mean(one.low, one), _or_mean(one.high, one)))
+    low_x, high_x, low_y, high_y = (one.mean if end is None else end for one in (x, y) for end in (one.low, one.high))
     canvas.add(Line((frame.at(x.mean, low_y), frame.at(x.mean, high_y)), color, 1.5, opacity=0.6 * opacity))
     canvas.add(Line((frame.at(low_x, y.mean), frame.at(high_x, y.mean)), color, 1.5, opacity=0.6 * opacity))
     hollow = point.origin == REFERENCE
-    canvas.mark(frame.at(x.mean, y.mean), shape, color, 6, hollow=hollow, opacity=opacity, title=_told(point, shown))
+    canvas.mark(
+        frame.at(x.mean, y.mean), shape, color, 6, hollow=hollow, opacity=opacity, title=_describe(point, shown)
+    )
 
 
-def _told(point: Point, shown: tuple[Quantity, Quantity]) -> str:
+def _describe(point: Point, shown: tuple[Quantity, Quantity]) -> str:
     """Everything that is known of a point, a third metric too."""
     drawn = {one.key for one in shown}
     rest = (quantity(key, [estimate.mean]) for key, estimate in point.values.items() if key not in drawn)
-    told = (
-        f"{one.name} {one.text(point.values[one.key].mean)}{_interval(point.values[one.key], one)}"
-        for one in (*shown, *rest)
-    )
+    told = []
+    for one in (*shown, *rest):
+        estimate = point.values[one.key]
+        known = estimate.low is not None and estimate.high is not None
+        interval = f" ({one.number(estimate.low or 0.0)} to {one.number(estimate.high or 0.0)})" if known else ""
+        told.append(f"{one.name} {one.text(estimate.mean)}{interval}")
     beaten = f"; dominated by {', '.join(point.dominated_by)}" if point.dominated_by else ""
     return f"{point.name}: {', '.join(told)}{beaten}"
-
-
-def _or_mean(value: float | None, estimate: Estimate) -> float:
-    return estimate.mean if value is None else value
-
-
-def _interval(estimate: Estimate, shown: Quantity) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f" ({shown.number(estimate.low)} to {shown.number(estimate.high)})"
 
 
 def _frontier(canvas: Canvas, frame: Frame, pareto: Pareto, x_key: str, y_key: str) -> None:

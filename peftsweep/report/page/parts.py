@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from peftsweep.records.jobs import Job, Loaded
 from peftsweep.records.quantities import joined, quantity, some
 from peftsweep.report.analysis.comparison import Group, Row
 from peftsweep.report.analysis.frontier import Pareto
-from peftsweep.report.analysis.sentences import Answer, answer, protocol
+from peftsweep.report.analysis.sentences import answer, protocol
 from peftsweep.report.analysis.tuning import Tuning, read_curve, read_tuning
 from peftsweep.report.analysis.tuning_words import edge_warnings, parameter_importance, tuning_sentences
 from peftsweep.report.figures.canvas import Canvas, file_svg, inline_svg
@@ -27,8 +27,8 @@ from peftsweep.report.figures.comparison import (
 from peftsweep.report.figures.png import save_png
 from peftsweep.report.figures.settings import draw_importance, draw_parallel
 from peftsweep.report.figures.tuning import draw_best_so_far, draw_curves, draw_learning_rates
-from peftsweep.report.page.gallery import Gallery, read_gallery
-from peftsweep.report.page.table import PageTable, PairLine, build_pairs, build_table, pairs_title
+from peftsweep.report.page.gallery import read_gallery
+from peftsweep.report.page.table import build_pairs, build_table, pairs_title
 from peftsweep.statistics.frontier import DRAWS
 
 MOST_ROWS_DRAWN = 12  # of one group: the best
@@ -52,8 +52,9 @@ class Figures:
         self.drawn[name] = canvas
         return inline_svg(canvas)
 
-    def show_both(self, name: str, wide: Canvas | None, narrow: Canvas | None) -> str:
-        """Two drawings of one figure, of which the page's style shows the one that fits."""
+    def show_both(self, name: str, draw: Callable[[float], Canvas | None]) -> str:
+        """A wide and a narrow drawing of one figure, of which the page's style shows the one that fits."""
+        wide, narrow = draw(WIDE), draw(NARROW)
         if wide is None or narrow is None:
             return ""
         self.drawn[name] = wide
@@ -78,68 +79,45 @@ class TunedRow:
     importance: str = ""
 
 
-@dataclass(frozen=True)
-class GroupPart:
-    """What the page tells of one group. Empty parts are left out of it."""
-
-    id: str
-    group: Group
-    answer: Answer
-    warnings: tuple[str, ...]
-    table: PageTable
-    pareto: str
-    pareto_metrics: int
-    pareto_notes: tuple[str, ...]
-    gaps: str
-    pairs: tuple[PairLine, ...]
-    pairs_title: str
-    tuned: tuple[TunedRow, ...]
-    untold: int  # rows that were tuned and are not drawn
-    searches: tuple[str, ...]
-    improves: str  # what a line of best objectives does
-    curves: tuple[str, ...]
-    failures: tuple[tuple[str, str, int], ...]  # row, cause, how many
-    more_failures: int  # lines that are left out
-    gallery: Gallery
-    protocol: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...]
-    datasets: tuple[dict[str, Any], ...]
-
-
 def build_part(
     name: str, group: Group, pareto: Pareto | None, loaded: Loaded, figures: Figures, *, is_drawn: bool
-) -> GroupPart:
-    """name: of its figures, and of its place in the page; is_drawn: with figures."""
+) -> dict[str, Any]:
+    """What page.html.jinja reads of one group; empty parts are left out of the page.
+
+    name: of its figures, and of its place in the page; is_drawn: with figures.
+    """
     jobs = _jobs_of(group, loaded.jobs)
     drawn = group.rows[:MOST_ROWS_DRAWN] if is_drawn else ()
     tunings = [found for row in drawn if (found := read_tuning(row, jobs, loaded.studies))]
     styles = styles_of([row.name for row in group.rows])
     tuned = tuple(_tuned(tuning, f"{name}-{place + 1}", figures) for place, tuning in enumerate(tunings))
     failures = [(row.name, cause, count) for row in group.rows for cause, count in row.causes.items()]
-    return GroupPart(
-        id=name,
-        group=group,
-        answer=answer(group),
-        warnings=tuple(_warnings(group, tuned)),
-        table=build_table(group),
-        pareto=_draw_pareto(pareto, f"{name}-pareto", styles, figures) if is_drawn else "",
-        pareto_metrics=len(pareto.metrics) if pareto else 0,
-        pareto_notes=tuple(_pareto_notes(pareto)),
-        gaps=_draw_gaps(group, f"{name}-differences", figures) if is_drawn else "",
-        pairs=build_pairs(group),
-        pairs_title=pairs_title(group),
-        tuned=tuned,
-        untold=sum(bool(row.trials) for row in group.rows) - len(tuned),
-        searches=tuple(_searches(tunings, styles, name, figures)),
-        improves="falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
-        curves=tuple(_curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures)),
-        failures=tuple(failures[:MOST_FAILURES]),
-        more_failures=max(0, len(failures) - MOST_FAILURES),
-        gallery=read_gallery(drawn, jobs),
-        protocol=tuple(protocol(group)),
-        environment=tuple(_environment(jobs)),
-        datasets=tuple(sorted(_datasets(jobs), key=lambda info: SPLITS.find(info["split"]))),
-    )
+    return {
+        "id": name,
+        "group": group,
+        "answer": answer(group),
+        "warnings": tuple(_warnings(group, tuned)),
+        "table": build_table(group),
+        "pareto": figures.show_both(f"{name}-pareto", lambda width: draw_pareto(pareto, styles, width))
+        if is_drawn and pareto and len(pareto.points) > 1
+        else "",
+        "pareto_metrics": len(pareto.metrics) if pareto else 0,
+        "pareto_notes": tuple(_pareto_notes(pareto)),
+        "gaps": figures.show_both(f"{name}-differences", lambda width: draw_gaps(group, width)) if is_drawn else "",
+        "pairs": build_pairs(group),
+        "pairs_title": pairs_title(group),
+        "tuned": tuned,
+        "untold": sum(bool(row.trials) for row in group.rows) - len(tuned),
+        "searches": tuple(_searches(tunings, styles, name, figures)),
+        "improves": "falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
+        "curves": tuple(_curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures)),
+        "failures": tuple(failures[:MOST_FAILURES]),
+        "more_failures": max(0, len(failures) - MOST_FAILURES),
+        "gallery": read_gallery(drawn, jobs),
+        "protocol": tuple(protocol(group)),
+        "environment": tuple(_environment(jobs)),
+        "datasets": tuple(sorted(_datasets(jobs), key=lambda info: SPLITS.find(info["split"]))),
+    }
 
 
 def _jobs_of(group: Group, jobs: Sequence[Job]) -> list[Job]:
@@ -147,16 +125,6 @@ def _jobs_of(group: Group, jobs: Sequence[Job]) -> list[Job]:
     locations = {location for row in group.rows for location in row.locations}
     studies = {row.study for row in group.rows if row.study}
     return [job for job in jobs if job.location in locations or (job.result.study in studies and job.result.study)]
-
-
-def _draw_pareto(pareto: Pareto | None, name: str, styles: Styles, figures: Figures) -> str:
-    if pareto is None or len(pareto.points) < 2:
-        return ""
-    return figures.show_both(name, draw_pareto(pareto, styles, WIDE), draw_pareto(pareto, styles, NARROW))
-
-
-def _draw_gaps(group: Group, name: str, figures: Figures) -> str:
-    return figures.show_both(name, draw_gaps(group, WIDE), draw_gaps(group, NARROW))
 
 
 def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
