@@ -112,11 +112,11 @@ def _read(source: dict[str, Any]) -> ReferenceJob:
     entries = list(source["train_info"].get("metrics") or [])
     history = list(_history(entries))
     status, cause = _status(source)
-    experiment = str(run["experiment_name"])
+    experiment, config = str(run["experiment_name"]), _config(run, task)
     result = JobResult(
         status=status,
         method=experiment.replace("/", "--"),
-        model=_model_name(run["train_config"]),
+        model=config["model"]["name"],
         task=task,
         seed=int(run["train_config"]["seed"]),
         cause=cause,
@@ -127,7 +127,7 @@ def _read(source: dict[str, Any]) -> ReferenceJob:
         model_revision=find(source, "meta_info.model_info.sha"),
         steps=int(entries[-1]["step"]) if entries else 0,
         generation_config=own.get("generation_config", {}),
-        config=_config(source, task),
+        config=config,
         environment=_environment(source),
         started_at=str(run.get("created_at") or ""),
     )
@@ -140,12 +140,6 @@ def _task_of(settings: Mapping[str, Any]) -> str:
             return name
     folders = " or ".join(task.folder for task in BENCHMARK_TASKS.values())
     raise DataError(Problem(f"a result file must be of {folders}"))
-
-
-def _model_name(settings: Mapping[str, Any]) -> str:
-    """The name of the same model in conf/model, where there is one."""
-    model_id = str(settings["model_id"])
-    return MODEL_NAMES.get(model_id, model_id.rpartition("/")[2].lower())
 
 
 def _status(source: Mapping[str, Any]) -> tuple[Status, str | None]:
@@ -192,14 +186,17 @@ def _history(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"step": int(entry["step"])} | values
 
 
-def _config(source: Mapping[str, Any], task: str) -> dict[str, Any]:
+def _config(run: Mapping[str, Any], task: str) -> dict[str, Any]:
     """The settings under the keys of this package, as far as it has them; the rest stays in the file itself."""
-    run = source["run_info"]
     theirs = run["train_config"]
+    model_id = str(theirs["model_id"])
+    model_name = MODEL_NAMES.get(
+        model_id, model_id.rpartition("/")[2].lower()
+    )  # of conf/model, where it has one
     modality = next(name for name in modality_names() if task in find_modality(name).tasks)
     config: dict[str, Any] = {"origin": REFERENCE, "experiment": run["experiment_name"]}
     config["task"] = {"name": task, "modality": modality, "source": "hub"}
-    config["model"] = {"name": _model_name(theirs), "modality": modality}
+    config["model"] = {"name": model_name, "modality": modality}
     take_settings(config, theirs, (*TRAINING, *BENCHMARK_TASKS[task].settings))
     hparams = config["hparams"]
     hparams["warmup_fraction"] = 0.0 if hparams.get("scheduler") == "constant" else WARMUP_FRACTION

@@ -24,6 +24,7 @@ from peftsweep.exchange.benchmark import (
     BY_STEP,
     COMMIT,
     ENVIRONMENT,
+    LEFT_BY_TRAINING,
     MODEL_NAMES,
     OWN_SECTION,
     PEAK,
@@ -41,15 +42,12 @@ from peftsweep.records.files import HISTORY_FILE, read_history
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.results import JobResult, Status, load_result
 
-# What stands in a saved adapter's configuration and is no setting of the experiment.
-LEFT_BY_TRAINING = {"ADALORA": ("rank_pattern",)}
-
 
 @dataclass(frozen=True)
 class Export:
-    """Files by their path under the folder of the export, and what a reader of them should know."""
+    """Files, by their path under the folder of the export, and what a reader of them should know."""
 
-    files: dict[str, dict[str, Any]]
+    files: list[str]
     notes: list[str]
 
 
@@ -59,30 +57,24 @@ def export_reference(job: Path, folder: Path) -> Export:
     Raises:
         DataError: the job has no readable result, or its task is none of the benchmark's.
     """
-    export = plan_export(job)
-    for name, content in export.files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return export
-
-
-def plan_export(job: Path) -> Export:
-    """The files of an export, not written yet."""
     result = load_result(job)
     if result.task not in BENCHMARK_TASKS:
         rule = f"the benchmark has the tasks {' and '.join(BENCHMARK_TASKS)}"
         raise DataError(Problem(rule, result.task, str(job)))
-    experiment = experiment_name(result)
-    task_folder = BENCHMARK_TASKS[result.task].folder
+    experiment, task = experiment_name(result), BENCHMARK_TASKS[result.task].folder
     peft_config = peft_config_there(job, result)
-    files = {f"{task_folder}/experiments/{experiment}/{TRAINING_FILE}": training_params(result.config)}
+    files = {f"{task}/experiments/{experiment}/{TRAINING_FILE}": training_params(result.config)}
     if peft_config is not None:
-        asked = {k: v for k, v in peft_config.items() if k not in LEFT_BY_TRAINING.get(peft_config["peft_type"], ())}
-        files[f"{task_folder}/experiments/{experiment}/{ADAPTER_FILE}"] = asked
+        left = LEFT_BY_TRAINING if peft_config["peft_type"] == "ADALORA" else ()
+        asked = {key: value for key, value in peft_config.items() if key not in left}
+        files[f"{task}/experiments/{experiment}/{ADAPTER_FILE}"] = asked
     document = _document(job, result, experiment, peft_config)
-    files[f"{task_folder}/results/{experiment.replace('/', '--')}.json"] = document
-    return Export(files, list(_notes(result, has_adapter=peft_config is not None)))
+    files[f"{task}/results/{experiment.replace('/', '--')}.json"] = document
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return Export(list(files), list(_notes(result, has_adapter=peft_config is not None)))
 
 
 def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[str, Any] | None) -> dict[str, Any]:
@@ -98,9 +90,8 @@ def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[s
     put_settings(settings, result.config, task.settings)
     for theirs, ours in (TOTALS | {PEAK: task.peak_metric}).items():
         put(document, theirs, result.metrics.get(ours))
-    document["train_info"]["metrics"] = _entries(
-        result, read_history(job / HISTORY_FILE), find(document, "train_info.metrics") or []
-    )
+    known = find(document, "train_info.metrics") or []
+    document["train_info"]["metrics"] = _entries(result, read_history(job / HISTORY_FILE), known)
     return document
 
 

@@ -22,17 +22,7 @@ from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHo
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
-PEFT_ERRORS = (
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    NotImplementedError,
-    RuntimeError,
-    AssertionError,
-    ImportError,
-    IndexError,
-)
+PEFT_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -50,9 +40,8 @@ class AttachedMethod:
         """Trainable and total parameters; 4-bit weights count unpacked, as peft counts them."""
         if isinstance(self.model, PeftModel):
             return self.model.get_nb_trainable_parameters()
-        return sum(w.numel() for w in self.trainable_parameters().values()), sum(
-            w.numel() for w in self.model.parameters()
-        )
+        trainable = sum(weight.numel() for weight in self.trainable_parameters().values())
+        return trainable, sum(weight.numel() for weight in self.model.parameters())
 
     def save(self, folder: Path) -> None:
         """Write what was trained, as safetensors: an adapter for `PeftModel.from_pretrained`, or the whole model."""
@@ -179,14 +168,9 @@ def check_capacity(method: MethodConfig, config: PeftConfig, model: nn.Module) -
     for layer in targeted_layers(config, model):
         smaller_side = min(layer.sides)
         if method.capacity > smaller_side:
-            raise MethodError(
-                Problem(
-                    f"the rank of {method.name} must be at most {smaller_side}, the smaller side of {layer.name}",
-                    method.capacity,
-                    "method.capacity",
-                    "Choose a smaller capacity, or target larger layers with method.targets.",
-                )
-            )
+            rule = f"the rank of {method.name} must be at most {smaller_side}, the smaller side of {layer.name}"
+            fix = "Choose a smaller capacity, or target larger layers with method.targets."
+            raise MethodError(Problem(rule, method.capacity, "method.capacity", fix))
 
 
 @contextmanager
@@ -203,10 +187,6 @@ def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
     except (MethodError, torch.OutOfMemoryError):
         raise
     except (*PEFT_ERRORS, UserWarning) as error:
-        raise MethodError(
-            Problem(
-                f"{method.name} doesn't fit {architecture_of(model)}: {str(error).rstrip('.')}",
-                source=f"method={method.name}",
-                fix="See the comments in the method's YAML; sizes that must divide are named there.",
-            )
-        ) from error
+        rule = f"{method.name} doesn't fit {architecture_of(model)}: {str(error).rstrip('.')}"
+        fix = "See the comments in the method's YAML; sizes that must divide are named there."
+        raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix)) from error

@@ -49,7 +49,7 @@ def find_capabilities(method: MethodConfig) -> Capabilities:
     peft_type = parse_peft_type(method.peft_type)
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[peft_type]
-    if _is_prompt_learning(tuner_class):
+    if not hasattr(tuner_class, "inject_adapter") and not hasattr(tuner_class, "add_adapter"):  # prompt learning
         return Capabilities(mergeable=False, quantized_base=True, convertible_to_lora=False, layers=())
     arguments = _arguments(method)
     with warnings.catch_warnings(), torch.random.fork_rng():
@@ -59,12 +59,10 @@ def find_capabilities(method: MethodConfig) -> Capabilities:
         if not working:
             return Capabilities(None, None, None, ())
         kind, first = next(iter(working.items()))
-        quantized = _takes_quantized(peft_type, tuner_class) and not _rewrites_weights(
-            method, tuner_class, config_class
-        )
-        convertible = first.supports_lora_conversion() and _converts_faithfully(
-            _inject(tuner_class, config_class, arguments, LAYER_KINDS[kind].build())
-        )
+        rewrites = _rewrites_weights(method, tuner_class, config_class)
+        quantized = _takes_quantized(peft_type, tuner_class) and not rewrites
+        again = _inject(tuner_class, config_class, arguments, LAYER_KINDS[kind].build())
+        convertible = first.supports_lora_conversion() and _converts_faithfully(again)
         return Capabilities(_merges(first), quantized, convertible, tuple(working))
 
 
@@ -106,10 +104,6 @@ class _Host(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         return self.q_proj(*inputs)
-
-
-def _is_prompt_learning(tuner_class: type) -> bool:
-    return not hasattr(tuner_class, "inject_adapter") and not hasattr(tuner_class, "add_adapter")
 
 
 def _arguments(method: MethodConfig) -> dict[str, Any]:

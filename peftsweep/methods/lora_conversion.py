@@ -12,7 +12,7 @@ import warnings
 import torch
 from peft import PeftModel, convert_to_lora
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 
 from peftsweep.errors import MethodError, Problem
 from peftsweep.methods.attach import PEFT_ERRORS
@@ -27,7 +27,8 @@ def require_faithful(model: PeftModel, method: str) -> None:
     Raises MethodError if something of the update is lost although no rank was cut.
     """
     layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
-    if layer is None or not _is_float(layer):
+    # A layer of a quantised base can't be held in float32.
+    if layer is None or not all(weight.is_floating_point() for weight in layer.parameters()):
         return
     try:
         lost = lost_at_full_rank(layer)
@@ -48,20 +49,11 @@ def lost_at_full_rank(layer: nn.Module) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LoRA to LoRA, at full rank: it is a trial
         _, weights = convert_to_lora(nn.ModuleDict({"layer": layer}), rank=min(base.weight.shape))
-    down, up = (_only(weights, name) for name in ("lora_A.weight", "lora_B.weight"))
+    (down,) = (tensor for name, tensor in weights.items() if name.endswith("lora_A.weight"))
+    (up,) = (tensor for name, tensor in weights.items() if name.endswith("lora_B.weight"))
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(SAMPLES, down.shape[1], generator=generator).to(down.device)
     update = layer(inputs) - base(inputs)
     converted = inputs @ down.float().T @ up.float().T
     size = update.norm()
     return float((converted - update).norm() / size) if size > 0 else 0.0
-
-
-def _only(weights: dict[str, Tensor], ending: str) -> Tensor:
-    (found,) = (tensor for name, tensor in weights.items() if name.endswith(ending))
-    return found
-
-
-def _is_float(layer: nn.Module) -> bool:
-    """A layer of a quantised base can't be held in float32."""
-    return all(weight.is_floating_point() for weight in layer.parameters())

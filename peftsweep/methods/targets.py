@@ -65,20 +65,8 @@ FLUX2: Roles = {
 }
 
 # Keys are `config.model_type` for transformers and the class name for diffusers models.
-TARGETS: dict[str, Roles] = {
-    "llama": LLAMA_LIKE,
-    "mistral": LLAMA_LIKE,
-    "qwen2": LLAMA_LIKE,
-    "qwen3": LLAMA_LIKE,
-    "smollm3": LLAMA_LIKE,
-    "gemma": LLAMA_LIKE,
-    "gemma2": LLAMA_LIKE,
-    "gemma3_text": LLAMA_LIKE,
-    "olmo": LLAMA_LIKE,
-    "olmo2": LLAMA_LIKE,
-    "granite": LLAMA_LIKE,
-    "Flux2Transformer2DModel": FLUX2,
-}
+LLAMAS = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "granite"]
+TARGETS: dict[str, Roles] = dict.fromkeys(LLAMAS, LLAMA_LIKE) | {"Flux2Transformer2DModel": FLUX2}
 
 # Types whose default is not LoRA's: what the method rescales or retrains is a different kind of module.
 DEFAULT_ROLES = {PeftType.LN_TUNING: "norm", PeftType.OSF: "linear", PeftType.BEFT: "bias"}
@@ -110,9 +98,8 @@ def modules_of_role(role: str, architecture: str) -> Modules:
     """The row's entry, to be given to peft. Raises MethodError if the architecture or its role is unknown."""
     roles = _roles_of(architecture, f"method.targets={role}")
     if role not in roles:
-        raise MethodError(
-            Problem(f"targets must be one of {', '.join(roles)} for {architecture}", role, "method.targets")
-        )
+        rule = f"targets must be one of {', '.join(roles)} for {architecture}"
+        raise MethodError(Problem(rule, role, "method.targets"))
     return _copied(roles[role])
 
 
@@ -123,14 +110,9 @@ def _copied(modules: Modules) -> Modules:
 
 def _roles_of(architecture: str, source: str) -> Roles:
     if architecture not in TARGETS:
-        raise MethodError(
-            Problem(
-                "neither peft nor peftsweep knows which modules of this architecture to adapt",
-                architecture,
-                source,
-                "Name them: '+method.peft.target_modules=[q_proj,v_proj]' (or all-linear).",
-            )
-        )
+        rule = "neither peft nor peftsweep knows which modules of this architecture to adapt"
+        fix = "Name them: '+method.peft.target_modules=[q_proj,v_proj]' (or all-linear)."
+        raise MethodError(Problem(rule, architecture, source, fix))
     return TARGETS[architecture]
 
 

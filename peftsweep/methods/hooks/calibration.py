@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,17 +14,15 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from peftsweep.errors import MethodError, Problem
-from peftsweep.methods.hooks.interface import Batch, HookContext, MethodHook, active_config
+from peftsweep.methods.hooks.interface import Batch, CalibratedHook, HookContext, MethodHook, active_config
 
 
 @dataclass(frozen=True)
-class Eva(MethodHook):
-    """Initialises A from the activations' principal directions and re-distributes ranks (arXiv 2410.07170)."""
+class Eva(CalibratedHook):
+    """Initialises A from the activations' principal directions and re-distributes ranks (arXiv 2410.07170).
 
-    batches: int = 8  # calibration batches; peft goes round them until all directions have converged
-
-    def calibration_batches(self) -> int:
-        return self.batches
+    peft goes round the calibration batches until all directions have converged.
+    """
 
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Ranks move between layers; how many there are does not change."""
@@ -37,7 +35,8 @@ class Eva(MethodHook):
         batches = [dict(batch) for batch in context.batches]
         which_vectors: dict[str, Any] = {}  # peft's choice: those of tokens in the loss
         if "labels" in batches[0]:
-            _require_for_eva(active_config(model), _tokens_in_loss(batches), "tokens in the loss")
+            in_loss = (batch["attention_mask"].bool() & (batch["labels"] != -100) for batch in batches)
+            _require_for_eva(active_config(model), max(int(mask.sum()) for mask in in_loss), "tokens in the loss")
         else:
             _require_for_eva(active_config(model), _vectors_seen(model, context), "vectors through each adapted layer")
             which_vectors = {"prepare_model_inputs_fn": None, "prepare_layer_inputs_fn": _as_vectors}
@@ -48,20 +47,16 @@ class Eva(MethodHook):
 
 
 @dataclass(frozen=True)
-class MutatesBase(MethodHook):
+class MutatesBase(CalibratedHook):
     """Base of hooks whose initialisation rewrites base weights from data that a later load won't have.
 
     Saving subtracts the initial adapter from the trained one, which gives a plain LoRA of twice the rank for the
     untouched base model (peft's `path_initial_model_for_weight_conversion`).
     """
 
-    batches: int = 8  # calibration batches
     _initial: tempfile.TemporaryDirectory[str] = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="peftsweep-initial-"), repr=False, compare=False
     )
-
-    def calibration_batches(self) -> int:
-        return self.batches
 
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         return as_plain_lora(arguments)
@@ -142,11 +137,6 @@ def _velora_flags(model: nn.Module) -> list[tuple[str, dict[str, bool]]]:
     ]
 
 
-def _tokens_in_loss(batches: Sequence[Batch]) -> int:
-    """Of the batch that has the most."""
-    return max(int((batch["attention_mask"].bool() & (batch["labels"] != -100)).sum()) for batch in batches)
-
-
 @torch.no_grad()
 def _vectors_seen(model: PeftModel, context: HookContext) -> int:
     """How many vectors a batch sends through the adapted layer that sees the fewest; of the batch that has the most."""
@@ -160,7 +150,7 @@ def _vectors_seen(model: PeftModel, context: HookContext) -> int:
     fewest = []
     for batch in context.batches:
         counts.clear()
-        context.loss(model, _on_device(batch, context))
+        context.loss(model, context.on_device(batch))
         fewest.append(min(counts))
     for handle in handles:
         handle.remove()
@@ -186,7 +176,7 @@ def _run_items(context: HookContext) -> None:
     """One unpadded item at a time: CorDA's covariance drops the batch dimension and can't tell padding from text."""
     for batch in context.batches:
         for item in _unpadded_items(batch):
-            context.loss(context.model, _on_device(item, context))
+            context.loss(context.model, context.on_device(item))
 
 
 def _unpadded_items(batch: Batch) -> Iterator[Batch]:
@@ -198,8 +188,4 @@ def _unpadded_items(batch: Batch) -> Iterator[Batch]:
 
 def _accumulate_gradients(context: HookContext) -> None:
     for batch in context.batches:
-        context.loss(context.model, _on_device(batch, context)).backward()
-
-
-def _on_device(batch: Batch, context: HookContext) -> Batch:
-    return {key: value.to(context.device) for key, value in batch.items()}
+        context.loss(context.model, context.on_device(batch)).backward()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from peftsweep.errors import MethodError, Problem
 
 Batch = Mapping[str, Tensor]
+OptimizerClass = type[torch.optim.Optimizer]
 Loss = Callable[[nn.Module, Batch], Tensor]  # (model, batch on its device) -> mean loss, a scalar
 
 
@@ -56,9 +57,9 @@ class HookContext:
             raise MethodError(Problem(rule, type(self.model).__name__))
         return sum(known)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def on_device(self, batch: Batch) -> Batch:
+        device = next(self.model.parameters()).device
+        return {key: value.to(device) for key, value in batch.items()}
 
     def require_batches(self, who: str) -> None:
         """Raises MethodError if there are no calibration batches."""
@@ -92,9 +93,7 @@ class MethodHook:
     def calibrate(self, model: PeftModel, context: HookContext) -> None:
         """Called once after injection, before the first step; may overwrite adapter weights."""
 
-    def build_optimizer(
-        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
-    ) -> torch.optim.Optimizer | None:
+    def build_optimizer(self, model: Any, optimizer_class: OptimizerClass, lr: float, **kwargs: Any) -> Any:
         """Return the method's own optimizer, or None: then the trainer builds `optimizer_class` as usual.
 
         May freeze parameters, so count the trainable ones afterwards.
@@ -124,6 +123,16 @@ class MethodHook:
     def save(self, model: PeftModel, folder: Path) -> None:
         """Write the adapter so that `PeftModel.from_pretrained` on the untouched base gives the same outputs."""
         model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+@dataclass(frozen=True)
+class CalibratedHook(MethodHook):
+    """Base of hooks that look at training data before the first step."""
+
+    batches: int = 8  # calibration batches
+
+    def calibration_batches(self) -> int:
+        return self.batches
 
 
 def is_language_model(model: nn.Module) -> bool:

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import torch
-from peft import PeftModel
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, create_riemannian_optimizer
-from torch import nn
+from torch.optim import Optimizer
 
-from peftsweep.methods.hooks.interface import MethodHook, active_config
+from peftsweep.methods.hooks.interface import MethodHook, OptimizerClass, active_config
 
 
 @dataclass(frozen=True)
 class LoraFA(MethodHook):
     """Freezes A and trains B with the projected gradient (arXiv 2308.03303)."""
 
-    def build_optimizer(
-        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
-    ) -> torch.optim.Optimizer:
+    def build_optimizer(self, model: Any, optimizer_class: OptimizerClass, lr: float, **kwargs: Any) -> Optimizer:
         config = active_config(model)
-        return create_lorafa_optimizer(
-            cast(PeftModel, model),
-            r=config.r,
-            lora_alpha=config.lora_alpha,
-            lr=lr,
-            weight_decay=kwargs.get("weight_decay", 0.0),
-        )
+        decay = kwargs.get("weight_decay", 0.0)
+        return create_lorafa_optimizer(model, config.r, config.lora_alpha, lr, decay)
 
 
 @dataclass(frozen=True)
@@ -36,19 +27,10 @@ class LoraPlus(MethodHook):
 
     lr_ratio: float = 16.0  # lr of B divided by lr of A
 
-    def build_optimizer(
-        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
-    ) -> torch.optim.Optimizer:
+    def build_optimizer(self, model: Any, optimizer_class: OptimizerClass, lr: float, **kwargs: Any) -> Optimizer:
         # peft sets the decay per group and would otherwise leave it at 0.
-        decay = kwargs.pop("weight_decay", 0.0)
-        return create_loraplus_optimizer(
-            cast(PeftModel, model),
-            optimizer_class,
-            lr=lr,
-            loraplus_lr_ratio=self.lr_ratio,
-            loraplus_weight_decay=decay,
-            **kwargs,
-        )
+        own = {"loraplus_lr_ratio": self.lr_ratio, "loraplus_weight_decay": kwargs.pop("weight_decay", 0.0)}
+        return create_loraplus_optimizer(model, optimizer_class, lr=lr, **own, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -57,7 +39,5 @@ class LoraRiemannian(MethodHook):
 
     reg: float = 1e-2  # damping added to the diagonal before inversion
 
-    def build_optimizer(
-        self, model: nn.Module, optimizer_class: type[torch.optim.Optimizer], lr: float, **kwargs: Any
-    ) -> torch.optim.Optimizer:
-        return create_riemannian_optimizer(cast(PeftModel, model), optimizer_class, lr=lr, reg=self.reg, **kwargs)
+    def build_optimizer(self, model: Any, optimizer_class: OptimizerClass, lr: float, **kwargs: Any) -> Optimizer:
+        return create_riemannian_optimizer(model, optimizer_class, lr=lr, reg=self.reg, **kwargs)

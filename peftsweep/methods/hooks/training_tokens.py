@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from peft import PeftModel, initialize_kv_prefix_from_text
 
-from peftsweep.methods.hooks.interface import HookContext, MethodHook, active_config
+from peftsweep.methods.hooks.interface import CalibratedHook, HookContext, active_config
 
 
 @dataclass(frozen=True)
-class TextPrefix(MethodHook):
+class TextPrefix(CalibratedHook):
     """Starts the key-value prefix from real text instead of noise: the given one, or the first training rows."""
 
     text: str = ""  # "": decode calibration rows
-    batches: int = 8
 
     def calibration_batches(self) -> int:
         return 0 if self.text else self.batches
@@ -31,14 +30,11 @@ class TextPrefix(MethodHook):
 
 
 @dataclass(frozen=True)
-class FrequentTokens(MethodHook):
+class FrequentTokens(CalibratedHook):
     """Trains the embeddings of the tokens that the training data uses most."""
 
     tokens: int = 0  # how many; the YAML wires it to method.capacity
     batches: int = 32
-
-    def calibration_batches(self) -> int:
-        return self.batches
 
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         return {"token_indices": list(range(self.tokens))} | arguments
@@ -52,14 +48,10 @@ class FrequentTokens(MethodHook):
 
 
 @dataclass(frozen=True)
-class ContextTokens(MethodHook):
+class ContextTokens(CalibratedHook):
     """Starts CPT's prompt from tokens of training rows, the in-context examples of arXiv 2410.17222."""
 
     tokens: int = 0  # how many; the YAML wires it to method.capacity
-    batches: int = 8
-
-    def calibration_batches(self) -> int:
-        return self.batches
 
     def outline(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         count = self.tokens
