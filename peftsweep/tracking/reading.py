@@ -28,15 +28,12 @@ from peftsweep.records.mlflow_format import (
 )
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.studies import Study
+from peftsweep.tracking.store import SQLITE_PREFIX, connect, resolve_uri, search_runs, sqlite_path
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PAGE_RUNS = 1000
-SQLITE_PREFIX = "sqlite:///"
 MOST_MISSES = 3  # result.json files in a row that a store did not give
-QUIET = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,10 @@ def load_runs(source: str) -> Loaded:
     jobs: list[Job] = []
     unreadable: list[str] = []
     studies: dict[str, Study] = {}
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # seconds; a page of runs is long
     reader = _Reader(uri)
     with _explained(uri), _no_garbage_collection():
-        for run in _runs(uri):
+        for run in search_runs(connect(uri)):
             tags = run.data.tags
             if tags.get(STAGE_TAG) == STUDY_STAGE:
                 if study := read_study(tags, run.data.metrics):
@@ -101,10 +99,12 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _checked_uri(source: str) -> str:
     """MLflow would make a database that does not exist."""
-    uri = source if "://" in source else f"{SQLITE_PREFIX}{Path(source).absolute()}"
-    path = uri.removeprefix(SQLITE_PREFIX).partition("?")[0]
-    if uri.startswith(SQLITE_PREFIX) and not Path(path).is_file():
-        raise DataError(Problem("the MLflow database must exist", path, "runs", "Run a job first, or name another."))
+    uri = resolve_uri(source if "://" in source else f"{SQLITE_PREFIX}{source}")
+    path = sqlite_path(uri)
+    if path is not None and not path.is_file():
+        raise DataError(
+            Problem("the MLflow database must exist", str(path), "runs", "Run a job first, or name another.")
+        )
     return uri
 
 
@@ -116,33 +116,6 @@ def _explained(uri: str) -> Iterator[None]:
         told = " ".join(str(error).split()).partition(" [SQL:")[0]  # which statement it was helps nobody here
         reason = redact_forms(told)[:300] or type(error).__name__
         raise TrackingError(Problem(f"the MLflow store must be readable ({reason})", redact_forms(uri))) from error
-
-
-def _runs(uri: str) -> Iterator[Run]:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
-    experiments = _experiments(client)
-    token: str | None = None
-    while experiments:
-        page = client.search_runs(experiments, max_results=PAGE_RUNS, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _experiments(client: MlflowClient) -> list[str]:
-    found: list[str] = []
-    token: str | None = None
-    while True:
-        page = client.search_experiments(page_token=token)
-        found += [experiment.experiment_id for experiment in page]
-        token = page.token
-        if not token:
-            return found
 
 
 class _Reader:

@@ -22,7 +22,7 @@ from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.mlflow_format import REPORT_TAG, STAGE_TAG, STUDY_STAGE, STUDY_TAG, TAG, study_tags
 from peftsweep.records.redact import REDACTED, redact_forms
 from peftsweep.tracking.store import brief, connect, resolve_uri, sqlite_path
-from peftsweep.tracking.studies import all_study_runs
+from peftsweep.tracking.studies import study_runs
 
 REPORT_FOLDER = "report"  # among a run's artifacts
 _TEXTS = ("index.html", "table.csv", "table.md", "figures/*.svg")
@@ -91,7 +91,7 @@ def _runs(uri: str) -> Sequence[_StudyRun]:
     if REDACTED in uri:
         fix = "Name the store, runs=<uri>, or leave it out: log=false."
         raise TrackingError(Problem("the address of the MLflow store must be whole", redact_forms(uri), fix=fix))
-    found = all_study_runs(connect(uri))
+    found = study_runs(connect(uri))
     return [_StudyRun(run.info.run_id, run.info.artifact_uri or "", run.data.tags) for run in found]
 
 

@@ -98,7 +98,7 @@ class _Studies:
 
     def _find_or_create(self, result: JobResult, study: str) -> str:
         tags = {"method": result.method, "model": result.model, "task": result.task}
-        found = find_study_run(study_runs(self._store), study, tags)
+        found = find_study_run(study_runs(self._store.client, [self._store.experiment_id]), study, tags)
         if found:
             return found
         started = start_seconds(result)

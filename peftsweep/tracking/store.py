@@ -6,10 +6,11 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from peftsweep.errors import Problem, TrackingError
@@ -19,9 +20,11 @@ from peftsweep.records.redact import redact_forms
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
 
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
-_SQLITE_PREFIX = "sqlite:///"
+SQLITE_PREFIX = "sqlite:///"
+PAGE_RUNS = 1000
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 5.0
@@ -58,13 +61,13 @@ def resolve_uri(uri: str | None) -> str:
     """The store to use: the one asked for, else MLFLOW_TRACKING_URI, else a local file; local paths become absolute."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     path = sqlite_path(uri)
-    return uri if path is None else _SQLITE_PREFIX + str(path) + uri[len(uri.partition("?")[0]) :]
+    return uri if path is None else SQLITE_PREFIX + str(path) + uri[len(uri.partition("?")[0]) :]
 
 
 def sqlite_path(uri: str) -> Path | None:
     """Absolute path of the database file, or None for any other kind of store."""
-    path = uri.removeprefix(_SQLITE_PREFIX).partition("?")[0]
-    return Path(path).absolute() if uri.startswith(_SQLITE_PREFIX) and path not in {"", ":memory:"} else None
+    path = uri.removeprefix(SQLITE_PREFIX).partition("?")[0]
+    return Path(path).absolute() if uri.startswith(SQLITE_PREFIX) and path not in {"", ":memory:"} else None
 
 
 def open_store(uri: str | None, experiment: str) -> Store:
@@ -90,6 +93,22 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
+
+
+def search_runs(client: MlflowClient, experiment_ids: Sequence[str] | None = None, wanted: str = "") -> Iterator[Run]:
+    """The runs that a filter of MLflow's wants, page by page. experiment_ids: None is all experiments."""
+    if experiment_ids is None:
+        experiment_ids = [each.experiment_id for each in _all_pages(client.search_experiments)]
+    if experiment_ids:
+        yield from _all_pages(partial(client.search_runs, list(experiment_ids), wanted))
+
+
+def _all_pages(search: Callable[..., PagedList[Any]]) -> Iterator[Any]:
+    token: str | None = ""
+    while token is not None:
+        page = search(max_results=PAGE_RUNS, page_token=token or None)
+        yield from page
+        token = page.token or None
 
 
 def find_run(store: Store, run_id: str) -> Run | None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftsweep.errors import Problem
 from peftsweep.records.mlflow_format import (
@@ -34,14 +34,13 @@ from peftsweep.records.mlflow_format import (
 )
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Status
-from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store, refusal
+from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store, refusal, search_runs
 from peftsweep.tracking.summary import StudySummary, study_note
 
 if TYPE_CHECKING:
     import optuna
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
-    from mlflow.store.entities import PagedList
 
 LOST_CAUSE = "its process died"
 
@@ -49,7 +48,6 @@ _NOTE_TAG = "mlflow.note.content"
 _PLOTS = "plots"  # artifact folder
 _COUNTED = (Status.OK, Status.PRUNED, Status.OOM, Status.FAILED)
 _AWAY_SECONDS = 60.0  # how long a server that did not answer is left in peace
-_PAGE_RUNS = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -170,29 +168,9 @@ def close_lost_runs(
     return lost
 
 
-def study_runs(store: Store) -> list[Run]:
-    """The runs of all studies of the experiment."""
-    return _study_runs(store.client, [store.experiment_id])
-
-
-def all_study_runs(client: MlflowClient) -> list[Run]:
-    """The runs of all studies of all experiments."""
-    experiments = _all_pages(partial(client.search_experiments, max_results=_PAGE_RUNS))
-    return _study_runs(client, [experiment.experiment_id for experiment in experiments])
-
-
-def _study_runs(client: MlflowClient, experiment_ids: list[str]) -> list[Run]:
-    wanted = f"tags.`{STAGE_TAG}` = '{STUDY_STAGE}'"
-    return _all_pages(partial(client.search_runs, experiment_ids, wanted, max_results=_PAGE_RUNS))
-
-
-def _all_pages(search: Callable[..., PagedList[Any]]) -> list[Any]:
-    page = search()
-    found = list(page)
-    while page.token:
-        page = search(page_token=page.token)
-        found += page
-    return found
+def study_runs(client: MlflowClient, experiment_ids: Sequence[str] | None = None) -> list[Run]:
+    """The runs of all studies of these experiments, or of all."""
+    return list(search_runs(client, experiment_ids, f"tags.`{STAGE_TAG}` = '{STUDY_STAGE}'"))
 
 
 def find_study_run(runs: Iterable[Run], study_name: str, tags: Mapping[str, str]) -> str | None:
@@ -214,7 +192,7 @@ def _open_runs(store: Store, studies: Mapping[str, Mapping[str, str]]) -> dict[s
 
     run_ids = {}
     try:
-        existing = study_runs(store)
+        existing = study_runs(store.client, [store.experiment_id])
         for name, tags in studies.items():
             if found := find_study_run(existing, name, tags):
                 store.client.update_run(found, status="RUNNING")
@@ -226,7 +204,7 @@ def _open_runs(store: Store, studies: Mapping[str, Mapping[str, str]]) -> dict[s
 
 def _running_children(store: Store, parent_run_id: str) -> list[str]:
     wanted = f"tags.`{PARENT_TAG}` = '{parent_run_id}' and attributes.status = 'RUNNING'"
-    return [run.info.run_id for run in store.client.search_runs([store.experiment_id], wanted, max_results=_PAGE_RUNS)]
+    return [run.info.run_id for run in search_runs(store.client, [store.experiment_id], wanted)]
 
 
 def _close_lost(store: Store, run_id: str) -> None:

@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,10 +45,11 @@ _PICTURE_FOLDERS = ("images/test", "images/base")  # its samples were logged by 
 _log = logging.getLogger(__name__)
 
 
-class Tracker(Protocol):
-    """Where a job reports to. Every call returns soon and raises nothing that tracking alone is to blame for."""
+class Tracker:
+    """Where a job reports to. Every call returns soon and raises nothing that tracking alone is to blame for. Here they
+    do nothing."""
 
-    run_id: str | None
+    run_id: str | None = None
 
     def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
         """Metrics of one optimizer step; kept and sent in batches. unix_seconds: when it happened, None is now."""
@@ -75,31 +76,8 @@ class Tracker(Protocol):
         """Final metrics and tags, then end the run, whatever the status. The last call."""
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Tracking is off, or nobody answered when the job began."""
-
-    run_id: str | None = None
-
-    def log_step(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
-        pass
-
-    def log_picture(self, key: str, picture: np.ndarray, step: int, unix_seconds: float | None = None) -> None:
-        pass
-
-    def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
-        pass
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        pass
-
-    def log_dataset(self, name: str, split: str, source: str, digest: str, rows: int) -> None:
-        pass
-
-    def log_folder(self, folder: Path, *, adapter: bool) -> None:
-        pass
-
-    def close(self, result: JobResult) -> None:
-        pass
 
 
 def open_tracker(
@@ -142,13 +120,13 @@ def default_run_name(result: JobResult, folder: Path) -> str:
     return f"{result.method} {folder.name}" if result.study else f"{result.method} {result.task} seed {result.seed}"
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Writes to a run that exists. The first failure is warned about. From a server that is away the job waits for one
     answer now and one at its end, when all steps, kept in memory, are sent if it is back. With strict, failures are
     raised instead."""
 
     def __init__(self, store: Store, run_id: str, folder: Path, *, strict: bool = False) -> None:
-        self.run_id: str | None = run_id
+        self.run_id = run_id
         self.strict = strict
         self._id, self._store, self._folder = run_id, store, folder
         self._buffer: list[Metric] = []

@@ -65,8 +65,8 @@ def test_a_report_tells_the_same_numbers(name: str, source: str, old_outputs: Pa
 
 def test_a_recommendation_is_the_same(old_outputs: Path) -> None:
     found = recommend(compare(load_jobs(old_outputs)), Wish(parse_limits(["memory<=10GB"])))
-    text = (GOLDEN / "recommend.txt").read_text()
-    assert [each.text.partition("\n")[0] in text for each in found] == [True, True, True]
+    lines = (GOLDEN / "recommend.txt").read_text().splitlines()
+    assert [f"Use {each.chosen}" for each in found] == [line.partition(":")[0] for line in lines if line[:4] == "Use "]
 
 
 def test_the_table_of_an_old_sweep_is_the_same(old_outputs: Path) -> None:

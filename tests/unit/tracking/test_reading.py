@@ -21,7 +21,7 @@ from peftsweep.report.analysis.comparison import Comparison, Row
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.rows import group_key
 from peftsweep.report.sources import load_jobs
-from peftsweep.tracking import import_jobs
+from peftsweep.tracking import import_jobs, store
 from peftsweep.tracking import reading as store_module
 
 # What MLflow keeps as text, of every kind.
@@ -87,7 +87,7 @@ def test_the_file_of_a_store_is_enough(uri: str) -> None:
 
 def test_runs_are_read_in_pages(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_jobs(uri)
-    monkeypatch.setattr(store_module, "PAGE_RUNS", 3)
+    monkeypatch.setattr(store, "PAGE_RUNS", 3)
     assert {job.location for job in load_jobs(uri).jobs} == {job.location for job in whole.jobs}
 
 

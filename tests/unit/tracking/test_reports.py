@@ -108,7 +108,7 @@ def test_files_elsewhere_are_sent_once(
 
 
 def test_a_client_finds_the_runs_that_the_database_holds(store: Store, run_ids: dict[str, str]) -> None:
-    found = {run.info.run_id for run in module.all_study_runs(store.client)}
+    found = {run.info.run_id for run in module.study_runs(store.client)}
     assert set(run_ids.values()) <= found
     assert {run.run_id for run in module._runs(store.uri)} == found
 
