@@ -190,9 +190,7 @@ def _config(run: Mapping[str, Any], task: str) -> dict[str, Any]:
     """The settings under the keys of this package, as far as it has them; the rest stays in the file itself."""
     theirs = run["train_config"]
     model_id = str(theirs["model_id"])
-    model_name = MODEL_NAMES.get(
-        model_id, model_id.rpartition("/")[2].lower()
-    )  # of conf/model, where it has one
+    model_name = MODEL_NAMES.get(model_id, model_id.rpartition("/")[2].lower())  # of conf/model, where it has one
     modality = next(name for name in modality_names() if task in find_modality(name).tasks)
     config: dict[str, Any] = {"origin": REFERENCE, "experiment": run["experiment_name"]}
     config["task"] = {"name": task, "modality": modality, "source": "hub"}
