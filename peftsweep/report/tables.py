@@ -17,7 +17,7 @@ from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity
 from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
 from peftsweep.report.analysis.sentences import needed
-from peftsweep.report.columns import TRIALS, Cell, build_columns
+from peftsweep.report.columns import TRIALS, build_columns
 from peftsweep.statistics.pairs import Pair
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
@@ -68,8 +68,8 @@ def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[li
     """Titles, and a line of text for each of the first rows; costs that nobody measured have no column."""
     rows = group.rows[:most]
     (_, places), *columns = build_columns(group, rows)
-    titles, texts = ["place", "method"], [[_place(row, cell) for row, cell in zip(rows, places, strict=True)]]
-    texts.append([row.name for row in rows])
+    titles, texts = ["place", "method"], [[cell.text for cell in places], [row.name for row in rows]]
+    texts[0] = ["reference" if row.origin == REFERENCE else text for row, text in zip(rows, texts[0], strict=True)]
     for number, (column, cells) in enumerate(columns):
         unit = column.unit if column.unit not in ("", column.short) else ""
         titles.append(f"{column.short or column.title}{', ' * bool(unit)}{unit}")
@@ -81,10 +81,6 @@ def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[li
     titles.append("best settings")
     texts.append([format_settings(row.best, short=True) for row in rows])
     return titles, [list(cells) for cells in zip(*texts, strict=True)]
-
-
-def _place(row: Row, cell: Cell) -> str:
-    return "reference" if row.origin == REFERENCE else cell.text
 
 
 def notes(group: Group) -> Iterator[str]:

@@ -40,7 +40,7 @@ def answer(group: Group) -> Answer:
     behind = [row for row in compared if row.separated_from_best]
     details = [
         score,
-        *_all_tied(best, tied),
+        *([f"Not told apart from {best.name}: {joined(row.name for row in tied)}."] if len(tied) > MOST_NAMES else []),
         *_certainty(group),
         *_needed(group, best, tied),
         *_cheapest([best, *tied]),
@@ -60,23 +60,14 @@ def _headline(shown: Quantity, best: Row, tied: Sequence[Row], unknown: Sequence
         names = joined(row.name for row in (best, *tied)) if len(tied) <= MOST_SAME else f"the first {len(tied) + 1}"
         return f"No winner: {names} all have the same {shown.name}."
     if not tied:
-        return f"{best.name} is best: its {shown.name} is ahead of {_others(behind)} beyond chance."
+        others = _names(behind) if len(behind) == 1 else f"all {len(behind)} others"
+        return f"{best.name} is best: its {shown.name} is ahead of {others} beyond chance."
     told = f"No clear winner: {best.name} has the {side} {shown.name}, but {_names(tied)} can't be told apart from it"
     return f"{told}; {_names(behind)} {'is' if len(behind) == 1 else 'are'} behind." if behind else f"{told}."
 
 
-def _others(behind: Sequence[Row]) -> str:
-    return _names(behind) if len(behind) == 1 else f"all {len(behind)} others"
-
-
 def _names(rows: Sequence[Row]) -> str:
     return joined(row.name for row in rows) if len(rows) <= MOST_NAMES else f"{len(rows)} others"
-
-
-def _all_tied(best: Row, tied: Sequence[Row]) -> Iterator[str]:
-    """By name, where the headline only counts them."""
-    if len(tied) > MOST_NAMES:
-        yield f"Not told apart from {best.name}: {joined(row.name for row in tied)}."
 
 
 def describe_estimate(estimate: Estimate | None, shown: Quantity) -> str:

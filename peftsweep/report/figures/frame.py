@@ -91,10 +91,6 @@ def _padded(label: str, digits: int) -> str:
     return f"{whole}.{after.ljust(digits, '0')}" if digits and label != "0" else label
 
 
-def left_margin(labels: Iterable[str]) -> float:
-    return 14.0 + max((text_width(label, TICK_SIZE) for label in labels), default=20.0)
-
-
 @dataclass(frozen=True)
 class Frame:
     """Where the data of a figure lie, and how."""
@@ -126,7 +122,7 @@ def framed(
         y_scale = Scale(max(y_scale.low, y_ends[0]), min(y_scale.high, y_ends[1]), bottom, MARGIN_TOP)
     y_ticks = y_scale.ticks(y[0], PIXELS_PER_Y_TICK)
     y_labels = tick_labels(y_ticks, y[0], log=log_y)
-    left = left_margin(y_labels)
+    left = 14.0 + max((text_width(label, TICK_SIZE) for label in y_labels), default=20.0)
     right = canvas.width - MARGIN_RIGHT
     frame = Frame(fitted(x[1], left, right, log=log_x, from_zero=x_from_zero), y_scale)
     for tick, label in zip(y_ticks, y_labels, strict=True):

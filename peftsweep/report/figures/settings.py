@@ -32,7 +32,8 @@ def draw_parallel(tuning: Tuning) -> Canvas | None:
 
     None for fewer than two settings that differ, or two trials with a value.
     """
-    keys = [key for key in (tuning.trials[0].settings if tuning.trials else ()) if _varies(tuning.trials, key)]
+    known = tuning.trials[0].settings if tuning.trials else ()
+    keys = [key for key in known if len({_text(trial.settings.get(key)) for trial in tuning.trials}) > 1]
     drawn = [trial for trial in tuning.trials if trial.value is not None and all(key in trial.settings for key in keys)]
     if len(keys) < 2 or len(drawn) < 2:
         return None
@@ -48,10 +49,6 @@ def draw_parallel(tuning: Tuning) -> Canvas | None:
     for number, (axis, x) in enumerate(zip(axes, lefts, strict=True)):
         _add_words(canvas, axis, x, number, is_last=number == len(axes) - 1)
     return canvas
-
-
-def _varies(trials: Sequence[Trial], key: str) -> bool:
-    return len({_text(trial.settings.get(key)) for trial in trials}) > 1
 
 
 def _text(value: Any) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from peftsweep.records.quantities import Quantity, format_settings, plain, quantity
 from peftsweep.records.space import CAPACITY
@@ -36,7 +35,8 @@ def draw_learning_rates(tuning: Tuning) -> Canvas | None:
     drawn = [trial for trial in tuning.trials if trial.lr and trial.value is not None]
     if not drawn:
         return None
-    capacities = _capacities(tuning.trials)
+    tried = {str(value): value for trial in tuning.trials for value in [trial.settings.get(CAPACITY)]}
+    capacities = sorted(tried.values(), key=sort_key)  # None where a method has none
     canvas = Canvas(PANEL_WIDTH, PANEL_HEIGHT, f"{tuning.row}: objective against learning rate")
     shown = quantity(tuning.objective, [trial.value for trial in drawn if trial.value is not None])
     rates = [trial.lr for trial in tuning.trials if trial.lr]
@@ -65,12 +65,6 @@ def draw_learning_rates(tuning: Tuning) -> Canvas | None:
         names = {plain(capacity): series_style(i) for i, capacity in enumerate(capacities)}
         add_legend(canvas, names, "capacity")
     return canvas
-
-
-def _capacities(trials: Iterable[Trial]) -> list[Any]:
-    """All that were tried, smallest first; None where a method has none."""
-    found = {str(value): value for trial in trials for value in [trial.settings.get(CAPACITY)]}
-    return sorted(found.values(), key=sort_key)
 
 
 def without_outliers(trials: Sequence[Trial], tuning: Tuning) -> list[float]:
