@@ -9,8 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS ?=
 ARGS ?= method=lily task=metamath
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-# Tests of the rooms that import no torch: seconds, so that they run before every commit.
-FAST := tests/unit/test_architecture.py tests/unit/test_errors.py $(addprefix tests/unit/,config statistics records report sweeps)
+# Tests of the rooms that know neither torch nor a running job: half a minute, so that they run before every commit.
+FAST := tests/unit/test_architecture.py tests/unit/test_errors.py $(addprefix tests/unit/,config statistics records report)
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run test test-all check format bench pocket-models server clean
@@ -41,7 +41,7 @@ test: install-dev  ## Run the tests, but those that are slow or need a GPU
 test-all: install-dev  ## Run the slow tests too, as continuous integration does
 	$(PYTEST) -m 'not gpu'
 
-check: install-dev  ## Lint, format, types, and the tests of rooms without torch: the gate before every commit
+check: install-dev  ## Lint, format, types, and the tests of config, statistics, records and report: the gate before every commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
