@@ -118,14 +118,14 @@ def _describe(point: Point, shown: tuple[Quantity, Quantity]) -> str:
     """Everything that is known of a point, a third metric too."""
     drawn = {one.key for one in shown}
     rest = (quantity(key, [estimate.mean]) for key, estimate in point.values.items() if key not in drawn)
-    told = []
+    parts = []
     for one in (*shown, *rest):
         estimate = point.values[one.key]
         known = estimate.low is not None and estimate.high is not None
         interval = f" ({one.number(estimate.low or 0.0)} to {one.number(estimate.high or 0.0)})" if known else ""
-        told.append(f"{one.name} {one.text(estimate.mean)}{interval}")
+        parts.append(f"{one.name} {one.text(estimate.mean)}{interval}")
     beaten = f"; dominated by {', '.join(point.dominated_by)}" if point.dominated_by else ""
-    return f"{point.name}: {', '.join(told)}{beaten}"
+    return f"{point.name}: {', '.join(parts)}{beaten}"
 
 
 def _frontier(canvas: Canvas, frame: Frame, pareto: Pareto, x_key: str, y_key: str) -> None:
