@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -31,22 +32,9 @@ QUICK_DEATH_SECONDS = 10.0
 MOST_QUICK_DEATHS = 5  # in a row, of one slot: then something is wrong that a restart does not mend
 
 
-class WorkerPool(Protocol):
-    """Start workers for one stage; returns when they are gone, however they went."""
-
-    @property
-    def workers(self) -> int: ...
-
-    def __call__(self, folder: Path, stage: Stage) -> None: ...
-
-
-def this_controller() -> str:
-    return f"{socket.gethostname()} {os.getpid()}"
-
-
 @dataclass
-class LocalPool:
-    """One process for each slot of this machine; a dead one is replaced."""
+class WorkerPool(ABC):
+    """Starts workers for one stage, in slots of their own for each; returns when they are gone, however they went."""
 
     slots: Sequence[Slot]
     confirm_slots: Sequence[Slot]
@@ -56,7 +44,20 @@ class LocalPool:
         return len(self.slots)
 
     def __call__(self, folder: Path, stage: Stage) -> None:
-        slots = self.slots if stage is Stage.TUNE else self.confirm_slots
+        self.run(folder, stage, self.slots if stage is Stage.TUNE else self.confirm_slots)
+
+    @abstractmethod
+    def run(self, folder: Path, stage: Stage, slots: Sequence[Slot]) -> None: ...
+
+
+def this_controller() -> str:
+    return f"{socket.gethostname()} {os.getpid()}"
+
+
+class LocalPool(WorkerPool):
+    """One process for each slot of this machine; a dead one is replaced."""
+
+    def run(self, folder: Path, stage: Stage, slots: Sequence[Slot]) -> None:
         running = {slot: (_start_worker(folder, slot, stage), time.monotonic()) for slot in slots}
         quick_deaths = dict.fromkeys(slots, 0)
         while running:
@@ -95,20 +96,13 @@ def _log(folder: Path, slot: Slot) -> Path:
 
 
 @dataclass
-class HydraPool:
+class HydraPool(WorkerPool):
     """Workers as the jobs of a Hydra launcher: joblib, submitit, Ray, basic."""
 
-    slots: Sequence[Slot]
-    confirm_slots: Sequence[Slot]
     context: HydraContext
     config: DictConfig
 
-    @property
-    def workers(self) -> int:
-        return len(self.slots)
-
-    def __call__(self, folder: Path, stage: Stage) -> None:
-        slots = self.slots if stage is Stage.TUNE else self.confirm_slots
+    def run(self, folder: Path, stage: Stage, slots: Sequence[Slot]) -> None:
         config = self.config.copy()
         with open_dict(config):
             config.hydra.sweep.dir = str(folder / WORKERS_FOLDER)

@@ -11,6 +11,8 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
+from peftsweep.records.files import write_whole
+
 STOP_FILE = "stop"
 _handlers: list[Callable[[int, FrameType | None], None]] = []  # of those who listen now, the innermost last
 
@@ -32,18 +34,15 @@ def read_stop(folder: Path) -> Stop:
 
 def write_stop(folder: Path, stop: Stop) -> None:
     """NO takes an earlier order back."""
-    path = folder / STOP_FILE
     if stop is Stop.NO:
-        path.unlink(missing_ok=True)
+        (folder / STOP_FILE).unlink(missing_ok=True)
     else:
-        partial = path.with_suffix(".partial")  # a file that is being written would read as no order
-        partial.write_text(stop.name, encoding="utf-8")
-        partial.replace(path)
+        write_whole(folder / STOP_FILE, stop.name)  # half a file would read as no order
 
 
 @contextmanager
-def on_signals(tell: Callable[[Stop], None]) -> Iterator[None]:
-    """Ctrl-C tells FINISH, a second one NOW; SIGTERM, SIGHUP and SIGUSR2 (a scheduler's last warning) tell NOW.
+def on_signals(order: Callable[[Stop], None]) -> Iterator[None]:
+    """Ctrl-C orders FINISH, a second one NOW; SIGTERM, SIGHUP and SIGUSR2 (a scheduler's last warning) order NOW.
 
     Nothing is raised, so that whoever waits in a launcher goes on waiting for its workers to end well. Who listens
     already, such as the controller of a worker in its own process, is told too. Under nohup a hang-up stays ignored.
@@ -51,14 +50,14 @@ def on_signals(tell: Callable[[Stop], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told = Stop.NO
+    last = Stop.NO
     outer = _handlers[-1] if _handlers else None
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        is_first = number == signal.SIGINT and told is Stop.NO
-        told = Stop.FINISH if is_first else Stop.NOW
-        tell(told)
+        nonlocal last
+        is_first = number == signal.SIGINT and last is Stop.NO
+        last = Stop.FINISH if is_first else Stop.NOW
+        order(last)
         if outer is not None:
             outer(number, frame)
 

@@ -49,12 +49,7 @@ def with_full_sweep_keys(arguments: Sequence[str]) -> list[str]:
     if FAIR_SWEEPER not in arguments:
         return list(arguments)
     own = {field.name for field in dataclasses.fields(SweepConfig)}
-    return [_full_sweep_key(text) if _first_word(text) in own else text for text in arguments]
-
-
-def _first_word(text: str) -> str:
-    key, equals, _ = text.partition("=")
-    return key.partition(".")[0] if equals else ""
+    return [_full_sweep_key(text) if "=" in text and re.split("[.=]", text)[0] in own else text for text in arguments]
 
 
 def _full_sweep_key(text: str) -> str:
@@ -67,22 +62,17 @@ def _full_sweep_key(text: str) -> str:
 
 def read_request(overrides: Sequence[Override], config_dir: Path | None) -> Request:
     """Sort the overrides of a command line. Raises ConfigError for an axis without values."""
-    fixed, axes, searched = [], {}, []
+    fixed, axes, searched, groups = [], {}, [], group_names(config_dir)
     for override in overrides:
+        value, key = override.value(), override.key_or_group
+        is_list = isinstance(value, Glob) or (isinstance(value, ChoiceSweep) and value.simple_form)
         if override.is_delete() or not override.is_sweep_override():
             fixed.append(str(override.input_line))
-        elif _spans_studies(override, config_dir):
+        elif is_list or key in groups or key in RUN_ALWAYS_DIFFERS:  # spans studies, however it is written
             axes[override.get_key_element()] = _axis(override, config_dir)
         else:
             searched.append(override)
     return Request(tuple(fixed), axes, tuple(searched))
-
-
-def _spans_studies(override: Override, config_dir: Path | None) -> bool:
-    value, key = override.value(), override.key_or_group
-    if key in group_names(config_dir) or key in RUN_ALWAYS_DIFFERS or isinstance(value, Glob):
-        return True
-    return isinstance(value, ChoiceSweep) and value.simple_form
 
 
 def _axis(override: Override, config_dir: Path | None) -> tuple[str, ...]:
@@ -103,10 +93,9 @@ def build_space(job: JobConfig, request: Request) -> Space:
     """
     dimensions = {dimension.key: dimension for dimension in _own_dimensions(job) if not request.fixes(dimension.key)}
     for override in request.searched:
-        if override.key_or_group == CAPACITY and job.method.capacity is None:
-            continue  # typed for the methods that have a size knob
-        dimension = _dimension_of(override, job)
-        dimensions[dimension.key] = dimension
+        if override.key_or_group != CAPACITY or job.method.capacity is not None:  # typed for the methods that have it
+            dimension = _dimension_of(override, job)
+            dimensions[dimension.key] = dimension
     if not dimensions:
         rule = f"a study needs something to search; for {job.method.name} everything has one value"
         fix = "Leave hparams.lr or method.capacity open, or give a range: hparams.lr=interval(1e-5,1e-2)."
@@ -125,13 +114,11 @@ def _own_dimensions(job: JobConfig) -> list[Dimension]:
 
 def _with_default(dimension: Dimension, default: Any) -> Dimension:
     """The published value, or what comes nearest to it in the range."""
-    if isinstance(default, (int, float)) and not isinstance(default, bool) and not dimension.holds(default):
-        if dimension.choices:
-            default = min(dimension.choices, key=lambda c: abs(c - default)) if dimension.is_ordered else None
-        else:
-            assert dimension.low is not None
-            assert dimension.high is not None
-            default = min(max(default, dimension.low), dimension.high)
+    is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
+    if is_number and dimension.choices and not dimension.holds(default):
+        default = min(dimension.choices, key=lambda c: abs(c - default)) if dimension.is_ordered else None
+    elif is_number and dimension.low is not None and dimension.high is not None:
+        default = min(max(default, dimension.low), dimension.high)
     return replace(dimension, default=default if dimension.holds(default) else None)
 
 

@@ -135,30 +135,31 @@ def build_sweep_spec(
         ConfigError: with all problems of all studies.
     """
     problems: list[Problem] = []
-    composed: list[tuple[dict[str, str], tuple[str, ...], JobConfig]] = []
+    composed: list[tuple[dict[str, str], tuple[str, ...], JobConfig, Space]] = []
     for cell in request.cells():
         overrides = (*(f"{key}={value}" for key, value in cell.items()), *request.fixed)
         try:
-            composed.append((cell, overrides, resolve_job(compose_config(overrides, config_dir), overrides)))
+            job = resolve_job(compose_config(overrides, config_dir), overrides)
+            composed.append((cell, overrides, job, build_space(job, request)))
         except PeftsweepError as error:
             problems += error.problems
-    _raise_all(problems)
-    spaces = [_space_or_problem(job, request, problems) for _, _, job in composed]
-    _raise_all(problems)
-    name = settings.name or _name_of(request, composed[0][2])
-    labels = _labels([(cell, job) for cell, _, job in composed])
+    if problems:
+        raise ConfigError(*{str(problem): problem for problem in problems}.values())
+    jobs = [job for _, _, job, _ in composed]
+    name = settings.name or _name_of(request, jobs[0])
+    labels = _labels([(cell, job) for cell, _, job, _ in composed])
     studies = tuple(
         _study(label, f"{name}/{label}", overrides, job, space)
-        for label, (_, overrides, job), space in zip(labels, composed, spaces, strict=True)
+        for label, (_, overrides, job, space) in zip(labels, composed, strict=True)
     )
-    first = composed[0][2]
+    first = jobs[0]
     return SweepSpec(
         name=name,
         folder=str((SWEEPS_FOLDER / name).absolute()),
         working_folder=str(Path.cwd()),
         config_dir=str(config_dir) if config_dir else None,
         arguments=tuple(arguments),
-        objective=_objective([job for _, _, job in composed], settings.objective),
+        objective=_objective(jobs, settings.objective),
         settings=settings,
         studies=studies,
         tracking=first.tracking.enabled,
@@ -168,19 +169,6 @@ def build_sweep_spec(
         allow_shared_gpu=first.allow_shared_gpu,
         environment=describe_environment(),
     )
-
-
-def _raise_all(problems: list[Problem]) -> None:
-    if problems:
-        raise ConfigError(*{str(problem): problem for problem in problems}.values())
-
-
-def _space_or_problem(job: JobConfig, request: Request, problems: list[Problem]) -> Space:
-    try:
-        return build_space(job, request)
-    except ConfigError as error:
-        problems += error.problems
-        return ()
 
 
 def _objective(jobs: Sequence[JobConfig], asked: str | None) -> str:
@@ -194,7 +182,7 @@ def _objective(jobs: Sequence[JobConfig], asked: str | None) -> str:
 
 
 def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, space: Space) -> StudySpec:
-    hparams = job.hparams
+    hparams, matters = job.hparams, flatten(without_circumstances(redact_params(asdict(job))))
     return StudySpec(
         label=label,
         name=name,
@@ -208,31 +196,26 @@ def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, sp
         row_tokens=find_modality(job.model.modality).row_tokens(job),
         space=space,
         asked_space=space,
-        job=_settings_that_matter(job),
+        job={key: str(value) for key, value in matters.items()},
     )
-
-
-def _settings_that_matter(job: JobConfig) -> dict[str, str]:
-    """All but where results go and what they run on."""
-    settings = without_circumstances(redact_params(asdict(job)))
-    return {key: str(value) for key, value in flatten(settings).items()}
 
 
 def _labels(cells: Sequence[tuple[Mapping[str, str], JobConfig]]) -> list[str]:
     """The method, and where other axes are swept over their values too: `lora`, `lora-seed-1`."""
     found: list[str] = []
     for cell, job in cells:
-        others = [_word(key, value) for key, value in cell.items() if key != "method"]
-        label = re.sub(r"[^\w.-]+", "-", "-".join([job.method.name, *others])).strip("-")[:100]
+        words = [job.method.name]
+        for key, value in cell.items():
+            if key != "method":
+                words.append(
+                    value if key in ("task", "model", "hparams", "experiment") else f"{key.split('.')[-1]}-{value}"
+                )
+        label = re.sub(r"[^\w.-]+", "-", "-".join(words)).strip("-")[:100]
         unique, number = label, 2
         while unique in found:
             unique, number = f"{label}-{number}", number + 1
         found.append(unique)
     return found
-
-
-def _word(key: str, value: str) -> str:
-    return value if key in ("task", "model", "hparams", "experiment") else f"{key.rpartition('.')[2]}-{value}"
 
 
 def _name_of(request: Request, job: JobConfig) -> str:
