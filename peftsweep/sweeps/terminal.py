@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from peftsweep.records.metrics import METRICS
-from peftsweep.records.quantities import format_metric
+from peftsweep.records.quantities import counted, format_metric
 from peftsweep.records.results import Stage
-from peftsweep.records.space import CAPACITY, LR, describe_range
+from peftsweep.records.space import CAPACITY, LR, defaults_of, describe_range
 from peftsweep.sweeps.execution.leases import Lease
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
@@ -29,6 +29,10 @@ FILE_WIDTH = 140  # characters of a line where there is no terminal
 MOST_WIDTH = 10_000
 COUNTS = ("trials", "pruned", "oom", "failed")
 SHORT = {LR: "lr", CAPACITY: "capacity"}
+STOP_NOTES = {
+    Stop.FINISH: "Stopping: what runs is finished first. Press Ctrl-C again to stop now; nothing is lost.",
+    Stop.NOW: "Stopping now; unfinished trials are run again when the sweep goes on.",
+}
 
 
 def wide_console() -> Console:
@@ -70,11 +74,7 @@ class Progress:
                 self._live.update(self._picture(stage, trials, workers))
 
     def show_stop(self, stop: Stop) -> None:
-        notes = {
-            Stop.FINISH: "Stopping: what runs is finished first. Press Ctrl-C again to stop now; nothing is lost.",
-            Stop.NOW: "Stopping now; unfinished trials are run again when the sweep goes on.",
-        }
-        self._stop_note = notes.get(stop, "")
+        self._stop_note = STOP_NOTES.get(stop, "")
         if self._live is None:
             print_plain(self.console, self._stop_note)
 
@@ -166,47 +166,32 @@ class Fitting:
 
 
 def final_table(table: SweepTable) -> Fitting:
-    """Method, best settings, confirmed score, what the default gives, and how the trials ended."""
-    return Fitting(_wide_table(table), _narrow_table(table))
+    """Method, best settings, confirmed score, what the default gives, and how the trials ended.
 
-
-def _narrow_table(table: SweepTable) -> Table:
-    """Settings, score and counts each in one column, on several lines."""
-    unit = METRICS[table.score or table.objective]
-    shown = Table(
-        title=f"sweep {table.sweep}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    shown.add_column("study", overflow="fold")
-    shown.add_column("best", overflow="fold")
-    for column in (table.objective, table.score or "score", "default", "trials"):
-        shown.add_column(column.replace("/", "/\n"), justify="right", no_wrap=True)
-    for row in table.rows:
-        score, interval, default = _scores(row, unit)
-        settings = [f"{SHORT.get(key, key)} {_setting(value)}" for key, value in row.best.items()]
-        counts = [
-            f"{count} {word}"
-            for count, word in zip(_counts(row), COUNTS, strict=True)
-            if count != "0" or word == COUNTS[0]
-        ]
-        cells = [row.study, "\n".join(settings), _number(row.objective), f"{score}\n{interval}", default]
-        shown.add_row(*map(Text, [*cells, "\n".join(counts)]))
-    return shown
-
-
-def _wide_table(table: SweepTable) -> Table:
-    unit = METRICS[table.score or table.objective]
-    shown = Table(title=f"sweep {table.sweep}", title_justify="left", box=box.SIMPLE_HEAD)
+    Narrow, settings, score and counts are each in one column, on several lines.
+    """
+    metric = METRICS[table.score or table.objective]
     keys = list(dict.fromkeys(key for row in table.rows for key in row.best))
-    shown.add_column("study", no_wrap=True)
-    for key in keys:
-        shown.add_column(SHORT.get(key, key), justify="right", no_wrap=True)
-    for column in (table.objective, table.score or "score", "95% interval", "default", *COUNTS):
-        shown.add_column(column, justify="right", no_wrap=True)
+    title: dict[str, Any] = {"title": f"sweep {table.sweep}", "title_justify": "left", "box": box.SIMPLE_HEAD}
+    wide, narrow = Table(**title), Table(**title, padding=(0, 1, 0, 0), pad_edge=False)
+    wide.add_column("study", no_wrap=True)
+    narrow.add_column("study", overflow="fold")
+    narrow.add_column("best", overflow="fold")
+    scores = [table.objective, table.score or "score"]
+    for column in (*(SHORT.get(key, key) for key in keys), *scores, "95% interval", "default", *COUNTS):
+        wide.add_column(column, justify="right", no_wrap=True)
+    for column in (*scores, "default", "trials"):
+        narrow.add_column(column.replace("/", "/\n"), justify="right", no_wrap=True)
     for row in table.rows:
-        settings = [_setting(row.best.get(key)) for key in keys]
-        line = [row.study, *settings, _number(row.objective), *_scores(row, unit), *_counts(row)]
-        shown.add_row(*map(Text, line))
-    return shown
+        objective, (score, interval, default) = _number(row.objective), _scores(row, metric)
+        counts = dict(zip(COUNTS, (row.trials, row.pruned, row.oom, row.failed + row.confirm_failed), strict=True))
+        settings, numbers = [_setting(row.best.get(key)) for key in keys], map(str, counts.values())
+        wide.add_row(*map(Text, [row.study, *settings, objective, score, interval, default, *numbers]))
+        lines = [f"{SHORT.get(key, key)} {_setting(value)}" for key, value in row.best.items()]
+        ended = [f"{count} {word}" for word, count in counts.items() if count or word == COUNTS[0]]
+        cells = [row.study, "\n".join(lines), objective, f"{score}\n{interval}", default, "\n".join(ended)]
+        narrow.add_row(*map(Text, cells))
+    return Fitting(wide, narrow)
 
 
 def _setting(value: Any) -> str:
@@ -225,10 +210,6 @@ def _scores(row: SweepRow, metric: Any) -> list[str]:
     return [shown(row.score), interval, shown(row.default_score)]
 
 
-def _counts(row: SweepRow) -> list[str]:
-    return [str(row.trials), str(row.pruned), str(row.oom), str(row.failed + row.confirm_failed)]
-
-
 def notes(table: SweepTable) -> list[str]:
     """What must be known beside the numbers: edges, gaps, mixtures."""
     found = []
@@ -240,25 +221,18 @@ def notes(table: SweepTable) -> list[str]:
         if row.is_mixed:
             found.append(f"{row.study}: its trials differ in {', '.join(row.is_mixed)}; don't compare them unseen")
         if row.confirm_failed:
-            found.append(f"{row.study}: {_counted(row.confirm_failed, 'confirm job')} failed")
-    return [*found, *_seeds_note(table)]
-
-
-def _seeds_note(table: SweepTable) -> list[str]:
-    best = sorted({row.seeds for row in table.rows if row.seeds})
-    default = sorted({row.default_seeds for row in table.rows if row.default_seeds})
-    if not best:
-        return []
-    among = f"Scores are means over {_range_of(best)} of the best settings"
-    return [f"{among}; of the default, over {_range_of(default)}." if default else f"{among}."]
+            found.append(f"{row.study}: {counted(row.confirm_failed, 'confirm job')} failed")
+    best, default = (
+        sorted({seeds for row in table.rows if (seeds := getattr(row, name))}) for name in ("seeds", "default_seeds")
+    )
+    if best:
+        of_default = f"; of the default, over {_range_of(default)}" if default else ""
+        found.append(f"Scores are means over {_range_of(best)} of the best settings{of_default}.")
+    return found
 
 
 def _range_of(seeds: Sequence[int]) -> str:
-    return _counted(seeds[-1], "fresh seed", f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else None)
-
-
-def _counted(count: int, thing: str, shown: str | None = None) -> str:
-    return f"{shown or count} {thing}{'' if count == 1 else 's'}"
+    return f"{seeds[0]} to {counted(seeds[-1], 'fresh seed')}" if len(seeds) > 1 else counted(seeds[0], "fresh seed")
 
 
 def dry_run_table(spec: SweepSpec, workers: int) -> Table:
@@ -276,8 +250,6 @@ def dry_run_table(spec: SweepSpec, workers: int) -> Table:
 
 
 def _dry_line(spec: SweepSpec, study: StudySpec) -> list[str]:
-    from peftsweep.records.space import defaults_of
-
     settings = spec.settings
     confirm = settings.confirm.seeds + min(settings.confirm.default_seeds, settings.confirm.seeds)
     row_tokens = study.step_rows * study.row_tokens

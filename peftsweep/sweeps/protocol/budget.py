@@ -58,29 +58,22 @@ def _next_allowance(budget: Budget, counted: Sequence[Trial]) -> float | None:
     """
     limit = float(budget.tokens if budget.tokens is not None else budget.gpu_seconds or 0)
     whole = max((_spent(budget, trial) for trial in counted if trial.value is not None), default=None)
-    if whole is None:
-        return limit if not counted else _after_nothing_finished(budget, counted, limit)
-    reserved = sum(_allowed(budget, trial) or whole for trial in counted if not trial.is_finished)
+    open_trials = [trial for trial in counted if not trial.is_finished]
+    if (
+        whole is None
+    ):  # all so far failed, or one still runs: wait for it, else go on with what is left, but not for ever
+        left = limit - sum(_spent(budget, trial) for trial in counted)
+        return left if left > 0 and not open_trials and len(counted) < MOST_BLIND_TRIALS else None
     # One that ran out of memory at once has spent nothing, but costs what the shortest useful trial does.
     least = budget.first_report * whole
-    left = limit - sum(max(least, _spent(budget, trial)) for trial in counted if trial.is_finished) - reserved
+    left = limit - sum(max(least, _spent(budget, trial)) for trial in counted if trial.is_finished)
+    for trial in open_trials:
+        allowed = trial.terms.tokens if budget.tokens is not None else trial.terms.seconds
+        left -= allowed or whole
     return None if left < least else min(MARGIN * whole, left)
-
-
-def _after_nothing_finished(budget: Budget, counted: Sequence[Trial], limit: float) -> float | None:
-    """All so far failed, or one still runs: wait for it, else go on with what is left, but not for ever."""
-    if any(not trial.is_finished for trial in counted) or len(counted) >= MOST_BLIND_TRIALS:
-        return None
-    left = limit - sum(_spent(budget, trial) for trial in counted)
-    return left if left > 0 else None
 
 
 def _spent(budget: Budget, trial: Trial) -> float:
     if trial.outcome is None:
         return 0.0
     return float(trial.outcome.tokens if budget.tokens is not None else trial.outcome.seconds)
-
-
-def _allowed(budget: Budget, trial: Trial) -> float | None:
-    allowed = trial.terms.tokens if budget.tokens is not None else trial.terms.seconds
-    return None if allowed is None else float(allowed)

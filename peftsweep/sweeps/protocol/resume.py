@@ -25,10 +25,7 @@ def placed(spec: SweepSpec) -> SweepSpec:
     number = 2
     while (spec.path.parent / f"{spec.name}-{number}").exists():
         number += 1
-    return _renamed(spec, f"{spec.name}-{number}")
-
-
-def _renamed(spec: SweepSpec, name: str) -> SweepSpec:
+    name = f"{spec.name}-{number}"
     studies = tuple(dataclasses.replace(study, name=f"{name}/{study.label}") for study in spec.studies)
     return dataclasses.replace(spec, name=name, folder=str(spec.path.parent / name), studies=studies)
 
