@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from peftsweep.config.check import axis_values, check_command_line
 from peftsweep.config.compose import CommandLine, compose_config, parse_command_line
 from peftsweep.config.schema import JobConfig
-from peftsweep.config.units import parse_bytes
+from peftsweep.config.units import UNITS, parse_bytes
 from peftsweep.errors import ConfigError, MethodError, ModelError, Problem
 from peftsweep.job.resolve import resolve_job
 
@@ -35,8 +35,7 @@ settings beside a job's own:
   -m         several values of a setting, separated by commas: a plan for each combination
   --json     print JSON, all sizes in bytes
 """
-GIB = 2**30
-GB = 10**9
+GB, GIB = (int(UNITS["bytes"][unit]) for unit in ("GB", "GiB"))
 SHORT = {"activations": "activ.", "logits and loss": "logits", "optimizer": "optim.", "gradients": "grads"}
 
 

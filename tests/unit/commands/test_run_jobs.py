@@ -1,0 +1,32 @@
+"""What a plain job hands to Hydra, and so to Hydra's own sweepers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftsweep.commands import run_jobs
+from peftsweep.records.results import JobResult, Status
+
+MEASURED = {"valid/loss": 0.5, "valid/dino_similarity": 0.75}
+
+
+@pytest.mark.parametrize(("task", "objective"), [("metamath", 0.5), ("image-gen", 0.75)])
+def test_hydras_own_sweepers_get_what_the_task_is_judged_by(
+    task: str, objective: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finished(job: Any, folder: Path, *, keep_base: bool) -> JobResult:
+        return JobResult(status=Status.OK, method="lora", model="m", task=task, seed=0, metrics=MEASURED)
+
+    answered: list[float | None] = []
+    run_one = run_jobs._run_one
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["peftsweep"])
+    monkeypatch.setattr("peftsweep.job.run.run_job", finished)
+    monkeypatch.setattr(run_jobs, "_run_one", lambda config: answered.append(run_one(config)))
+    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+    assert run_jobs.run([f"task={task}", "tracking=none", *quiet]) == 0
+    assert answered == [objective]
