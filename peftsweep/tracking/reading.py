@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import DataError, Problem, TrackingError
 from peftsweep.records.files import RESULT_FILE, Files, FolderFiles
@@ -28,7 +27,7 @@ from peftsweep.records.mlflow_format import (
 )
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.studies import Study
-from peftsweep.tracking.store import SQLITE_PREFIX, connect, resolve_uri, search_runs, sqlite_path
+from peftsweep.tracking.store import SQLITE_PREFIX, connect, local_folder, resolve_uri, search_runs, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -131,7 +130,7 @@ class _Reader:
     def job(self, run: Run) -> Job:
         """Raises DataError: the run describes no job."""
         tags, metrics, run_id = run.data.tags, run.data.metrics, run.info.run_id
-        folder = _local_folder(run.info.artifact_uri)
+        folder = local_folder(run.info.artifact_uri)
         files: Files = FolderFiles(folder) if folder else RunFiles(self._uri, run_id)
         location, items = f"MLflow run {run_id}", read_items(tags)
         known_items = None if items is None else tuple(items)
@@ -154,11 +153,6 @@ class _Reader:
         if isinstance(files, RunFiles):
             self._misses = 0 if path else self._misses + 1
         return path
-
-
-def _local_folder(artifact_uri: str | None) -> Path | None:
-    parts = urlsplit(artifact_uri or "")
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
 
 
 def _datasets(run: Run) -> list[dict[str, Any]]:

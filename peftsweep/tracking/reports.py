@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.mlflow_format import REPORT_TAG, STAGE_TAG, STUDY_STAGE, STUDY_TAG, TAG, study_tags
 from peftsweep.records.redact import REDACTED, redact_forms
-from peftsweep.tracking.store import brief, connect, resolve_uri, sqlite_path
+from peftsweep.tracking.store import brief, connect, local_folder, resolve_uri, sqlite_path
 from peftsweep.tracking.studies import study_runs
 
 REPORT_FOLDER = "report"  # among a run's artifacts
@@ -43,12 +43,6 @@ class _StudyRun:
     run_id: str
     artifact_uri: str
     tags: Mapping[str, str]
-
-    @property
-    def local_folder(self) -> Path | None:
-        """Where its artifacts lie, if that is on this machine."""
-        parts = urlsplit(self.artifact_uri)
-        return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
 
 
 def log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str | None) -> str | None:
@@ -123,10 +117,10 @@ def _log_files(uri: str, runs: Sequence[_StudyRun], staged: Path) -> int:
     """Answers how many runs did not have them."""
     far = []
     for run in runs:
-        if run.local_folder is None:
-            far.append(run)
+        if artifacts := local_folder(run.artifact_uri):
+            shutil.copytree(staged, artifacts / REPORT_FOLDER, dirs_exist_ok=True)
         else:
-            shutil.copytree(staged, run.local_folder / REPORT_FOLDER, dirs_exist_ok=True)
+            far.append(run)
     return len(runs) - len(far) + (_send(uri, far, staged) if far else 0)
 
 

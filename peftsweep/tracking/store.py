@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.files import ARTIFACT_FOLDER
@@ -109,6 +109,12 @@ def _all_pages(search: Callable[..., PagedList[Any]]) -> Iterator[Any]:
         page = search(max_results=PAGE_RUNS, page_token=token or None)
         yield from page
         token = page.token or None
+
+
+def local_folder(artifact_uri: str | None) -> Path | None:
+    """Where a run's artifacts lie, if that is on this machine."""
+    parts = urlsplit(artifact_uri or "")
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
 
 
 def find_run(store: Store, run_id: str) -> Run | None:

@@ -131,6 +131,7 @@ def write_store(path: Path, jobs: list[tuple[Path, JobResult]], *, artifacts: bo
     """An MLflow database with a run for each job. artifacts: they lie beside it, as those of a local store do."""
     from mlflow import MlflowClient
 
+    from peftsweep.records.items import read_item_scores
     from peftsweep.records.mlflow_format import full_tags, result_tags
 
     uri = f"sqlite:///{path}"
@@ -142,7 +143,7 @@ def write_store(path: Path, jobs: list[tuple[Path, JobResult]], *, artifacts: bo
         _insert(database, "runs", run_uuid=run, name=f"{result.method} {job.name}", source_type="UNKNOWN",
                 status="FINISHED", start_time=0, end_time=1, lifecycle_stage="active", artifact_uri=place,
                 experiment_id=int(experiment), source_name="", entry_point_name="", user_id="")  # fmt: skip
-        tags = full_tags(result_tags(result, job.name))
+        tags = full_tags(result_tags(result, job.name, read_item_scores(job / "predictions.jsonl")))
         for key, value in tags.items():
             _insert(database, "tags", key=key, value=value, run_uuid=run)
         hparams = result.config["hparams"]

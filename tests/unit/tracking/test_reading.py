@@ -65,7 +65,7 @@ def uri(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose files can't be reached."""
-    monkeypatch.setattr(store_module, "_local_folder", lambda artifact_uri: None)
+    monkeypatch.setattr(store_module, "local_folder", lambda artifact_uri: None)
     monkeypatch.setattr(store_module, "_fetch", lambda uri, run_id, name: None)
 
 
@@ -157,7 +157,7 @@ def test_an_older_run_is_read_from_its_result_and_else_from_tables(folder: Path,
 
 
 def test_files_of_a_far_store_are_fetched_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_local_folder", lambda artifact_uri: None)
+    monkeypatch.setattr(store_module, "local_folder", lambda artifact_uri: None)
     store_module._fetch.cache_clear()
     job = next(job for job in load_jobs(uri).jobs if job.name == "best-seed-1")
     assert len(job.item_scores) == 4

@@ -99,7 +99,7 @@ def test_files_elsewhere_are_sent_once(
     store: Store, run_ids: dict[str, str], report: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through MLflow's client, as to a server or a cloud."""
-    monkeypatch.setattr(module._StudyRun, "local_folder", None)
+    monkeypatch.setattr(module, "local_folder", lambda artifact_uri: None)
     assert log_report(report, STUDIES, store.uri) == "report/ in the runs of 2 studies"
     assert logged(store, run_ids["monday/lora"]) == LOGGED
     assert log_report(report, STUDIES, store.uri) == "report/ in the runs of 2 studies, unchanged"
