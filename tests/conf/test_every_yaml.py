@@ -1,6 +1,7 @@
 """Every file under conf/, found recursively: it composes, it is checked, and its first line is a command that works."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from peftsweep.methods.catalog import method_files, read_method_file
 CONF = config_folder()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if len(path.parts) > 1]
-METHODS = {name: read_method_file(path) for name, path in method_files().items()}
 NAMED = ("model", "task", "method", "tracking")  # groups whose choice is a word in result.json and in MLflow
 
 
@@ -23,6 +23,11 @@ def user_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text('{"prompt": "1 + 1", "response": "2"}\n')
+
+
+@cache
+def methods():
+    return {name: read_method_file(path) for name, path in method_files().items()}
 
 
 def option_of(path: Path) -> str:
@@ -46,7 +51,7 @@ def command_in(path: Path) -> list[str]:
 
 def test_files_are_found():
     assert {"model", "task", "method", "hparams", "tracking", "experiment", "hydra"} <= {p.parts[0] for p in OPTIONS}
-    assert len(METHODS) > 45  # at least as many as the installed peft has types
+    assert len(methods()) > 45  # at least as many as the installed peft has types
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] != "method"], ids=option_of)
@@ -68,7 +73,7 @@ def test_a_methods_command_is_one_job_that_works(path):
 def test_its_name_is_the_file_name():
     """So that the word on the command line, in result.json and in MLflow is one."""
     names = {path: OmegaConf.load(CONF / path).get("name") for path in OPTIONS if path.parts[0] in NAMED}
-    assert len(names) > len(METHODS)
+    assert len(names) > len(methods())
     assert {option_of(path): name for path, name in names.items() if name != path.stem} == {}
 
 
@@ -77,7 +82,7 @@ def test_a_methods_search_space_holds_its_default_rate():
         low, high = method.search_space.lr
         return 0 < low <= method.lr <= high
 
-    assert [name for name, method in METHODS.items() if not is_held(method)] == []
+    assert [name for name, method in methods().items() if not is_held(method)] == []
 
 
 def test_a_method_has_a_capacity_its_knob_and_sizes_to_search_or_none_of_them():
@@ -85,12 +90,13 @@ def test_a_method_has_a_capacity_its_knob_and_sizes_to_search_or_none_of_them():
         capacity, sizes = method.capacity, method.search_space.capacity
         return (not method.capacity_knob and sizes is None) if capacity is None else capacity in (sizes or [])
 
-    assert [name for name, method in METHODS.items() if not is_whole(method)] == []
-    assert [name for name, method in METHODS.items() if method.capacity is not None and not method.capacity_knob] == []
+    assert [name for name, method in methods().items() if not is_whole(method)] == []
+    nameless = {name for name, method in methods().items() if method.capacity is not None and not method.capacity_knob}
+    assert nameless == set()
 
 
 def test_a_method_links_its_paper():
-    assert [name for name, method in METHODS.items() if not method.paper.startswith("https://")] == []
+    assert [name for name, method in methods().items() if not method.paper.startswith("https://")] == []
 
 
 def hparams_of(*overrides: str):
