@@ -77,9 +77,9 @@ def _study_tags(spec: SweepSpec) -> dict[str, dict[str, str]]:
 
 
 def _close_lost(spec: SweepSpec, parents: StudyRuns, storage: BaseStorage) -> None:
-    """No worker of ours runs now; one that joined from elsewhere puts its run's status right when its job ends.
+    """No worker of this sweep runs now; one that joined from elsewhere puts its run's status right when its job ends.
 
-    A job that was killed after its result was written, while it told MLflow, counts: its run is completed.
+    A job that was killed after its result was written, while it logged to MLflow, counts: its run is completed.
     """
     lost = close_lost_runs(spec.tracking_uri, spec.experiment, parents.run_ids.values(), frozenset())
     stages = itertools.product(spec.studies, (Stage.TUNE, Stage.CONFIRM))

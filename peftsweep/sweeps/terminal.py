@@ -138,8 +138,8 @@ def _sentence(spec: SweepSpec, trial: Trial) -> str:
     if outcome is None:
         return f"{settings}: {trial.state.name.lower()}"
     value = f" {spec.objective} {trial.value:.4f}" if trial.value is not None else ""
-    told = (outcome.cause or "").partition("\n")[0][:160].rstrip(".")
-    cause = f" ({told})" if told and trial.value is None else ""
+    first_line = (outcome.cause or "").partition("\n")[0][:160].rstrip(".")
+    cause = f" ({first_line})" if first_line and trial.value is None else ""
     return f"{settings}: {outcome.ending}{value}{cause}, {duration(outcome.seconds)}"
 
 

@@ -1,4 +1,4 @@
-"""How a trial ended: told by its process, or read from what it left, and then settled in the storage once."""
+"""How a trial ended: sent by its process, or read from its files, then settled in the storage once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftsweep.sweeps.execution.tickets import Tickets
 from peftsweep.sweeps.protocol.specification import SweepSpec
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Trial
 
-OUTCOME_FILE = "outcome.json"  # beside result.json: what the worker is told, should its connection break
+OUTCOME_FILE = "outcome.json"  # beside result.json: what is sent to the worker, should the connection break
 CODE_KEYS = ("commit", "dirty", "torch", "transformers", "peft", "peftsweep")
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def settle(spec: SweepSpec, tickets: Tickets, trial: Trial, outcome: Outcome) ->
     """Tell the storage how an attempt ended: the trial is finished, with its value and how it keeps to the limits, or
     waits to be run again.
 
-    A process that died may have done so after its job was done, while MLflow was told: its files count.
+    A process that died may have done so after its job was done, while it logged to MLflow: its files count.
     """
     if outcome.ending is Ending.CRASHED and trial.folder:
         outcome = recorded_outcome(Path(trial.folder)) or outcome

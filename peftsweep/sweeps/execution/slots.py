@@ -42,7 +42,7 @@ def local_slots(
     """Slots for tuning, and for confirming: there one for each device, as its time and memory are to be compared.
 
     gpus: names for CUDA_VISIBLE_DEVICES; trials: more workers than these would only wait. Raises ConfigError for more
-    workers than GPUs without leave to share them.
+    workers than GPUs without permission to share them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device == "cpu" or not gpus:

@@ -46,7 +46,7 @@ class TrialProcess:
         on_message: Callable[[Any], Any],
         is_stopped: Callable[[], bool],
     ) -> Outcome:
-        """Run one trial to its end. on_message: told each message; what it answers other than None is sent back.
+        """Run one trial to its end. on_message: called with each message; what it returns other than None is sent back.
 
         is_stopped: asked a few times a second; True interrupts the trial. A process that dies, or sends nothing for
         stall_seconds, is an outcome too: CRASHED. It is replaced after every ending that may have harmed it.
@@ -57,7 +57,7 @@ class TrialProcess:
             _on_line(connection.send, request)
             outcome = self._follow(connection, request, on_message, is_stopped)
         except ProcessGoneError:
-            # One that was still importing when it was told to end knows no better way than to die.
+            # One that was still importing when it was interrupted can only die.
             ending = Ending.INTERRUPTED if self._was_interrupted else Ending.CRASHED
             outcome = Outcome(ending, f"the trial's process died ({self._how_it_ended()})", request.folder)
         if outcome.ending in (Ending.CRASHED, Ending.OOM, Ending.INTERRUPTED):

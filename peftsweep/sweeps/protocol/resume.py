@@ -1,4 +1,4 @@
-"""A sweep that exists: go on with it, refuse what would mix, and tell what changed since it began."""
+"""A sweep that exists: go on with it, refuse what would mix, and report what changed since it began."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def placed(spec: SweepSpec) -> SweepSpec:
         return spec
     if spec.settings.if_exists == "raise":
         fix = "Choose another name=, or if_exists=resume to go on with it."
-        raise ConfigError(Problem("if_exists=raise wants a new sweep, and this one exists", spec.folder, fix=fix))
+        raise ConfigError(Problem("if_exists=raise is for a new sweep, and this one exists", spec.folder, fix=fix))
     number = 2
     while (spec.path.parent / f"{spec.name}-{number}").exists():
         number += 1
@@ -30,8 +30,8 @@ def placed(spec: SweepSpec) -> SweepSpec:
     return dataclasses.replace(spec, name=name, folder=str(spec.path.parent / name), studies=studies)
 
 
-def continued(spec: SweepSpec, tell: Callable[[str], None]) -> SweepSpec:
-    """The specification, with what an earlier run of it has decided. What changed since is told, never silently mixed.
+def continued(spec: SweepSpec, notify: Callable[[str], None]) -> SweepSpec:
+    """The specification, with what an earlier run of it has decided. What changed since is reported, never silently mixed.
 
     Raises ConfigError for another search space, other settings, objective or storage, or a study that is missing.
     """
@@ -42,7 +42,7 @@ def continued(spec: SweepSpec, tell: Callable[[str], None]) -> SweepSpec:
     if problems:
         raise ConfigError(*problems)
     for change in _changes(before, spec):
-        tell(f"Changed since this sweep began: {change}.")
+        notify(f"Changed since this sweep began: {change}.")
     for study in before.studies:
         spec = with_space(spec, study.label, study.space)  # maybe wider than asked for, by extend=true
     return dataclasses.replace(spec, extensions=before.extensions)
