@@ -45,7 +45,7 @@ def on_signals(order: Callable[[Stop], None]) -> Iterator[None]:
     """Ctrl-C orders FINISH, a second one NOW; SIGTERM, SIGHUP and SIGUSR2 (a scheduler's last warning) order NOW.
 
     Nothing is raised, so that whoever waits in a launcher goes on waiting for its workers to end well. Who listens
-    already, such as the controller of a worker in its own process, is notified too. Under nohup a hang-up stays ignored.
+    already, such as the controller of a worker in its own process, is called too. Under nohup a hang-up stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -164,7 +164,7 @@ def _observer(
 
 
 def _die_with(parent: int) -> None:
-    """A worker that is killed can't notify anybody: its trial process dies too, before the trial is given to another one.
+    """A killed worker can't notify anybody: its trial process dies too, before the trial is given to another one.
     Had it gone on, both might finish the trial. Linux sees to that at once; elsewhere the thread, a moment later."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -31,7 +31,7 @@ def placed(spec: SweepSpec) -> SweepSpec:
 
 
 def continued(spec: SweepSpec, notify: Callable[[str], None]) -> SweepSpec:
-    """The specification, with what an earlier run of it has decided. What changed since is reported, never silently mixed.
+    """The specification, with what an earlier run of it has decided. Changes since are reported, never silently mixed.
 
     Raises ConfigError for another search space, other settings, objective or storage, or a study that is missing.
     """
