@@ -128,6 +128,48 @@ def test_what_must_open_in_a_second_imports_nothing_heavy(room):
             assert at_once.isdisjoint(HEAVY)
 
 
+# Who sees a whole job's configuration, and who composes one: the edges. What trains, measures, stores and reports is
+# handed the part that it needs, so that it can be read, tested and used without Hydra.
+SEES_THE_JOB = {
+    "commands",
+    "config",
+    "sweeps",
+    "job.plan",
+    "job.resolve",
+    "job.run",
+    "job.record",
+    "records.settings",
+    "exchange.experiments",
+    "exchange.finished",
+    "modalities.base",
+    "modalities.text.modality",
+    "modalities.image.modality",
+}
+COMPOSES = {"commands", "config", "sweeps", "job.resolve", "exchange.finished", "methods.catalog"}
+COMPOSERS = {"hydra", "omegaconf"}
+
+
+def outside(allowed: set[str]) -> Iterator[Path]:
+    for path in MODULES:
+        name = module_name(path).removeprefix("peftsweep").removeprefix(".")
+        if name and not any(name == edge or name.startswith(f"{edge}.") for edge in allowed):
+            yield path
+
+
+def names_of(path: Path) -> set[str]:
+    return {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
+
+
+def test_only_the_edge_sees_the_whole_configuration():
+    assert [str(path) for path in outside(SEES_THE_JOB) if "JobConfig" in names_of(path)] == []
+    assert "JobConfig" in names_of(Path("peftsweep/job/run.py"))  # the search finds what there is
+
+
+def test_only_the_edge_composes_a_configuration():
+    inside = {str(path) for path in outside(COMPOSES) if {n.split(".")[0] for n in imports_of(path)} & COMPOSERS}
+    assert inside == set()
+
+
 def test_no_module_is_a_drawer_for_anything():
     assert not {path.stem for path in MODULES} & {"utils", "util", "common", "helpers", "misc"}
 
