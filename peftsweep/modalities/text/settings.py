@@ -35,9 +35,8 @@ class TextTaskConfig(TaskConfig):
 class MetamathConfig(TextTaskConfig):
     """Mathematics word problems, judged by the final number."""
 
-    max_characters: int | None = number(
-        None, low=1
-    )  # training rows with a longer "prompt response" are dropped; null: none
+    # training rows with a longer "prompt response" are dropped; null: none
+    max_characters: int | None = number(None, low=1)
 
 
 @dataclass
