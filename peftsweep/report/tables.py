@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod, RenderableType
 from rich.console import Group as Lines
 from rich.table import Table
@@ -31,7 +33,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console or Console()
     console = console if console.is_terminal else Console(width=FILE_WIDTH, file=console.file)
     for group in comparison.groups:
-        console.print(_console_table(group))
+        console.print(_console_table(group, console.width))
     for line in _left_out(comparison):
         console.print(Text(line), soft_wrap=True)
 
@@ -47,16 +49,29 @@ def _first(lines: Sequence[str], most: int, rest_is_in: str) -> Iterator[str]:
         yield f"... and {len(lines) - most:,} more, in {rest_is_in}."
 
 
-def _console_table(group: Group) -> RenderableType:
-    titles, rows = readable(group, MOST_PRINTED)
-    table = Table(title=group.title, title_justify="left", box=box.SIMPLE_HEAD)
-    for title in titles:
-        is_left = title in LEFT_ALIGNED
-        justify: JustifyMethod = "left" if is_left else "right"
-        table.add_column(title.replace(", ", "\n"), justify=justify, overflow="fold", no_wrap=not is_left)
-    for cells in rows:
-        table.add_row(*map(Text, cells))
-    return Lines(table, *(Text(line) for line in (*_cut(group, MOST_PRINTED), *notes(group))), Text(""))
+def _console_table(group: Group, width: int) -> RenderableType:
+    lines = (*_cut(group, MOST_PRINTED), *notes(group), "")
+    return Lines(Text(group.title, "italic"), *_tables(*readable(group, MOST_PRINTED), width), *map(Text, lines))
+
+
+def _tables(titles: list[str], rows: list[list[str]], width: int) -> Iterator[Table]:
+    """As many tables beneath each other as `width` asks for, each led by place and method."""
+    heads = [title.replace(", ", "\n") for title in titles]
+    texts = zip(heads, *rows, strict=True)
+    widths = [max(cell_len(line) for text in column for line in text.split("\n")) + 3 for column in texts]
+    lead, rest = [0, 1], list(range(2, len(heads)))
+    while rest:
+        ends = accumulate((widths[i] for i in rest), initial=sum(widths[i] for i in lead) + 2)
+        count = max(1, sum(end <= width for end in ends) - 1)
+        shown, rest = [*lead, *rest[:count]], rest[count:]
+        table = Table(box=box.SIMPLE_HEAD)
+        for i in shown:
+            is_left = titles[i] in LEFT_ALIGNED
+            justify: JustifyMethod = "left" if is_left else "right"
+            table.add_column(heads[i], justify=justify, overflow="fold", no_wrap=not is_left)
+        for cells in rows:
+            table.add_row(*(Text(cells[i]) for i in shown))
+        yield table
 
 
 def _cut(group: Group, most: int) -> Iterator[str]:
