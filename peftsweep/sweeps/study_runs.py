@@ -13,8 +13,7 @@ from optuna.storages import BaseStorage
 
 from peftsweep.errors import PeftsweepError
 from peftsweep.records.results import Stage, Status
-from peftsweep.report.analysis.tuning import Trial, Tuning
-from peftsweep.report.analysis.tuning_words import parameter_importance
+from peftsweep.report.analysis.tuning import Trial, Tuning, parameter_importance
 from peftsweep.report.figures.study import draw_study
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
 from peftsweep.sweeps.execution.tickets import Tickets, stage_trials

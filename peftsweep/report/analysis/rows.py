@@ -14,8 +14,7 @@ from peftsweep.records.space import CAPACITY, LR
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
 from peftsweep.report.analysis.estimates import all_estimates, score_estimate, score_name, score_of
-from peftsweep.report.analysis.tuning import read_tuning
-from peftsweep.report.analysis.tuning_words import edge_warnings
+from peftsweep.report.analysis.tuning import edge_warnings, read_tuning
 
 SETTINGS_SHOWN = (LR, CAPACITY)
 DEFAULT_NAME = "default-seed-"  # what the folders of confirm jobs with the published settings begin with

@@ -11,6 +11,8 @@ from peftsweep.report.figures.canvas import XY, Canvas, Line, Text, text_width
 
 MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 38.0, 14.0, 44.0
 TICK_SIZE = 11.0
+Styles = Mapping[str, tuple[str, str]]  # row -> colour, shape
+Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 LEGEND_SIZE, LEGEND_LINE = 11.0, 16.0  # pixels
 PADDING = 0.06  # of a scale's range, beyond the data on either side
 PIXELS_PER_X_TICK, PIXELS_PER_Y_TICK = 62.0, 36.0
@@ -27,7 +29,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        value, low, high = (_log(v) if self.log else v for v in (value, self.low, self.high))
+        value, low, high = (math.log10(max(v, 1e-300)) if self.log else v for v in (value, self.low, self.high))
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def clipped(self, value: float) -> float:
@@ -38,9 +40,7 @@ class Scale:
         wanted = max(2, int(abs(self.end - self.start) / pixels))
         low, high = self.low / shown.divisor, self.high / shown.divisor
         found = _log_ticks(low, high, wanted) if self.log else []
-        return [
-            tick * shown.divisor for tick in found or _even_ticks(low, high, wanted, 1.0 if not shown.digits else 0.0)
-        ]
+        return [tick * shown.divisor for tick in found or _even_ticks(low, high, wanted, 0.0 if shown.digits else 1.0)]
 
 
 def fitted(values: Iterable[float], start: float, end: float, *, log: bool = False, from_zero: bool = False) -> Scale:
@@ -54,8 +54,9 @@ def fitted(values: Iterable[float], start: float, end: float, *, log: bool = Fal
     return Scale(0.0 if from_zero and low >= 0 else low - room, high + room, start, end)
 
 
-def _log(value: float) -> float:
-    return math.log10(value) if value > 0 else -300.0
+def spans(values: Sequence[float], factor: float) -> bool:
+    """Whether a log scale shows them better: all above 0, and the largest more than so many times the smallest."""
+    return bool(values) and min(values) > 0 and max(values) > factor * min(values)
 
 
 def _even_ticks(low: float, high: float, wanted: int, least_step: float) -> list[float]:
@@ -81,14 +82,11 @@ def tick_labels(ticks: Sequence[float], shown: Quantity, *, log: bool = False) -
     labels = [short_number(round(tick / shown.divisor, 10)) for tick in ticks]
     if log or any("e" in label for label in labels):
         return labels
-    digits = max((len(label.partition(".")[2]) for label in labels), default=0)
-    return [_padded(label, digits) for label in labels]
-
-
-def _padded(label: str, digits: int) -> str:
-    """0 stays 0: it is the same in any digits."""
-    whole, _, after = label.partition(".")
-    return f"{whole}.{after.ljust(digits, '0')}" if digits and label != "0" else label
+    parts = [label.partition(".") for label in labels]
+    digits = max((len(after) for *_, after in parts), default=0)
+    if not digits:
+        return labels
+    return ["0" if whole == "0" and not after else f"{whole}.{after.ljust(digits, '0')}" for whole, _, after in parts]
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def framed(
     return frame
 
 
-def add_legend(canvas: Canvas, styles: Mapping[str, tuple[str, str]], title: str = "") -> None:
+def add_legend(canvas: Canvas, styles: Styles, title: str = "") -> None:
     """Colour and shape of each name, below the drawing, in as many lines as it needs."""
     x, y = 0.0, canvas.height + 8
     if title:
@@ -152,9 +150,6 @@ def add_legend(canvas: Canvas, styles: Mapping[str, tuple[str, str]], title: str
         canvas.add(Text(x + 15, y + 4, name, size=LEGEND_SIZE))
         x += width
     canvas.height = y + 10
-
-
-Box = tuple[float, float, float, float]
 
 
 def place_labels(

@@ -12,21 +12,25 @@ from peftsweep.records.quantities import joined, quantity, some
 from peftsweep.report.analysis.comparison import Group, Row
 from peftsweep.report.analysis.frontier import Pareto
 from peftsweep.report.analysis.sentences import answer, protocol
-from peftsweep.report.analysis.tuning import Tuning, read_curve, read_tuning
-from peftsweep.report.analysis.tuning_words import edge_warnings, parameter_importance, tuning_sentences
-from peftsweep.report.figures.canvas import Canvas, file_svg, inline_svg
-from peftsweep.report.figures.comparison import (
-    MOST_DOMINATED,
-    NARROW,
-    WIDE,
-    Styles,
-    draw_gaps,
-    draw_pareto,
-    styles_of,
+from peftsweep.report.analysis.tuning import (
+    Tuning,
+    edge_warnings,
+    parameter_importance,
+    read_curve,
+    read_tuning,
+    tuning_sentences,
 )
+from peftsweep.report.figures.canvas import Canvas, file_svg, inline_svg
+from peftsweep.report.figures.frame import Styles
 from peftsweep.report.figures.png import save_png
-from peftsweep.report.figures.settings import draw_importance, draw_parallel
-from peftsweep.report.figures.tuning import draw_best_so_far, draw_curves, draw_learning_rates
+from peftsweep.report.figures.ranking import MOST_DOMINATED, NARROW, WIDE, draw_gaps, draw_pareto, styles_of
+from peftsweep.report.figures.study import (
+    draw_best_so_far,
+    draw_curves,
+    draw_importance,
+    draw_learning_rates,
+    draw_parallel,
+)
 from peftsweep.report.page.gallery import read_gallery
 from peftsweep.report.page.table import build_pairs, build_table, pairs_title
 from peftsweep.statistics.frontier import DRAWS

@@ -15,8 +15,16 @@ from peftsweep.records.quantities import plain
 from peftsweep.records.results import Status
 from peftsweep.records.space import Dimension, edges_of, widened
 from peftsweep.report.analysis.groups import compare
-from peftsweep.report.analysis.tuning import Trial, Tuning, read_curve, read_tuning, thinned
-from peftsweep.report.analysis.tuning_words import edge_warnings, parameter_importance, tuning_sentences
+from peftsweep.report.analysis.tuning import (
+    Trial,
+    Tuning,
+    edge_warnings,
+    parameter_importance,
+    read_curve,
+    read_tuning,
+    thinned,
+    tuning_sentences,
+)
 from peftsweep.report.sources import load_jobs
 from peftsweep.report.tables import to_markdown
 

@@ -21,7 +21,7 @@ from peftsweep.report.analysis.frontier import Pareto, Point, find_frontier
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.sentences import answer, protocol
 from peftsweep.report.figures.canvas import Text
-from peftsweep.report.figures.comparison import draw_pareto, styles_of
+from peftsweep.report.figures.ranking import draw_pareto, styles_of
 from peftsweep.report.page.table import MOST_ROWS, build_table
 from peftsweep.report.page.write import MOST_GROUPS, write_page
 from peftsweep.report.sources import load_jobs

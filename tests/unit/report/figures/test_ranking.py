@@ -28,11 +28,16 @@ from peftsweep.report.figures.canvas import (
     inline_svg,
     series_style,
 )
-from peftsweep.report.figures.comparison import NARROW, draw_gaps, draw_pareto, styles_of
 from peftsweep.report.figures.frame import Scale, fitted, place_labels, tick_labels
 from peftsweep.report.figures.png import PNG_SCALE, dashes, save_png
-from peftsweep.report.figures.settings import draw_importance, draw_parallel
-from peftsweep.report.figures.tuning import draw_best_so_far, draw_curves, draw_learning_rates
+from peftsweep.report.figures.ranking import NARROW, draw_gaps, draw_pareto, styles_of
+from peftsweep.report.figures.study import (
+    draw_best_so_far,
+    draw_curves,
+    draw_importance,
+    draw_learning_rates,
+    draw_parallel,
+)
 from peftsweep.statistics.pairs import Pair
 
 BARE = Quantity("x", "x", "", 1.0, 3)

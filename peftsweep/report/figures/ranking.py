@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, Direction
@@ -14,10 +14,12 @@ from peftsweep.report.figures.frame import (
     Box,
     Frame,
     Scale,
+    Styles,
     add_legend,
     fitted,
     framed,
     place_labels,
+    spans,
     tick_labels,
 )
 from peftsweep.statistics.pairs import Pair
@@ -29,20 +31,22 @@ MOST_DOMINATED = 40  # points that are drawn, of those that others beat
 MOST_NAMED = 40  # points of the frontier
 ROOM_FOR_INTERVALS, LEAST_ROOM = 0.6, 0.1  # of the range of means, and of the largest, on either side
 MOST_GAPS = 24  # rows of one figure
-Styles = Mapping[str, tuple[str, str]]  # row -> colour, shape
+LOG_FACTOR = 20.0  # sizes that differ more are shown on a log scale
 
 
 def draw_pareto(pareto: Pareto, styles: Styles, width: float = WIDE) -> Canvas:
     """The second metric against the first: points with intervals, the frontier, what it dominates paler."""
     x_key, y_key = pareto.metrics[:2]
-    points = _shown_points(pareto.points)
+    dominated = [point for point in pareto.points if not point.on_frontier][:MOST_DOMINATED]
+    drawn = {point.name for point in dominated}
+    points = [point for point in pareto.points if point.on_frontier or point.name in drawn]
     x, y = (quantity(key, _extremes(points, key)) for key in (x_key, y_key))
     canvas = Canvas(width, 430 if width > NARROW else 350, f"{y.name} against {x.name}, with the Pareto frontier")
     frame = framed(
         canvas,
         (x, _drawn_range(points, x_key)),
         (y, _extremes(points, y_key)),
-        log_x=_spans(points, x_key),
+        log_x=spans([point.values[x_key].mean for point in points], LOG_FACTOR),
         y_ends=(-0.02, 1.02) if METRICS[y_key].is_percent else None,
     )
     _frontier(canvas, frame, pareto, x_key, y_key)
@@ -50,22 +54,17 @@ def draw_pareto(pareto: Pareto, styles: Styles, width: float = WIDE) -> Canvas:
         _point(canvas, frame, point, styles[point.name], (x, y))
     is_crowded = len(points) > MOST_LABELS
     named = [point for point in points if point.on_frontier][:MOST_NAMED]
-    rest = [point for point in points if not point.on_frontier]
     anchors = [
         (frame.at(point.values[x_key].mean, point.values[y_key].mean), point.name, "ink" if point in named else "muted")
-        for point in [*named, *([] if is_crowded else rest)]
+        for point in [*named, *([] if is_crowded else dominated)]
     ]
     place_labels(canvas, anchors, 12.5 if width > NARROW else 11.5, _line_boxes(canvas))
-    _better_corner(canvas, x_key, y_key)
+    side = "left" if METRICS[x_key].direction is Direction.LOWER else "right"
+    height = "top" if METRICS[y_key].direction is Direction.HIGHER else "bottom"
+    canvas.add(Text(canvas.width - 14, 16, f"better: {height} {side}", "muted", "end", 11))
     if is_crowded:
-        add_legend(canvas, {point.name: styles[point.name] for point in rest})
+        add_legend(canvas, {point.name: styles[point.name] for point in dominated})
     return canvas
-
-
-def _shown_points(points: Sequence[Point]) -> list[Point]:
-    """The frontier, and of the rest the best in the first metric."""
-    rest = {point.name for point in [point for point in points if not point.on_frontier][:MOST_DOMINATED]}
-    return [point for point in points if point.on_frontier or point.name in rest]
 
 
 def _line_boxes(canvas: Canvas) -> list[Box]:
@@ -86,17 +85,11 @@ def _extremes(points: Sequence[Point], key: str) -> list[float]:
 def _drawn_range(points: Sequence[Point], key: str) -> list[float]:
     """What the frame must hold of a cost: all means, and intervals as far as they don't push the points together."""
     means = [point.values[key].mean for point in points]
-    if _spans(points, key):
+    if spans(means, LOG_FACTOR):
         return means
     low, high = min(means), max(means)
     room = max(ROOM_FOR_INTERVALS * (high - low), LEAST_ROOM * max(abs(low), abs(high)))
     return [min(max(value, low - room), high + room) for value in _extremes(points, key)]
-
-
-def _spans(points: Sequence[Point], key: str) -> bool:
-    """Whether a log scale shows it better: sizes that differ more than twentyfold."""
-    means = [point.values[key].mean for point in points]
-    return bool(means) and min(means) > 0 and max(means) > 20 * min(means)
 
 
 def _point(
@@ -108,10 +101,8 @@ def _point(
     low_x, high_x, low_y, high_y = (one.mean if end is None else end for one in (x, y) for end in (one.low, one.high))
     canvas.add(Line((frame.at(x.mean, low_y), frame.at(x.mean, high_y)), color, 1.5, opacity=0.6 * opacity))
     canvas.add(Line((frame.at(low_x, y.mean), frame.at(high_x, y.mean)), color, 1.5, opacity=0.6 * opacity))
-    hollow = point.origin == REFERENCE
-    canvas.mark(
-        frame.at(x.mean, y.mean), shape, color, 6, hollow=hollow, opacity=opacity, title=_describe(point, shown)
-    )
+    at, title = frame.at(x.mean, y.mean), _describe(point, shown)
+    canvas.mark(at, shape, color, 6, hollow=point.origin == REFERENCE, opacity=opacity, title=title)
 
 
 def _describe(point: Point, shown: tuple[Quantity, Quantity]) -> str:
@@ -146,13 +137,6 @@ def _frontier(canvas: Canvas, frame: Frame, pareto: Pareto, x_key: str, y_key: s
     canvas.add(Line(tuple(frame.at(x, y) for x, y in steps), "ink", 1.2, dash=4, opacity=0.6))
 
 
-def _better_corner(canvas: Canvas, x_key: str, y_key: str) -> None:
-    """Where one would like to be, told in words: directions differ between metrics."""
-    side = "left" if METRICS[x_key].direction is Direction.LOWER else "right"
-    height = "top" if METRICS[y_key].direction is Direction.HIGHER else "bottom"
-    canvas.add(Text(canvas.width - 14, 16, f"better: {height} {side}", "muted", "end", 11))
-
-
 def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
     """The difference of each ranked row to the best, with its 95% interval; None where nothing was compared."""
     best = next((row.name for row in group.rows if row.place == 1), None)
@@ -165,16 +149,17 @@ def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
     left = min(14 + max(text_width(name, 12) for name, *_ in ranked), 0.42 * width)
     scale = fitted([0.0, *(value for _, *values, _ in ranked for value in values)], left, width - 14)
     _gap_axis(canvas, scale, shown, best)
+    most = max(4, int((left - 14) / text_width("n", 12)))
     for number, (name, low, mean, high, is_separated) in enumerate(ranked):
         y = 42.0 + 26 * number
         color = "c2" if is_separated else "c1"
-        canvas.add(Text(left - 10, y + 4, _cut(name, left - 14), "ink", "end", 12))
+        label = name if len(name) <= most else f"{name[: most - 1]}…"
+        canvas.add(Text(left - 10, y + 4, label, "ink", "end", 12))
         canvas.add(Line(((scale(low), y), (scale(high), y)), color, 2))
         words = "separated" if is_separated else "not told apart"
         told = f"{name}: {shown.text(mean, sign=True)} ({shown.number(low)} to {shown.number(high)}), {words}"
-        canvas.mark(
-            (scale(mean), y), "square" if is_separated else "circle", color, 5.5, hollow=not is_separated, title=told
-        )
+        shape = "square" if is_separated else "circle"
+        canvas.mark((scale(mean), y), shape, color, 5.5, hollow=not is_separated, title=told)
     return canvas
 
 
@@ -199,11 +184,6 @@ def _gap_axis(canvas: Canvas, scale: Scale, shown: Quantity, best: str) -> None:
     half = text_width(best, 12) / 2
     canvas.add(Text(min(max(scale(0), half), canvas.width - half), 14, best, "ink", "middle", 12, bold=True))
     canvas.add(Text(canvas.width - 14, canvas.height - 6, f"difference in {shown.title}", "ink", "end", 12))
-
-
-def _cut(name: str, room: float) -> str:
-    most = max(4, int(room / text_width("n", 12)))
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def styles_of(names: Sequence[str]) -> Styles:
