@@ -16,8 +16,7 @@ from peftsweep.config.schema import JobConfig
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.plan.planner import build_step
 from peftsweep.job.plan.trace import STEPS, attach_on
-from peftsweep.methods.attach import AttachedMethod
-from peftsweep.methods.optimizers import build_optimizer
+from peftsweep.methods.attach import AttachedMethod, build_optimizer
 from peftsweep.modalities.skeleton import build_skeleton
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

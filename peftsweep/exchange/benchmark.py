@@ -16,6 +16,7 @@ from typing import Any
 from peftsweep.errors import PeftsweepError, Problem
 
 TEXT, IMAGE = "metamath", "image-gen"
+# Hub id -> name in conf/model.
 MODEL_NAMES = {"meta-llama/Llama-3.2-3B": "llama-3.2-3b", "black-forest-labs/FLUX.2-klein-base-4B": "flux2-klein-4b"}
 WARMUP_FRACTION = 0.1  # of the cosine schedule, a constant there
 
@@ -85,7 +86,7 @@ class BenchmarkTask:
 
 
 # By the name of the task here.
-BENCHMARK_TASKS = {
+TASKS = {
     TEXT: BenchmarkTask(
         "MetaMathQA",
         "query_template",
@@ -126,7 +127,7 @@ BENCHMARK_TASKS = {
         ),
     ),
 }
-SETTINGS = (*TRAINING, *(setting for task in BENCHMARK_TASKS.values() for setting in task.settings))
+SETTINGS = (*TRAINING, *(setting for task in TASKS.values() for setting in task.settings))
 # Keys of training_params.json that mean nothing here, or are dealt with apart.
 WITHOUT_SETTING = {"init_kv_cache_prefix", "dataset_split", "image_column", "repeats", "dino_image_size"}
 KNOWN_KEYS = {setting.theirs.partition(".")[0] for setting in SETTINGS} | WITHOUT_SETTING

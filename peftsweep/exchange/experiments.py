@@ -14,21 +14,8 @@ from typing import Any
 
 from peftsweep.config.schema import HookConfig, JobConfig, MethodConfig
 from peftsweep.errors import DataError, MethodError, Problem
-from peftsweep.exchange.benchmark import (
-    ADAPTER_FILE,
-    KNOWN_KEYS,
-    OPTIMIZERS,
-    PROVENANCE,
-    SETTINGS,
-    SOURCE_FILE,
-    TRAINING,
-    TRAINING_FILE,
-    OwnOptimizer,
-    find,
-    put_settings,
-    read_json,
-    take_settings,
-)
+from peftsweep.exchange import benchmark
+from peftsweep.exchange.benchmark import OwnOptimizer, find, put_settings, read_json, take_settings
 from peftsweep.records.files import ADAPTER_FOLDER
 from peftsweep.records.results import JobResult
 
@@ -62,15 +49,17 @@ def read_method(folder: Path) -> MethodConfig:
     Raises MethodError for a missing or broken file, a type or a set key that the installed peft doesn't know, and an
     experiment that needs two hooks.
     """
-    training = read_json(folder / TRAINING_FILE, MethodError) or {}
-    raw = read_json(folder / ADAPTER_FILE, MethodError)
+    training = read_json(folder / benchmark.TRAINING_FILE, MethodError) or {}
+    raw = read_json(folder / benchmark.ADAPTER_FILE, MethodError)
     name = f"{folder.parent.name}--{folder.name}"
     lr = float(training.get("optimizer_kwargs", {}).get("lr", 1e-4))
     if raw is None and training:
         return MethodConfig(name=name, lr=lr, path=str(folder))
     if raw is None:
-        raise MethodError(Problem(f"an experiment folder must hold {ADAPTER_FILE}", str(folder), "method.path"))
-    arguments = _known_arguments(raw, folder / ADAPTER_FILE)
+        raise MethodError(
+            Problem(f"an experiment folder must hold {benchmark.ADAPTER_FILE}", str(folder), "method.path")
+        )
+    arguments = _known_arguments(raw, folder / benchmark.ADAPTER_FILE)
     hooks = [*_training_hooks(training), *_adapter_hooks(raw, arguments)]
     if len(hooks) > 1:
         names = " and ".join(hook.name for hook in hooks)
@@ -87,7 +76,8 @@ def _known_arguments(raw: dict[str, Any], source: Path) -> dict[str, Any]:
 
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[parse_peft_type(raw.get("peft_type"), str(source))]
     known = config_class.__dataclass_fields__
-    kept = {key: value for key, value in raw.items() if key not in PROVENANCE | BASE_MODEL_SIZES and value is not None}
+    left_out = benchmark.PROVENANCE | BASE_MODEL_SIZES
+    kept = {key: value for key, value in raw.items() if key not in left_out and value is not None}
     arguments = {key: value for key, value in kept.items() if key in known or value not in (False, {}, [], "")}
     check_argument_names(arguments, config_class, str(source))
     return arguments
@@ -106,7 +96,7 @@ def _training_hooks(training: dict[str, Any]) -> list[HookConfig]:
 
 
 def _own_optimizer(training: dict[str, Any]) -> OwnOptimizer | None:
-    return next((row for row in OPTIMIZERS if row.optimizer_type == training.get("optimizer_type")), None)
+    return next((row for row in benchmark.OPTIMIZERS if row.optimizer_type == training.get("optimizer_type")), None)
 
 
 def _adapter_hooks(raw: dict[str, Any], arguments: dict[str, Any]) -> list[HookConfig]:
@@ -129,14 +119,14 @@ def read_hparams(folder: Path) -> dict[str, Any]:
 
     Raises MethodError for a broken file or a key that is none of the benchmark's.
     """
-    source = folder / TRAINING_FILE
+    source = folder / benchmark.TRAINING_FILE
     training = read_json(source, MethodError) or {}
-    unknown = sorted(set(training) - KNOWN_KEYS)
+    unknown = sorted(set(training) - benchmark.KNOWN_KEYS)
     if unknown:
-        fix = f"Known: {', '.join(sorted(KNOWN_KEYS))}."
+        fix = f"Known: {', '.join(sorted(benchmark.KNOWN_KEYS))}."
         raise MethodError(Problem("the file may set only the benchmark's keys", unknown[0], str(source), fix))
     config: dict[str, Any] = {"hparams": {}}
-    take_settings(config, training, [setting for setting in SETTINGS if setting.ours.startswith("hparams.")])
+    take_settings(config, training, [setting for setting in benchmark.SETTINGS if setting.ours.startswith("hparams.")])
     hparams: dict[str, Any] = config["hparams"]
     own = _own_optimizer(training)
     if own is not None:
@@ -154,11 +144,11 @@ def other_optimizer_kwargs(training: Mapping[str, Any], own: OwnOptimizer | None
 def training_params(config: Mapping[str, Any]) -> dict[str, Any]:
     """All that an experiment sets of how to train: content of training_params.json."""
     params: dict[str, Any] = {}
-    put_settings(params, config, TRAINING)
+    put_settings(params, config, benchmark.TRAINING)
     kwargs = params.setdefault("optimizer_kwargs", {})
     kwargs |= find(config, "hparams.optimizer_kwargs") or {}
     hook = find(config, "method.hook") or {}
-    own = next((row for row in OPTIMIZERS if row.hook == hook.get("name")), None)
+    own = next((row for row in benchmark.OPTIMIZERS if row.hook == hook.get("name")), None)
     if own is not None:
         params["optimizer_type"] = own.optimizer_type
         given = hook.get("kwargs") or {}
@@ -183,13 +173,13 @@ def experiment_name(result: JobResult) -> str:
 
 def peft_config_there(job: Path, result: JobResult) -> dict[str, Any] | None:
     """As saved with the adapter; without one, what was asked for. None for full fine-tuning."""
-    origin = read_json(job / SOURCE_FILE, DataError)
+    origin = read_json(job / benchmark.SOURCE_FILE, DataError)
     if origin is not None:
         return find(origin, "run_info.peft_config")  # type: ignore[no-any-return]
     method = result.config.get("method", {})
     if method.get("peft_type") is None:
         return None
-    saved = read_json(job / ADAPTER_FOLDER / ADAPTER_FILE, DataError)
+    saved = read_json(job / ADAPTER_FOLDER / benchmark.ADAPTER_FILE, DataError)
     found = saved or {"peft_type": method["peft_type"], "task_type": None} | method.get("peft", {})
     # The saved one may name a folder of this machine, and says that the adapter is not to be trained on.
     return found | {"base_model_name_or_path": find(result.config, "model.id"), "inference_mode": False}

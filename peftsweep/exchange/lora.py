@@ -19,11 +19,9 @@ from peft import PeftModel, save_as_lora
 from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import DataError, MethodError, Problem
 from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter
-from peftsweep.exchange.model_card import model_card
-from peftsweep.exchange.weights import CARD, prepare_folder, require_adapter
+from peftsweep.exchange.weights import CARD, model_card, prepare_folder, require_adapter
 from peftsweep.methods.attach import PEFT_ERRORS
-from peftsweep.methods.capabilities import find_capabilities
-from peftsweep.methods.lora_conversion import require_faithful
+from peftsweep.methods.capabilities import find_capabilities, require_faithful
 from peftsweep.modalities.base import BaseModel, Evaluation, Progress, modality_of, no_progress
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import IMAGES_FOLDER, PREDICTIONS_FILE

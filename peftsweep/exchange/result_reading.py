@@ -17,28 +17,8 @@ from typing import Any
 
 from peftsweep.config.registry import find_modality, modality_names
 from peftsweep.errors import DataError, Problem
-from peftsweep.exchange.benchmark import (
-    AT_END,
-    BENCHMARK_TASKS,
-    BY_STEP,
-    CAPACITY,
-    COMMIT,
-    ENVIRONMENT,
-    LEFT_BY_TRAINING,
-    MODEL_NAMES,
-    OWN_SECTION,
-    PEAK,
-    PROVENANCE,
-    RANK,
-    SOURCE_FILE,
-    TOTALS,
-    TRAINING,
-    WARMUP_FRACTION,
-    find,
-    is_measured,
-    read_json,
-    take_settings,
-)
+from peftsweep.exchange import benchmark
+from peftsweep.exchange.benchmark import find, is_measured, read_json, take_settings
 from peftsweep.exchange.experiments import other_optimizer_kwargs
 from peftsweep.records.files import HISTORY_FILE
 from peftsweep.records.jobs import REFERENCE
@@ -86,7 +66,7 @@ def write_reference(job: ReferenceJob, folder: Path) -> Path:
     """Write a job's folder under `folder`: <task>/<experiment>/result.json and what belongs to it. Answers it."""
     target = folder / job.result.task / job.result.method
     target.mkdir(parents=True, exist_ok=True)
-    (target / SOURCE_FILE).write_text(json.dumps(job.source, indent=2), encoding="utf-8")
+    (target / benchmark.SOURCE_FILE).write_text(json.dumps(job.source, indent=2), encoding="utf-8")
     (target / HISTORY_FILE).write_text("".join(json.dumps(row) + "\n" for row in job.history), encoding="utf-8")
     save_result(job.result, target)
     return target
@@ -107,7 +87,7 @@ def read_file(path: Path) -> ReferenceJob:
 
 
 def _read(source: dict[str, Any]) -> ReferenceJob:
-    run, own = source["run_info"], find(source, OWN_SECTION) or {}
+    run, own = source["run_info"], find(source, benchmark.OWN_SECTION) or {}
     task = _task_of(run["train_config"])
     entries = list(source["train_info"].get("metrics") or [])
     history = list(_history(entries))
@@ -135,10 +115,10 @@ def _read(source: dict[str, Any]) -> ReferenceJob:
 
 
 def _task_of(settings: Mapping[str, Any]) -> str:
-    for name, task in BENCHMARK_TASKS.items():
+    for name, task in benchmark.TASKS.items():
         if task.mark in settings:
             return name
-    folders = " or ".join(task.folder for task in BENCHMARK_TASKS.values())
+    folders = " or ".join(task.folder for task in benchmark.TASKS.values())
     raise DataError(Problem(f"a result file must be of {folders}"))
 
 
@@ -160,13 +140,17 @@ def _metrics(
     metrics: dict[str, float] = {}
     for row in history:
         metrics |= {key: value for key, value in row.items() if key != "step"}
-    totals = {ours: find(source, theirs) for theirs, ours in TOTALS.items()}
-    totals[BENCHMARK_TASKS[task].peak_metric] = find(source, PEAK)
+    totals = {ours: find(source, theirs) for theirs, ours in benchmark.TOTALS.items()}
+    totals[benchmark.TASKS[task].peak_metric] = find(source, benchmark.PEAK)
     # No accelerator memory at all is what is written there where none was noted.
     metrics |= {key: value for key, value in totals.items() if is_measured(value) and value != 0}
-    last = entries[-1] if entries else {}
-    metrics |= {ours: last[theirs] for theirs, ours in AT_END.items() if is_measured(last.get(theirs))}
+    metrics |= _measured(entries[-1] if entries else {}, benchmark.AT_END)
     return metrics | _training_time(entries, metrics)
+
+
+def _measured(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """What an entry has of a table (name there -> metric here)."""
+    return {ours: entry[theirs] for theirs, ours in names.items() if is_measured(entry.get(theirs))}
 
 
 def _training_time(entries: list[dict[str, Any]], metrics: Mapping[str, float]) -> dict[str, float]:
@@ -181,23 +165,22 @@ def _training_time(entries: list[dict[str, Any]], metrics: Mapping[str, float]) 
 
 def _history(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for entry in entries:
-        if any(key in entry for key in BY_STEP if key.startswith("valid")):
-            values = {ours: entry[theirs] for theirs, ours in BY_STEP.items() if is_measured(entry.get(theirs))}
-            yield {"step": int(entry["step"])} | values
+        if any(key in entry for key in benchmark.BY_STEP if key.startswith("valid")):
+            yield {"step": int(entry["step"])} | _measured(entry, benchmark.BY_STEP)
 
 
 def _config(run: Mapping[str, Any], task: str) -> dict[str, Any]:
     """The settings under the keys of this package, as far as it has them; the rest stays in the file itself."""
     theirs = run["train_config"]
     model_id = str(theirs["model_id"])
-    model_name = MODEL_NAMES.get(model_id, model_id.rpartition("/")[2].lower())  # of conf/model, where it has one
+    model_name = benchmark.MODEL_NAMES.get(model_id, model_id.rpartition("/")[2].lower())
     modality = next(name for name in modality_names() if task in find_modality(name).tasks)
     config: dict[str, Any] = {"origin": REFERENCE, "experiment": run["experiment_name"]}
     config["task"] = {"name": task, "modality": modality, "source": "hub"}
     config["model"] = {"name": model_name, "modality": modality}
-    take_settings(config, theirs, (*TRAINING, *BENCHMARK_TASKS[task].settings))
+    take_settings(config, theirs, (*benchmark.TRAINING, *benchmark.TASKS[task].settings))
     hparams = config["hparams"]
-    hparams["warmup_fraction"] = 0.0 if hparams.get("scheduler") == "constant" else WARMUP_FRACTION
+    hparams["warmup_fraction"] = 0.0 if hparams.get("scheduler") == "constant" else benchmark.WARMUP_FRACTION
     hparams["optimizer_kwargs"] = other_optimizer_kwargs(theirs)
     config["method"] = _method(run) | {"lr": hparams.get("lr")}
     return config
@@ -206,9 +189,9 @@ def _config(run: Mapping[str, Any], task: str) -> dict[str, Any]:
 def _method(run: Mapping[str, Any]) -> dict[str, Any]:
     """Full fine-tuning has no PEFT configuration there."""
     raw = run.get("peft_config") or {}
-    not_asked = PROVENANCE | LEFT_BY_TRAINING
+    not_asked = benchmark.PROVENANCE | benchmark.LEFT_BY_TRAINING
     asked = {key: value for key, value in raw.items() if key not in not_asked and value not in (None, {}, [])}
-    argument, knob = CAPACITY.get(raw.get("peft_type", ""), RANK)
+    argument, knob = benchmark.CAPACITY.get(raw.get("peft_type", ""), benchmark.RANK)
     capacity = asked.get(argument)
     has_capacity = isinstance(capacity, int) and capacity > 0
     return {
@@ -223,8 +206,8 @@ def _method(run: Mapping[str, Any]) -> dict[str, Any]:
 def _environment(source: Mapping[str, Any]) -> dict[str, str]:
     """`reference` is the commit of peft that made the result."""
     meta = source.get("meta_info") or {}
-    found = {ours: find(meta, theirs) for ours, theirs in ENVIRONMENT.items()}
+    found = {ours: find(meta, theirs) for ours, theirs in benchmark.ENVIRONMENT.items()}
     system = [find(meta, f"system_info.{key}") for key in ("system", "release", "machine")]
     found["platform"] = "-".join(str(part) for part in system if part)
-    found[REFERENCE] = find(meta, COMMIT) or "unknown commit"
+    found[REFERENCE] = find(meta, benchmark.COMMIT) or "unknown commit"
     return {key: str(value) for key, value in found.items() if value}

@@ -17,26 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.exchange.benchmark import (
-    ADAPTER_FILE,
-    AT_END,
-    BENCHMARK_TASKS,
-    BY_STEP,
-    COMMIT,
-    ENVIRONMENT,
-    LEFT_BY_TRAINING,
-    MODEL_NAMES,
-    OWN_SECTION,
-    PEAK,
-    SOURCE_FILE,
-    TOTALS,
-    TRAINING_FILE,
-    WARMUP_FRACTION,
-    find,
-    put,
-    put_settings,
-    read_json,
-)
+from peftsweep.exchange import benchmark
+from peftsweep.exchange.benchmark import find, put, put_settings, read_json
 from peftsweep.exchange.experiments import experiment_name, peft_config_there, training_params
 from peftsweep.records.files import HISTORY_FILE, read_history
 from peftsweep.records.jobs import REFERENCE
@@ -58,16 +40,16 @@ def export_reference(job: Path, folder: Path) -> Export:
         DataError: the job has no readable result, or its task is none of the benchmark's.
     """
     result = load_result(job)
-    if result.task not in BENCHMARK_TASKS:
-        rule = f"the benchmark has the tasks {' and '.join(BENCHMARK_TASKS)}"
+    if result.task not in benchmark.TASKS:
+        rule = f"the benchmark has the tasks {' and '.join(benchmark.TASKS)}"
         raise DataError(Problem(rule, result.task, str(job)))
-    experiment, task = experiment_name(result), BENCHMARK_TASKS[result.task].folder
+    experiment, task = experiment_name(result), benchmark.TASKS[result.task].folder
     peft_config = peft_config_there(job, result)
-    files = {f"{task}/experiments/{experiment}/{TRAINING_FILE}": training_params(result.config)}
+    files = {f"{task}/experiments/{experiment}/{benchmark.TRAINING_FILE}": training_params(result.config)}
     if peft_config is not None:
-        left = LEFT_BY_TRAINING if peft_config["peft_type"] == "ADALORA" else ()
+        left = benchmark.LEFT_BY_TRAINING if peft_config["peft_type"] == "ADALORA" else ()
         asked = {key: value for key, value in peft_config.items() if key not in left}
-        files[f"{task}/experiments/{experiment}/{ADAPTER_FILE}"] = asked
+        files[f"{task}/experiments/{experiment}/{benchmark.ADAPTER_FILE}"] = asked
     document = _document(job, result, experiment, peft_config)
     files[f"{task}/results/{experiment.replace('/', '--')}.json"] = document
     for name, content in files.items():
@@ -79,7 +61,7 @@ def export_reference(job: Path, folder: Path) -> Export:
 
 def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[str, Any] | None) -> dict[str, Any]:
     """The result file. What came from there keeps what only that format holds."""
-    origin, task = read_json(job / SOURCE_FILE, DataError), BENCHMARK_TASKS[result.task]
+    origin, task = read_json(job / benchmark.SOURCE_FILE, DataError), benchmark.TASKS[result.task]
     document = copy.deepcopy(origin) if origin is not None else _skeleton(result, peft_config)
     put(document, "run_info.created_at", result.started_at)
     put(document, "run_info.experiment_name", experiment)
@@ -88,7 +70,7 @@ def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[s
     settings = document["run_info"]["train_config"]
     settings |= training_params(result.config)
     put_settings(settings, result.config, task.settings)
-    for theirs, ours in (TOTALS | {PEAK: task.peak_metric}).items():
+    for theirs, ours in (benchmark.TOTALS | {benchmark.PEAK: task.peak_metric}).items():
         put(document, theirs, result.metrics.get(ours))
     known = find(document, "train_info.metrics") or []
     document["train_info"]["metrics"] = _entries(result, read_history(job / HISTORY_FILE), known)
@@ -105,16 +87,16 @@ def _skeleton(result: JobResult, peft_config: dict[str, Any] | None) -> dict[str
         "system_info": {"system": environment.get("platform"), "processor": environment.get("cpu")},
         "pytorch_info": None,
     }
-    for ours, theirs in ENVIRONMENT.items():
+    for ours, theirs in benchmark.ENVIRONMENT.items():
         put(meta, theirs, environment.get(ours))
-    put(meta, COMMIT, environment.get(REFERENCE))
+    put(meta, benchmark.COMMIT, environment.get(REFERENCE))
     document: dict[str, Any] = {
         "run_info": {"peft_branch": "main", "train_config": {}, "peft_config": peft_config},
         "train_info": {"train_time": result.metrics.get("time/train_seconds")},
         "meta_info": meta,
     }
     kept = ("metrics", "intervals", "task_version", "test_items", "generation_config", "environment")
-    put(document, OWN_SECTION, {name: getattr(result, name) for name in kept})
+    put(document, benchmark.OWN_SECTION, {name: getattr(result, name) for name in kept})
     return document
 
 
@@ -125,15 +107,15 @@ def _entries(result: JobResult, history: list[dict[str, Any]], known: list[dict[
     for row in history:
         losses += [row["train/loss"]] if "train/loss" in row else []
         if any(key.startswith("valid/") for key in row):
-            values = {theirs: row[ours] for theirs, ours in BY_STEP.items() if ours in row}
+            values = {theirs: row[ours] for theirs, ours in benchmark.BY_STEP.items() if ours in row}
             mean = {"train loss": sum(losses) / len(losses)} if losses else {}
             samples = {"train samples": row["step"] * _samples_per_step(result.config)}
             entries.append({"step": row["step"]} | samples | earlier.get(row["step"], {}) | values | mean)
             losses = []
-    at_end = {theirs: result.metrics[ours] for theirs, ours in AT_END.items() if ours in result.metrics}
+    at_end = {theirs: result.metrics[ours] for theirs, ours in benchmark.AT_END.items() if ours in result.metrics}
     if not known and entries and "train loss" in entries[-1]:
         at_end["train loss"] = entries[-1]["train loss"]
-    last = {key: value for key, value in (known[-1] if known else {}).items() if key not in AT_END}
+    last = {key: value for key, value in (known[-1] if known else {}).items() if key not in benchmark.AT_END}
     samples = {"train samples": result.steps * _samples_per_step(result.config)}
     return [*entries, {"step": result.steps} | samples | last | at_end]
 
@@ -150,16 +132,16 @@ def _notes(result: JobResult, *, has_adapter: bool) -> Iterator[str]:
         yield "their script has no gradient accumulation: a run there takes smaller batches"
     if hparams.get("scheduler") == "linear":
         yield "their script has no linear schedule"
-    if hparams.get("scheduler") == "cosine" and hparams.get("warmup_fraction") != WARMUP_FRACTION:
-        yield f"their script always warms up over {WARMUP_FRACTION:.0%} of the steps"
-    totals = (*TOTALS.values(), BENCHMARK_TASKS[result.task].peak_metric)
+    if hparams.get("scheduler") == "cosine" and hparams.get("warmup_fraction") != benchmark.WARMUP_FRACTION:
+        yield f"their script always warms up over {benchmark.WARMUP_FRACTION:.0%} of the steps"
+    totals = (*benchmark.TOTALS.values(), benchmark.TASKS[result.task].peak_metric)
     missing = [ours for ours in totals if ours not in result.metrics]
     if missing:
         yield f"null, as it was not measured: {', '.join(missing)}"
     if result.seed != 0:
         yield f"their results are of seed 0, this one is of seed {result.seed}"
-    if find(result.config, "model.id") not in MODEL_NAMES:
-        yield f"their results are of {' and '.join(MODEL_NAMES)}, this one is of {find(result.config, 'model.id')}"
+    if (model_id := find(result.config, "model.id")) not in benchmark.MODEL_NAMES:
+        yield f"their results are of {' and '.join(benchmark.MODEL_NAMES)}, this one is of {model_id}"
     if not has_adapter:
         yield "without adapter_config.json their script trains all weights"
     if REFERENCE not in result.environment:

@@ -1,23 +1,28 @@
-"""Take a job's weights out: the plain adapter, or one model with the adapter merged in."""
+"""Take a job's weights out with a model card: the plain adapter, or one model with the adapter merged in."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from peftsweep.config.schema import QUANTISED
 from peftsweep.errors import MethodError, OutputError, Problem
 from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter
-from peftsweep.exchange.model_card import model_card
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.methods.capabilities import find_capabilities
 from peftsweep.modalities.base import modality_of
 from peftsweep.modalities.quiet import quiet
+from peftsweep.records.metrics import METRICS
+from peftsweep.records.quantities import format_metric
 
 CARD = "README.md"
+SHOWN = ("test/", "base/", "forgetting_nats", "drift", "adapter/trainable_params")
+HPARAMS = ("lr", "max_steps", "batch_size", "gradient_accumulation", "optimizer", "weight_decay", "scheduler")
 
 
 def prepare_folder(folder: Path) -> None:
@@ -76,3 +81,49 @@ def require_adapter(job: FinishedJob) -> None:
 def unquantised(dtype: str) -> str:
     """The dtype to merge in: rounding a sum to 8 or 4 bits once more would lose some of what was learnt."""
     return "bfloat16" if dtype in QUANTISED else dtype
+
+
+def model_card(job: FinishedJob, kind: str, library: str, notes: str = "") -> str:
+    """A model card as the hub reads it. kind: what lies beside it, in words; library: what loads it."""
+    model_id = job.config.model.id
+    head = {"library_name": library, "tags": ["peftsweep", job.config.method.name]}
+    if job.config.model.id != "embedded":
+        head = {"base_model": model_id} | head
+    text = f"""---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# {job.result.method} on {job.result.model}
+
+{kind} from a job of peftsweep. Base model: {model_id}, revision {job.result.model_revision}. Task: {job.result.task}.
+{notes}
+| setting | value |
+|---|---|
+{_rows(_settings(job))}
+
+| measured | value | 95% interval |
+|---|---:|---:|
+{_rows(_scores(job))}
+"""
+    return text.rstrip() + "\n"
+
+
+def _rows(rows: Iterator[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _settings(job: FinishedJob) -> Iterator[tuple[str, ...]]:
+    method, hparams = job.config.method, job.config.hparams
+    yield "method", method.name
+    if method.capacity is not None:
+        yield method.capacity_knob or "capacity", str(method.capacity)
+    yield from ((name, str(getattr(hparams, name))) for name in HPARAMS)
+    yield "seed", str(job.config.seed)
+
+
+def _scores(job: FinishedJob) -> Iterator[tuple[str, ...]]:
+    result = job.result
+    for key, value in result.metrics.items():
+        if key.startswith(SHOWN) and key in METRICS:
+            low_high = [format_metric(METRICS[key], end) for end in result.intervals.get(key, ())]
+            yield key, format_metric(METRICS[key], value), " to ".join(low_high)

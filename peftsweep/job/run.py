@@ -31,10 +31,10 @@ from peftsweep.memory.probe import Probe
 from peftsweep.methods.attach import (
     AttachedMethod,
     attach_method,
+    build_optimizer,
     calibration_batches_wanted,
     enable_gradient_checkpointing,
 )
-from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
 from peftsweep.records.files import ADAPTER_FOLDER, BASE_PREDICTIONS_FILE

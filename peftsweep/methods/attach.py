@@ -1,4 +1,4 @@
-"""Put a method on a frozen base model: PEFT config -> checks -> injection -> calibration."""
+"""Put a method on a frozen base model: PEFT config -> checks -> injection -> calibration; then its optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peft.utils import PeftType
 from torch import nn
 
 from peftsweep.config.schema import MethodConfig
-from peftsweep.errors import MethodError, Problem, did_you_mean
+from peftsweep.errors import ConfigError, MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
@@ -190,3 +190,31 @@ def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
         rule = f"{method.name} doesn't fit {architecture_of(model)}: {str(error).rstrip('.')}"
         fix = "See the comments in the method's YAML; sizes that must divide are named there."
         raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix)) from error
+
+
+def build_optimizer(
+    attached: AttachedMethod, name: str, *, lr: float, weight_decay: float, **kwargs: Any
+) -> torch.optim.Optimizer:
+    """An optimizer over the method's parameters. Raises ConfigError for an unknown class or an argument that it
+    doesn't take."""
+    optimizer_class = _optimizer_class(name)
+    arguments = kwargs | {"weight_decay": weight_decay}
+    try:
+        own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
+        return own or optimizer_class(list(attached.trainable_parameters().values()), lr=lr, **arguments)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise ConfigError(
+            Problem(f"{name} must take its arguments ({error})", arguments, "hparams.optimizer_kwargs")
+        ) from error
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    known = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+    }
+    if name not in known:
+        rule = "hparams.optimizer must be a class of torch.optim"
+        raise ConfigError(Problem(rule, name, "hparams.optimizer", did_you_mean(name, list(known))))
+    return known[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 import warnings
@@ -10,23 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel, convert_to_lora
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType
 from torch import nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from peftsweep.config.schema import MethodConfig
+from peftsweep.errors import MethodError, Problem
 from peftsweep.methods.attach import PEFT_ERRORS, parse_peft_type
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.calibration import LoftQ, MutatesBase
 from peftsweep.methods.hooks.interface import HookContext
-from peftsweep.methods.lora_conversion import MAX_LOSS, lost_at_full_rank
 from peftsweep.methods.targets import TARGETS, with_targets
 
 WIDTH = 128  # divisible by every block and vector length of the built-in methods
+MAX_LOSS = 0.01  # of an update's norm, by a conversion to LoRA; what converts exactly loses 1e-6
+SAMPLES = 64
 
 # Initialisations from data or for a GPU: what they start from changes nothing about what the method can do.
 NEEDS_PREPARATION = ("eva", "corda", "lora_ga", "loftq")
@@ -189,3 +192,43 @@ def _rewrites_weights(method: MethodConfig, tuner_class: Any, config_class: type
     except PEFT_ERRORS:  # got past the check of the weight's type, to where it wants bitsandbytes itself
         return False
     return False
+
+
+def require_faithful(model: PeftModel, method: str) -> None:
+    """Convert one layer at full rank and compare what it computes, in float32.
+
+    peft 0.21 converts whatever holds a matrix that is added to a layer's weights. DoRA also rescales them, which is
+    dropped without a word; BD-LoRA's blocks come out in shapes that no LoRA layer takes.
+    Raises MethodError if something of the update is lost although no rank was cut.
+    """
+    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    # A layer of a quantised base can't be held in float32.
+    if layer is None or not all(weight.is_floating_point() for weight in layer.parameters()):
+        return
+    try:
+        lost = lost_at_full_rank(layer)
+    except PEFT_ERRORS as error:
+        rule = f"peft can't convert this adapter of {method} to LoRA: {error}"
+        raise MethodError(Problem(rule, source=f"method={method}")) from error
+    if lost > MAX_LOSS:
+        rule = f"peft's conversion of {method} to LoRA drops a part of what it learnt, {lost:.0%} of a layer's update"
+        raise MethodError(Problem(rule, source=f"method={method}", fix="Use export merged."))
+
+
+@torch.no_grad()
+def lost_at_full_rank(layer: nn.Module) -> float:
+    """Norm of what a converted layer computes otherwise than the layer, relative to what its adapter does; 0 to 1 and
+    above. 0 for an adapter that does nothing."""
+    layer = copy.deepcopy(layer).float().eval()
+    base = layer.get_base_layer()  # type: ignore[operator]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LoRA to LoRA, at full rank: it is a trial
+        _, weights = convert_to_lora(nn.ModuleDict({"layer": layer}), rank=min(base.weight.shape))
+    (down,) = (tensor for name, tensor in weights.items() if name.endswith("lora_A.weight"))
+    (up,) = (tensor for name, tensor in weights.items() if name.endswith("lora_B.weight"))
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(SAMPLES, down.shape[1], generator=generator).to(down.device)
+    update = layer(inputs) - base(inputs)
+    converted = inputs @ down.float().T @ up.float().T
+    size = update.norm()
+    return float((converted - update).norm() / size) if size > 0 else 0.0

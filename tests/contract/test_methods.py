@@ -15,9 +15,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from peftsweep.config.schema import MethodConfig
-from peftsweep.methods.attach import AttachedMethod, attach_method, calibration_batches_wanted
+from peftsweep.methods.attach import AttachedMethod, attach_method, build_optimizer, calibration_batches_wanted
 from peftsweep.methods.catalog import NOT_SWEPT, method_files, read_method_file
-from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 METHODS = method_files()

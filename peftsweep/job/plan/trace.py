@@ -24,10 +24,10 @@ from peftsweep.memory.ledger import Category, Ledger, MemoryTrace
 from peftsweep.methods.attach import (
     AttachedMethod,
     attach_method,
+    build_optimizer,
     enable_gradient_checkpointing,
 )
 from peftsweep.methods.hooks.by_name import build_hook
-from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.modalities.base import PlannedStep, modality_of
 
 STEPS = 2

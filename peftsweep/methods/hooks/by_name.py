@@ -8,9 +8,8 @@ from peftsweep.config.schema import HookConfig
 from peftsweep.errors import MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.calibration import Corda, Eva, LoftQ, LoraGA, VeLora
 from peftsweep.methods.hooks.interface import MethodHook
-from peftsweep.methods.hooks.loss_terms import AddsLoss, MonteClora
 from peftsweep.methods.hooks.model_dependent import CommonDivisor, LayerShares, ModuleRoles, NormsInFloat32, ShadowHeads
-from peftsweep.methods.hooks.own_optimizers import LoraFA, LoraPlus, LoraRiemannian
+from peftsweep.methods.hooks.optimization import AddsLoss, LoraFA, LoraPlus, LoraRiemannian, MonteClora
 from peftsweep.methods.hooks.rank_allocation import RankAllocation
 from peftsweep.methods.hooks.training_tokens import ContextTokens, FrequentTokens, TextPrefix
 

@@ -13,8 +13,8 @@ from peftsweep.errors import DataError, MethodError
 from peftsweep.exchange import lora
 from peftsweep.exchange.finished import load_base_of, open_job, put_adapter
 from peftsweep.exchange.lora import export_lora
+from peftsweep.methods.capabilities import lost_at_full_rank
 from peftsweep.methods.catalog import method_files, read_method_file
-from peftsweep.methods.lora_conversion import lost_at_full_rank
 from peftsweep.records.results import Stage
 
 CPU = torch.device("cpu")

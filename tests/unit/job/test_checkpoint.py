@@ -26,8 +26,7 @@ from peftsweep.job.checkpoint import (
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.seeding import random_state, restore_random_state, seed_everything
 from peftsweep.memory.probe import Carried
-from peftsweep.methods.attach import AttachedMethod, attach_method
-from peftsweep.methods.optimizers import build_optimizer
+from peftsweep.methods.attach import AttachedMethod, attach_method, build_optimizer
 from peftsweep.modalities.base import Batch, BatchLoss
 from peftsweep.modalities.text.loss import language_model_loss
 

@@ -17,12 +17,12 @@ from peftsweep.errors import MethodError
 from peftsweep.methods.attach import (
     AttachedMethod,
     attach_method,
+    build_optimizer,
     calibration_batches_wanted,
     enable_gradient_checkpointing,
 )
 from peftsweep.methods.capabilities import find_capabilities
 from peftsweep.methods.catalog import method_files, read_method_file
-from peftsweep.methods.optimizers import build_optimizer
 
 METHODS = {name: read_method_file(path) for name, path in method_files().items()}
 NEEDS_CUDA = {"loftq": "LoftQ quantises the base weights with bitsandbytes on a GPU"}

@@ -12,9 +12,8 @@ from peftsweep.config.schema import JobConfig
 from peftsweep.errors import MethodError
 from peftsweep.job.plan.planner import ON_ONE_BLOCK, MemoryPlan, plan_job
 from peftsweep.memory.ledger import Category
-from peftsweep.methods.attach import attach_method, calibration_batches_wanted
+from peftsweep.methods.attach import attach_method, build_optimizer, calibration_batches_wanted
 from peftsweep.methods.catalog import method_files, read_method_file
-from peftsweep.methods.optimizers import build_optimizer
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
