@@ -23,7 +23,7 @@ def _import_jobs(arguments: Sequence[str]) -> int:
     parser.add_argument("--experiment", default="peftsweep")
     options = parser.parse_args(arguments)
     from peftsweep.sweeps.study_runs import publish
-    from peftsweep.tracking import import_jobs
+    from peftsweep.tracking.restore import import_jobs
 
     sweeps = [path for path in options.paths if (path / SWEEP_FILE).exists()]
     others = [path for path in options.paths if path not in sweeps]

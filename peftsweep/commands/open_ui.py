@@ -15,6 +15,6 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--port", type=int, default=5000)
     options = parser.parse_args(arguments)
-    from peftsweep.tracking import serve_ui
+    from peftsweep.tracking.ui import serve_ui
 
     return serve_ui(options.uri, options.port)

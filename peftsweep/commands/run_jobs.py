@@ -120,7 +120,7 @@ def _show(result: JobResult, folder: Path) -> None:
     from rich.console import Console
 
     from peftsweep.job.display import result_table
-    from peftsweep.tracking import resolve_uri
+    from peftsweep.tracking.store import resolve_uri
 
     console = Console()  # the result goes to standard output; bars and messages don't
     console.print(result_table(result))

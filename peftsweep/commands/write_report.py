@@ -90,7 +90,7 @@ def _plain(value: object) -> object:
 
 def _log(loaded: Loaded, source: str, folder: Path) -> None:
     from peftsweep.report.sources import find_destination
-    from peftsweep.tracking import log_report
+    from peftsweep.tracking.reports import log_report
 
     found = find_destination(loaded, source)
     done = found and log_report(folder, found.studies, found.uri)

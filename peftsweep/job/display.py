@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from peftsweep.records.metrics import METRICS, Metric, find_metric, score_keys
+from peftsweep.records.metrics import METRICS, Metric, score_keys
 from peftsweep.records.quantities import format_metric
 from peftsweep.records.results import JobResult
 
@@ -83,6 +83,6 @@ def _shown_metrics() -> Iterator[tuple[str, Metric]]:
     """Each score with the base model's below it, then losses and costs."""
     for key in score_keys():
         yield f"test {METRICS[key].label}", METRICS[key]
-        if base := find_metric(key.replace("test/", "base/")):
+        if base := METRICS.get(key.replace("test/", "base/")):
             yield base.label, base
     yield from ((metric.label, metric) for metric in METRICS.values() if metric.in_job_table or metric.column)

@@ -38,7 +38,7 @@ from peftsweep.records.files import (
 from peftsweep.records.pictures import plain_caption, sample_name, write_pictures
 from peftsweep.records.redact import redact_params
 from peftsweep.records.results import JobResult, Stage, Status, save_result
-from peftsweep.tracking import NoTracker, Tracker, default_run_name, open_tracker
+from peftsweep.tracking.tracker import NoTracker, Tracker, default_run_name, open_tracker
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +23,16 @@ from peftsweep.records.files import (
     find_files,
     read_history,
 )
-from peftsweep.records.items import read_item_scores
+from peftsweep.records.metrics import within_ends
 from peftsweep.records.results import JobResult, Status, load_result
 from peftsweep.records.settings import compared_settings
 from peftsweep.records.studies import Study, read_studies
+from peftsweep.statistics.intervals import two_way_interval
 
 REFERENCE = "reference"
 OWN = "own"
 ATTEMPT = re.compile(r"(?P<trial>.+)-attempt-(?P<number>\d+)")
+ITEM_SCORES = ("correct", "score", "similarity")  # what a line of predictions.jsonl calls its score
 FAILED = (Status.FAILED, Status.INTERRUPTED)
 
 
@@ -117,6 +121,41 @@ def read_result(path: Path) -> JobResult:
     except (OSError, AttributeError, TypeError) as error:
         raise DataError(Problem(f"result.json must describe a job ({error})", source=str(path))) from None
     return result
+
+
+def read_item_scores(path: Path) -> list[float]:
+    """One for each test item of a predictions.jsonl, in order; none if there is no such file.
+
+    Pictures of the same photo's prompt are one item, and count with their mean.
+
+    Raises:
+        ValueError: a line is no JSON object, or its score is no number.
+    """
+    if not path.exists():
+        return []
+    scores: dict[Any, list[float]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number + 1} holds no object")
+        found = next((row[key] for key in ITEM_SCORES if key in row), 0.0)
+        scores.setdefault(row.get("photo", number), []).append(float(found))
+    return [statistics.fmean(of_item) for of_item in scores.values()]
+
+
+def score_interval(
+    items: Sequence[Sequence[float]], key: str, of_job: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    """95% interval of the mean score over fresh seeds and fresh test items.
+
+    items: (seeds, test items); key: of METRICS; of_job: the interval of the single job, over items alone, that one
+    seed has. None where seeds were not asked the same items, or the items are not known.
+    """
+    if len(items) == 1:
+        return of_job
+    if len({len(scores) for scores in items}) != 1 or len(items[0]) < 2:
+        return None
+    return within_ends(*two_way_interval(items), key)
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -140,11 +140,6 @@ _ROWS: tuple[Metric, ...] = (
 METRICS: dict[str, Metric] = {row.key: row for row in _ROWS}
 
 
-def find_metric(key: str) -> Metric | None:
-    """The row of a key; None for what is no metric of a job."""
-    return METRICS.get(key)
-
-
 def score_keys() -> tuple[str, ...]:
     """What methods are compared by: the first that was measured."""
     return tuple(metric.key for metric in METRICS.values() if metric.is_score)
@@ -175,7 +170,7 @@ def candidates(name: str, source: str = COMMAND_LINE) -> tuple[str, ...]:
     words = metric_words()
     if name in words:
         return words[name]
-    if find_metric(name):
+    if name in METRICS:
         return (name,)
     fix = did_you_mean(name, [*words, *METRICS], listed=words)
     raise ConfigError(Problem("no metric has this name", name, source, fix))

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from peftsweep.records.jobs import finite
-from peftsweep.records.metrics import find_metric
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.redact import redact, redact_params
 from peftsweep.records.results import JobResult, parse_result, to_content
 from peftsweep.records.settings import flatten
@@ -191,8 +191,7 @@ def _joined(prefix: str, tags: Mapping[str, str]) -> str | None:
 
 
 def _of_a_job(values: Mapping[str, float]) -> dict[str, float]:
-    rows = {key: find_metric(key) for key in values}
-    return finite({key: value for key, value in values.items() if (row := rows[key]) and not row.by_step_only})
+    return finite({key: value for key, value in values.items() if key in METRICS and not METRICS[key].by_step_only})
 
 
 def _under(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:

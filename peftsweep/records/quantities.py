@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from peftsweep.records.metrics import Metric, find_metric, plain_name
+from peftsweep.records.metrics import METRICS, Metric, plain_name
 
 SETTING_NAMES = {"hparams.lr": "learning rate"}
 LADDERS = {
@@ -56,7 +56,7 @@ def quantity(key: str, values: Iterable[float] = ()) -> Quantity:
     """The quantity that a metric or setting is shown as. values: all that will stand in one column or on one axis."""
     sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
     smallest, largest = min(sizes, default=0.0), max(sizes, default=0.0)
-    metric = find_metric(key)
+    metric = METRICS.get(key)
     name, unit = (metric.label, metric.unit) if metric else (SETTING_NAMES.get(key, plain_name(key)), "")
     if metric and metric.is_percent:
         return Quantity(key, name, "%", 0.01, 1)

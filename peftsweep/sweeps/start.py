@@ -42,7 +42,7 @@ from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.study_runs import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import Progress, dry_run_table, final_table, notes, print_plain, wide_console
-from peftsweep.tracking import resolve_uri
+from peftsweep.tracking.store import resolve_uri
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_s
 from peftsweep.sweeps.protocol.stage import stage_study_name
 from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
-from peftsweep.tracking import ImportReport, import_jobs
+from peftsweep.tracking.restore import ImportReport, import_jobs
 from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
 from peftsweep.tracking.summary import Score, StudySummary
 

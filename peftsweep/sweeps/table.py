@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.storages import BaseStorage
 
 from peftsweep.records.files import PREDICTIONS_FILE, TABLE_FILE, write_whole
-from peftsweep.records.items import read_item_scores, score_interval
+from peftsweep.records.jobs import read_item_scores, score_interval
 from peftsweep.records.metrics import METRICS, Direction, score_keys
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened

@@ -16,7 +16,7 @@ import numpy as np
 
 from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.files import ADAPTER_FOLDER, CONFIG_FILE, PREDICTIONS_FILE, RESULT_FILE
-from peftsweep.records.items import read_item_scores
+from peftsweep.records.jobs import read_item_scores
 from peftsweep.records.mlflow_format import CAUSE_TAG, COMPLETE_TAG, PARENT_TAG, full_tags, params_of, result_tags
 from peftsweep.records.pictures import stored_samples
 from peftsweep.records.redact import redact, redact_forms

@@ -131,7 +131,7 @@ def write_store(path: Path, jobs: list[tuple[Path, JobResult]], *, artifacts: bo
     """An MLflow database with a run for each job. artifacts: they lie beside it, as those of a local store do."""
     from mlflow import MlflowClient
 
-    from peftsweep.records.items import read_item_scores
+    from peftsweep.records.jobs import read_item_scores
     from peftsweep.records.mlflow_format import full_tags, result_tags
 
     uri = f"sqlite:///{path}"

@@ -19,7 +19,7 @@ from peftsweep.report.analysis.recommend import Wish, recommend
 from peftsweep.report.page.write import write_page
 from peftsweep.report.sources import load_jobs
 from peftsweep.report.tables import print_comparison, to_csv, to_markdown
-from peftsweep.tracking import import_jobs
+from peftsweep.tracking.restore import import_jobs
 
 SCORE = Metric("test/foo_score", "a made-up score", "foolishness", "foo", Direction.HIGHER, is_score=True)
 COST = Metric("upkeep/foo_bytes", "a made-up cost", "upkeep of foo", "upkeep", column="upkeep column")

@@ -20,7 +20,7 @@ from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.protocol.specification import load_spec
 from peftsweep.sweeps.study_runs import publish
 from peftsweep.sweeps.table import TABLE_FILE, build_table
-from peftsweep.tracking import import_jobs
+from peftsweep.tracking.restore import import_jobs
 
 GOLDEN = Path(__file__).parent
 RENAMED = {"rank": "place", "places": "locations"}

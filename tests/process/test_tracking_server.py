@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from peftsweep.records.results import JobResult, Status, save_result
-from peftsweep.tracking import MlflowTracker, import_jobs, open_tracker
+from peftsweep.tracking.restore import import_jobs
 from peftsweep.tracking.store import open_store
+from peftsweep.tracking.tracker import MlflowTracker, open_tracker
 
 pytestmark = pytest.mark.process
 
@@ -24,7 +25,7 @@ DEADLINE_SECONDS = 300.0  # of a machine that does other work too
 OPEN_AND_LOG = """
 import sys
 from pathlib import Path
-from peftsweep.tracking import open_tracker
+from peftsweep.tracking.tracker import open_tracker
 tracker = open_tracker(uri=sys.argv[1], experiment="peftsweep", run_name="job", folder=Path("."), tags={})
 tracker.strict = True
 tracker.log_params({"lr": 0.1})
@@ -142,7 +143,7 @@ def test_a_job_outlives_its_server_and_is_completed_by_import(server: Server, ca
 
 def test_the_pages_open_and_ctrl_c_closes_them(empty_database: Path) -> None:
     port = free_port()
-    code = f"from peftsweep.tracking import serve_ui; raise SystemExit(serve_ui('sqlite:///{empty_database}', {port}))"
+    code = f"from peftsweep.tracking.ui import serve_ui; exit(serve_ui('sqlite:///{empty_database}', {port}))"
     pages = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from peftsweep.records.items import score_interval
-from peftsweep.records.jobs import Job
+from peftsweep.records.jobs import Job, score_interval
 from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.comparison import Estimate

@@ -66,6 +66,8 @@ def test_jobs_of_another_model_stand_alone() -> None:
 @pytest.mark.usefixtures("imported")
 def test_a_sweep_with_published_rows_still_belongs_to_its_studies(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[set[str]] = []
-    monkeypatch.setattr("peftsweep.tracking.log_report", lambda folder, studies, uri: logged.append(set(studies)))
+    monkeypatch.setattr(
+        "peftsweep.tracking.reports.log_report", lambda folder, studies, uri: logged.append(set(studies))
+    )
     assert main(["report", "sweep=monday"]) == 0
     assert logged == [{"monday/lora", "monday/oft"}]

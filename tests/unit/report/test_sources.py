@@ -83,7 +83,7 @@ class Log:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     """In place of MLflow; the page has tests of its own."""
     log = Log()
-    monkeypatch.setattr("peftsweep.tracking.log_report", log)
+    monkeypatch.setattr("peftsweep.tracking.reports.log_report", log)
     monkeypatch.setattr("peftsweep.report.page.write.write_page", lambda *found: found[-1])
     return log
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from peftsweep.records.items import read_item_scores, score_interval
+from peftsweep.records.jobs import read_item_scores, score_interval
 from peftsweep.records.metrics import within_ends
 from peftsweep.statistics.intervals import Floats, two_way_interval, variance_parts
 

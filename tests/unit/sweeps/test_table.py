@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from optuna.storages import BaseStorage
 
-from peftsweep.records.items import score_interval
+from peftsweep.records.jobs import score_interval
 from peftsweep.records.space import CAPACITY, LR, defaults_of
 from peftsweep.sweeps.execution.tickets import Tickets
 from peftsweep.sweeps.protocol.specification import SweepSpec

@@ -21,8 +21,9 @@ from peftsweep.report.analysis.comparison import Comparison, Row
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.rows import group_key
 from peftsweep.report.sources import load_jobs
-from peftsweep.tracking import import_jobs, store
 from peftsweep.tracking import reading as store_module
+from peftsweep.tracking import store
+from peftsweep.tracking.restore import import_jobs
 
 # What MLflow keeps as text, of every kind.
 CONFIG = {

@@ -14,8 +14,11 @@ from optuna.trial import TrialState, create_trial
 
 from peftsweep.errors import TrackingError
 from peftsweep.records.results import JobResult, Status, save_result
-from peftsweep.tracking import Score, StudyRuns, StudySummary, close_lost_runs, import_jobs, open_studies, open_tracker
+from peftsweep.tracking.restore import import_jobs
 from peftsweep.tracking.store import Store, open_store
+from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
+from peftsweep.tracking.summary import Score, StudySummary
+from peftsweep.tracking.tracker import open_tracker
 
 TAGS = {"method": "lora", "model": "pocket-llama", "task": "metamath"}
 STUDY = "monday/lora"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from job_writer import write_job, write_sweep
 
-from peftsweep.records.items import score_interval
+from peftsweep.records.jobs import score_interval
 from peftsweep.records.results import Stage, Status
 from peftsweep.report.analysis.comparison import Comparison, Group
 from peftsweep.report.analysis.groups import MOST_COMPARED, compare
