@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from peftsweep.records.jobs import REFERENCE, Job, Loaded
-from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
 from peftsweep.records.settings import differing_keys
@@ -39,7 +40,7 @@ def compare(loaded: Loaded) -> Comparison:
     entries = build_entries(loaded)
     published = [entry for entry in entries if entry.row.origin == REFERENCE]
     parts = _parts([entry for entry in entries if entry.row.origin != REFERENCE])
-    beside = [[entry for entry in published if _is_beside(entry, key)] for key in parts]
+    beside = [[e for e in published if (e.key.task, e.key.model) == (key.task, key.model)] for key in parts]
     placed = {id(entry) for shown in beside for entry in shown}
     alone = _parts([entry for entry in published if id(entry) not in placed])
     groups = [_group(loaded, key, own, shown) for (key, own), shown in zip(parts.items(), beside, strict=True)]
@@ -64,36 +65,27 @@ def _agree(one: GroupKey, other: GroupKey) -> bool:
     return all(a is None or b is None or a == b for a, b in pairs)
 
 
-def _is_beside(entry: Entry, key: GroupKey) -> bool:
-    return (entry.key.task, entry.key.model) == (key.task, key.model)
-
-
 def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Sequence[Entry]) -> Group:
     own = _named(own)
     names = Counter(entry.score_name for entry in [*own, *published] if entry.score_name)
     score = names.most_common(1)[0][0] if names else None
-    objective = next(
-        (s.objective for e in own if e.row.study and (s := loaded.studies.get(e.row.study)) and s.objective), None
-    )
-    ranked = sorted((entry for entry in own if score and entry.score_name == score), key=_best_first(score))
-    rest = sorted((e for e in own if not score or e.score_name != score), key=_by_objective(objective))
+    studies = [loaded.studies.get(entry.row.study) for entry in own if entry.row.study]
+    objective = next((study.objective for study in studies if study and study.objective), None)
+    ranked = [entry for entry in own if score and entry.score_name == score]
+    ranked.sort(key=lambda entry: (_badness(entry.row.score.mean if entry.row.score else 0.0, score), entry.row.name))
+    rest = [entry.row for entry in own if not score or entry.score_name != score]
+    rest.sort(key=lambda row: math.inf if row.objective is None else _badness(row.objective, objective))
     compared = ranked[:MOST_COMPARED]
-    items = score_matrices(compared)
+    matrices = {entry.row.name: as_matrix([job.item_scores for job in entry.scored]) for entry in compared}
+    items = {name: matrix for name, matrix in matrices.items() if matrix is not None}
     pairs = compare_pairs(items)
-    verdicts = _verdicts(pairs)
-    rows = [_ranked(entry.row, place, ranked[0].row.name, verdicts) for place, entry in enumerate(ranked, 1)]
     shown = sorted((entry.row for entry in _named(published)), key=lambda row: -(row.score.mean if row.score else 0.0))
-    doubts = (_untested(ranked) if pairs else (), _differences(ranked), _budgets(ranked), _few_seeds(ranked))
-    warnings = [told for each in (*doubts, _without_items(compared, items), _published(shown)) for told in each]
-    rows += [*(entry.row for entry in rest), *shown]
-    untested = len(ranked) - len(compared)
-    return Group(key, _title(key), score, objective, tuple(rows), pairs, tuple(warnings), untested)
-
-
-def score_matrices(entries: Iterable[Entry]) -> dict[str, Floats]:
-    """By row: (seeds, test items) of those whose items are known."""
-    found = {entry.row.name: as_matrix([job.item_scores for job in entry.scored]) for entry in entries}
-    return {name: matrix for name, matrix in found.items() if matrix is not None}
+    warnings = [*_doubts(ranked, items, pairs)]
+    if shown:
+        rule = "Rows marked as reference are published results, not run here: other machine, one seed; not ranked."
+        warnings.append(rule)
+    rows = (*_placed(ranked, pairs), *rest, *shown)
+    return Group(key, _title(key), score, objective, rows, pairs, tuple(warnings), len(ranked) - len(compared))
 
 
 def _named(entries: Sequence[Entry]) -> list[Entry]:
@@ -107,9 +99,10 @@ def _named(entries: Sequence[Entry]) -> list[Entry]:
     numbers: Counter[str] = Counter()  # the last one that was put behind a name
     named: list[Entry] = []
     for entry in entries:
-        name = entry.row.name
+        name, mine = entry.row.name, entry.jobs[0].settings
         if name in differing:
-            name = entry.row.study or _with_settings(entry, differing[name])
+            told = [f"{key.rpartition('.')[2]}={mine[key]}" for key in differing[name] if key in mine]
+            name = entry.row.study or " ".join([name, *told[:3]])
         unique = name
         while unique in taken:
             numbers[name] += 1
@@ -119,44 +112,23 @@ def _named(entries: Sequence[Entry]) -> list[Entry]:
     return named
 
 
-def _with_settings(entry: Entry, differing: Sequence[str]) -> str:
-    mine = entry.jobs[0].settings
-    told = [f"{key.rpartition('.')[2]}={mine[key]}" for key in differing if key in mine]
-    return " ".join([entry.row.name, *told[:3]])
+def _badness(value: float, key: str | None) -> float:
+    """Lower is better; so it is where nobody says which metric it is."""
+    return -value if key and METRICS[key].higher_is_better else value
 
 
-def _best_first(score: str | None) -> Callable[[Entry], tuple[float, str]]:
-    side = -1 if score is not None and METRICS[score].direction is Direction.HIGHER else 1
-    return lambda entry: (side * entry.row.score.mean if entry.row.score else 0.0, entry.row.name)
-
-
-def _by_objective(objective: str | None) -> Callable[[Entry], tuple[bool, float]]:
-    lower = objective is None or METRICS[objective].direction is not Direction.HIGHER
-
-    def key(entry: Entry) -> tuple[bool, float]:
-        value = entry.row.objective
-        return value is None, 0.0 if value is None else value if lower else -value
-
-    return key
-
-
-def _verdicts(pairs: Sequence[Pair]) -> dict[str, dict[str, bool]]:
-    """By row: which rows it was compared with, and whether they were told apart."""
-    found: dict[str, dict[str, bool]] = {}
+def _placed(ranked: Sequence[Entry], pairs: Sequence[Pair]) -> list[Row]:
+    """Rows with their place, and which of the others they were told apart from."""
+    verdicts: dict[str, dict[str, bool]] = {entry.row.name: {} for entry in ranked}
     for pair in pairs:
-        found.setdefault(pair.first, {})[pair.second] = pair.is_separated
-        found.setdefault(pair.second, {})[pair.first] = pair.is_separated
-    return found
-
-
-def _ranked(row: Row, place: int, best: str, verdicts: Mapping[str, Mapping[str, bool]]) -> Row:
-    found = verdicts.get(row.name, {})
-    return replace(
-        row,
-        place=place,
-        separated_from_best=False if row.name == best else found.get(best),
-        not_separated_from=tuple(name for name, is_separated in found.items() if not is_separated),
-    )
+        verdicts[pair.first][pair.second] = verdicts[pair.second][pair.first] = pair.is_separated
+    rows = []
+    for place, entry in enumerate(ranked, 1):
+        found = verdicts[entry.row.name]
+        from_best = False if place == 1 else found.get(ranked[0].row.name)
+        alike = tuple(name for name, is_separated in found.items() if not is_separated)
+        rows.append(replace(entry.row, place=place, separated_from_best=from_best, not_separated_from=alike))
+    return rows
 
 
 def _title(key: GroupKey) -> str:
@@ -166,12 +138,19 @@ def _title(key: GroupKey) -> str:
     return f"{key.task} on {key.model}: {kind}{budget}"
 
 
-def _untested(ranked: Sequence[Entry]) -> Iterator[str]:
-    if len(ranked) > MOST_COMPARED:
+def _doubts(ranked: Sequence[Entry], items: Mapping[str, Floats], pairs: Sequence[Pair]) -> Iterator[str]:
+    """Why the ranking may not be what it looks like."""
+    if pairs and len(ranked) > MOST_COMPARED:
         yield (
             f"Only the {MOST_COMPARED} best of {len(ranked):,} rows were compared with one another: nothing tells how "
             "sure the order of the others is."
         )
+    yield from _differences(ranked)
+    yield from _budgets(ranked)
+    if single := [entry.row.name for entry in ranked if len(entry.row.seeds) == 1]:
+        yield f"One seed only: {some(single)}. What is compared is that adapter, not yet the method."
+    if lacking := [entry.row.name for entry in ranked[:MOST_COMPARED] if entry.row.name not in items]:
+        yield f"No test items were kept by all jobs of {some(lacking)}: nothing tells how sure their place is."
 
 
 def _differences(entries: Sequence[Entry]) -> Iterator[str]:
@@ -213,23 +192,6 @@ def _budgets(entries: Sequence[Entry]) -> Iterator[str]:
     several = [f"{method} has {count}" for method, count in methods.items() if count > 1]
     if several:
         yield f"{some(several)} settings that were judged on test data: the best of them looks too good."
-
-
-def _few_seeds(entries: Sequence[Entry]) -> Iterator[str]:
-    names = [entry.row.name for entry in entries if len(entry.row.seeds) == 1]
-    if names:
-        yield f"One seed only: {some(names)}. What is compared is that adapter, not yet the method."
-
-
-def _without_items(compared: Sequence[Entry], items: Mapping[str, Floats]) -> Iterator[str]:
-    lacking = [entry.row.name for entry in compared if entry.row.name not in items]
-    if lacking:
-        yield f"No test items were kept by all jobs of {some(lacking)}: nothing tells how sure their place is."
-
-
-def _published(rows: Sequence[Row]) -> Iterator[str]:
-    if rows:
-        yield "Rows marked as reference are published results, not run here: other machine, one seed; not ranked."
 
 
 def _warnings(groups: Sequence[Group], jobs: Sequence[Job]) -> Iterator[str]:

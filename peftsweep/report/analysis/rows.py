@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts
+from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval
+from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import JobResult, Stage, Status
 from peftsweep.records.space import CAPACITY, LR
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
-from peftsweep.report.analysis.estimates import all_estimates, score_estimate, score_name, score_of
 from peftsweep.report.analysis.tuning import edge_warnings, read_tuning
+from peftsweep.statistics.intervals import mean_interval
 
 SETTINGS_SHOWN = (LR, CAPACITY)
 DEFAULT_NAME = "default-seed-"  # what the folders of confirm jobs with the published settings begin with
@@ -155,7 +157,7 @@ def _default_score(study: Study, confirm: Sequence[Job], best: Sequence[Job]) ->
         jobs = jobs or list(best if study.has_default_score else ())
     scored = [job for job in jobs if score_of(job) is not None]
     name = score_name(scored)
-    return score_estimate(scored, name) if name else None
+    return estimate(scored, name, is_score=True) if name else None
 
 
 def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
@@ -165,30 +167,25 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
     warnings = []
     if len(unique) < len(scored):
         warnings.append(f"{row.name} has several jobs of one seed: the last of each counts.")
-    if unscored := [job for job in jobs if _lacks_score(job)]:
+    # Trials have no score on purpose; published results lack what they lack.
+    judged = [job for job in jobs if job.result.stage is not Stage.TUNE and job.origin != REFERENCE]
+    if unscored := [job for job in judged if job.result.status is Status.OK and score_of(job) is None]:
         ended = "a job that" if len(unscored) == 1 else f"{len(unscored)} jobs that"
         warnings.append(f"{row.name} has {ended} ended well without a finite score on test data: not measured, or NaN.")
+    known = [key for key in METRICS if any(key in job.result.metrics for job in unique)]
+    estimates = {key: estimate(unique, key, is_score=key == name) for key in known}
+    failed = [job.result for job in jobs if job.result.status not in (Status.OK, Status.PRUNED)]
+    causes = Counter(map(_cause, failed))
     row = replace(
         row,
-        score=score_estimate(unique, name) if name else None,
+        score=estimates[name] if name else None,
         seeds=tuple(job.result.seed for job in unique),
-        estimates=all_estimates(unique, name),
-        causes=_causes(jobs),
+        estimates=estimates,
+        causes=dict(causes.most_common()),
         locations=tuple(job.location for job in unique),
         warnings=tuple(warnings),
     )
     return Entry(row, key, name, unique, tuple(jobs))
-
-
-def _lacks_score(job: Job) -> bool:
-    """Trials have none on purpose; published results lack what they lack."""
-    ended_well = job.result.status is Status.OK and job.result.stage is not Stage.TUNE
-    return ended_well and job.origin != REFERENCE and score_of(job) is None
-
-
-def _causes(jobs: Sequence[Job]) -> dict[str, int]:
-    ended = [job.result for job in jobs if job.result.status not in (Status.OK, Status.PRUNED)]
-    return dict(Counter(_cause(result) for result in ended).most_common())
 
 
 def _cause(result: JobResult) -> str:
@@ -215,3 +212,29 @@ def group_key(job: Job) -> GroupKey:
         max_steps=settings.get("hparams.max_steps"),
         batch_rows=None if rows[0] is None else rows[0] * (rows[1] or 1),
     )
+
+
+def score_of(job: Job) -> str | None:
+    """Which score the job has on test data; None if it has none."""
+    return score_name([job]) if job.result.status is Status.OK else None
+
+
+def score_name(jobs: Sequence[Job]) -> str | None:
+    return next((key for key in score_keys() if any(key in job.result.metrics for job in jobs)), None)
+
+
+def estimate(jobs: Sequence[Job], key: str, *, is_score: bool) -> Estimate:
+    """Mean over the seeds' jobs that measured it, with a 95% interval as far as the metric can go.
+
+    A score's interval is that of the sweep's own table, over fresh seeds and items; that of other metrics is
+    Student's over the seeds, and a single one has none.
+    """
+    values = [job.result.metrics[key] for job in jobs if key in job.result.metrics]
+    interval: tuple[float, float] | None = None
+    if is_score:
+        of_job = jobs[0].result.intervals.get(key)
+        interval = of_job if len(jobs) == 1 else score_interval([job.item_scores for job in jobs], key, of_job)
+    elif len(values) > 1:
+        interval = within_ends(*mean_interval(values), key)
+    low, high = interval or (None, None)
+    return Estimate(statistics.fmean(values), low, high, len(values))

@@ -38,13 +38,13 @@ def answer(group: Group) -> Answer:
     tied = [row for row in compared if row.separated_from_best is False]
     unknown = [row for row in compared if row.separated_from_best is None]
     behind = [row for row in compared if row.separated_from_best]
-    details = [
-        score,
-        *([f"Not told apart from {best.name}: {joined(row.name for row in tied)}."] if len(tied) > MOST_NAMES else []),
-        *_certainty(group),
-        *_needed(group, best, tied),
-        *_cheapest([best, *tied]),
-    ]
+    details = [score]
+    if len(tied) > MOST_NAMES:
+        details.append(f"Not told apart from {best.name}: {joined(row.name for row in tied)}.")
+    if group.pairs:
+        tests, pairs = joined(dict.fromkeys(pair.test for pair in group.pairs)), counted(len(group.pairs), "pair")
+        details.append(f"Compared on the same test items: {tests}, Holm's correction over {pairs}, level 5%.")
+    details += [*_needed(group, best, tied), *_cheapest([best, *tied])]
     headline = _headline(shown, best, tied, unknown, behind)
     if group.untested and not unknown:
         headline += f" Only the {len(compared) + 1} best of {len(ranked):,} rows were compared."
@@ -80,13 +80,6 @@ def describe_estimate(estimate: Estimate | None, shown: Quantity) -> str:
     return f"{shown.text(estimate.mean)} (95% interval {low} to {high})"
 
 
-def _certainty(group: Group) -> Iterator[str]:
-    if group.pairs:
-        tests = joined(dict.fromkeys(pair.test for pair in group.pairs))
-        pairs = counted(len(group.pairs), "pair")
-        yield f"Compared on the same test items: {tests}, Holm's correction over {pairs}, level 5%."
-
-
 def _needed(group: Group, best: Row, tied: Sequence[Row]) -> Iterator[str]:
     """What would break the tie with the runner-up."""
     if tied:
@@ -113,23 +106,18 @@ def _cheapest(rows: Sequence[Row]) -> Iterator[str]:
     if len(rows) < 2:
         return
     for word, noun, verb in COSTS:
-        key = next((key for key in candidates(word) if all(key in row.estimates for row in rows)), None)
-        if key:
+        if key := next((key for key in candidates(word) if all(key in row.estimates for row in rows)), None):
             first, *rest = sorted(rows, key=lambda row: row.estimates[key].mean)
             shown = quantity(key, [row.estimates[key].mean for row in rows])
             least, most = (shown.text(row.estimates[key].mean) for row in (first, rest[-1]))
             if least == most:
                 continue
-            if _overlap(first.estimates[key], rest[-1].estimates[key]):
+            high, low = first.estimates[key].high, rest[-1].estimates[key].low
+            if high is not None and low is not None and high >= low:  # single measurements have no interval
                 told = f"{least} ({first.name}) to {most} ({rest[-1].name})"
                 yield f"{noun} does not decide: {told} on average, but their 95% intervals overlap."
             else:
                 yield f"Among these, {first.name} {verb}: {least}; {rest[-1].name}: {most}."
-
-
-def _overlap(less: Estimate, more: Estimate) -> bool:
-    """Single measurements, which have no interval, are taken as they are."""
-    return less.high is not None and more.low is not None and less.high >= more.low
 
 
 def _unscored(group: Group) -> Answer:
@@ -150,15 +138,23 @@ def _unscored(group: Group) -> Answer:
 
 def protocol(group: Group) -> list[str]:
     """How the numbers of a group were made, in a few sentences."""
-    return [*_tuning(group), *_scoring(group), *_statistics(group), *_measuring(group)]
+    told = [*_tuning(group), *_scoring(group)]
+    if group.pairs:
+        told.append(
+            "Intervals are 95%: of scores over fresh seeds and test items, of costs over seeds. Few seeds that "
+            "disagree make them wide. Two methods are told apart if their difference on the same items has p < 0.05 "
+            "after Holm's correction, and are a tie otherwise."
+        )
+    if any(row.estimates for row in group.rows):
+        told.append("Costs are means over the same jobs; training time counts optimisation steps alone.")
+    return told
 
 
 def _tuning(group: Group) -> Iterator[str]:
-    tuned = [row for row in group.rows if row.trials]
-    if not tuned:
+    counts = sorted({sum(row.trials.values()) for row in group.rows if row.trials})
+    if not counts:
         yield "Nothing was tuned here: every job ran with the settings that it was given."
         return
-    counts = sorted({sum(row.trials.values()) for row in tuned})
     trials = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     steps = f" of at most {group.key.max_steps:,} optimizer steps" if group.key.max_steps else ""
     yield f"Each method was tuned with {trials} trials{steps}, every trial in the method's own search space."
@@ -167,30 +163,15 @@ def _tuning(group: Group) -> Iterator[str]:
 
 
 def _scoring(group: Group) -> Iterator[str]:
-    ranked = [row for row in group.rows if row.place is not None]
-    if not ranked or group.score_name is None:
+    counts = sorted({len(row.seeds) for row in group.rows if row.place is not None})
+    if not counts or group.score_name is None:
         return
-    counts = sorted({len(row.seeds) for row in ranked})
     seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     score = quantity(group.score_name).name
     if group.key.stage == Stage.CONFIRM:
         yield f"The best settings were then trained again with {seeds} each, and judged once on the test data: {score}."
     else:
         yield f"Each row is the mean over its jobs, {seeds} each, judged on the test data: {score}."
-
-
-def _statistics(group: Group) -> Iterator[str]:
-    if group.pairs:
-        yield (
-            "Intervals are 95%: of scores over fresh seeds and test items, of costs over seeds. Few seeds that "
-            "disagree make them wide. Two methods are told apart if their difference on the same items has p < 0.05 "
-            "after Holm's correction, and are a tie otherwise."
-        )
-
-
-def _measuring(group: Group) -> Iterator[str]:
-    if any(row.estimates for row in group.rows):
-        yield "Costs are means over the same jobs; training time counts optimisation steps alone."
 
 
 def interval_text(estimate: Estimate, shown: Quantity) -> str:

@@ -1,17 +1,15 @@
-"""What a page tells of each group of a comparison: its answer, table, figures and notes."""
+"""What a page tells of each group of a comparison: its answer, tables, figures and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from peftsweep.records.jobs import Job, Loaded
-from peftsweep.records.quantities import joined, quantity, some
+from peftsweep.records.jobs import REFERENCE, Job, Loaded
+from peftsweep.records.quantities import NO_BREAK_SPACE, counted, format_settings, joined, quantity, some
 from peftsweep.report.analysis.comparison import Group, Row
 from peftsweep.report.analysis.frontier import Pareto
-from peftsweep.report.analysis.sentences import answer, protocol
+from peftsweep.report.analysis.sentences import answer, needed, protocol
 from peftsweep.report.analysis.tuning import (
     Tuning,
     edge_warnings,
@@ -20,67 +18,23 @@ from peftsweep.report.analysis.tuning import (
     read_tuning,
     tuning_sentences,
 )
-from peftsweep.report.figures.canvas import Canvas, file_svg, inline_svg
+from peftsweep.report.columns import build_columns
+from peftsweep.report.figures import ranking, study
+from peftsweep.report.figures.canvas import Canvas, inline_svg
 from peftsweep.report.figures.frame import Styles
-from peftsweep.report.figures.png import save_png
-from peftsweep.report.figures.ranking import MOST_DOMINATED, NARROW, WIDE, draw_gaps, draw_pareto, styles_of
-from peftsweep.report.figures.study import (
-    draw_best_so_far,
-    draw_curves,
-    draw_importance,
-    draw_learning_rates,
-    draw_parallel,
-)
 from peftsweep.report.page.gallery import read_gallery
-from peftsweep.report.page.table import build_pairs, build_table, pairs_title
 from peftsweep.statistics.frontier import DRAWS
+from peftsweep.statistics.pairs import Pair
 
+MOST_ROWS, MOST_PAIRS = 200, 300  # on a page; all of them are in comparison.json
 MOST_ROWS_DRAWN = 12  # of one group: the best
 MOST_NAMES = 3  # of those that dominate one method
 MOST_BEATEN = 6  # told in words; every point of the figure tells its own
 MOST_FAILURES = 200  # lines; all are in comparison.json
 SPLITS = "train valid test"  # in the order in which they are used
 LEAST_SHARE = 0.01  # of draws, for a place on the frontier to be told
-
-
-class Figures:
-    """Every figure of a page: drawn once, shown in the page and kept as files."""
-
-    def __init__(self) -> None:
-        self.drawn: dict[str, Canvas] = {}
-
-    def show(self, name: str, canvas: Canvas | None) -> str:
-        """The figure as part of the page; empty if there is none."""
-        if canvas is None:
-            return ""
-        self.drawn[name] = canvas
-        return inline_svg(canvas)
-
-    def show_both(self, name: str, draw: Callable[[float], Canvas | None]) -> str:
-        """A wide and a narrow drawing of one figure, of which the page's style shows the one that fits."""
-        wide, narrow = draw(WIDE), draw(NARROW)
-        if wide is None or narrow is None:
-            return ""
-        self.drawn[name] = wide
-        return inline_svg(wide, "wide") + inline_svg(narrow, "narrow")
-
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, canvas in self.drawn.items():
-            (folder / f"{name}.svg").write_text(file_svg(canvas), encoding="utf-8")
-            save_png(canvas, folder / f"{name}.png")
-
-
-@dataclass(frozen=True)
-class TunedRow:
-    """How one row was tuned. Figures are parts of the page."""
-
-    name: str
-    learning_rates: str
-    sentences: tuple[str, ...]
-    warnings: tuple[str, ...]
-    parallel: str = ""
-    importance: str = ""
+WIDTHS = (ranking.WIDE, ranking.NARROW)  # the page's style shows the one that fits
+Figures = dict[str, Canvas]  # all of a page, by the names of their files
 
 
 def build_part(
@@ -88,47 +42,117 @@ def build_part(
 ) -> dict[str, Any]:
     """What page.html.jinja reads of one group; empty parts are left out of the page.
 
-    name: of its figures, and of its place in the page; is_drawn: with figures.
+    name: of its figures, and of its place in the page; is_drawn: with figures, which are added to `figures`.
     """
-    jobs = _jobs_of(group, loaded.jobs)
+    locations = {location for row in group.rows for location in row.locations}
+    studies = {row.study for row in group.rows if row.study}
+    jobs = [job for job in loaded.jobs if job.location in locations or job.result.study in studies]
     drawn = group.rows[:MOST_ROWS_DRAWN] if is_drawn else ()
     tunings = [found for row in drawn if (found := read_tuning(row, jobs, loaded.studies))]
-    styles = styles_of([row.name for row in group.rows])
-    tuned = tuple(_tuned(tuning, f"{name}-{place + 1}", figures) for place, tuning in enumerate(tunings))
+    styles = ranking.styles_of([row.name for row in group.rows])
     failures = [(row.name, cause, count) for row in group.rows for cause, count in row.causes.items()]
     return {
         "id": name,
         "group": group,
         "answer": answer(group),
-        "warnings": tuple(_warnings(group, tuned)),
+        "warnings": tuple(_warnings(group, drawn)),
         "table": build_table(group),
-        "pareto": figures.show_both(f"{name}-pareto", lambda width: draw_pareto(pareto, styles, width))
+        "frontier": pareto,
+        "pareto": _show(figures, f"{name}-pareto", *(ranking.draw_pareto(pareto, styles, width) for width in WIDTHS))
         if is_drawn and pareto and len(pareto.points) > 1
         else "",
-        "pareto_metrics": len(pareto.metrics) if pareto else 0,
         "pareto_notes": tuple(_pareto_notes(pareto)),
-        "gaps": figures.show_both(f"{name}-differences", lambda width: draw_gaps(group, width)) if is_drawn else "",
-        "pairs": build_pairs(group),
-        "pairs_title": pairs_title(group),
-        "tuned": tuned,
-        "untold": sum(bool(row.trials) for row in group.rows) - len(tuned),
-        "searches": tuple(_searches(tunings, styles, name, figures)),
+        "gaps": _show(figures, f"{name}-differences", *(ranking.draw_gaps(group, width) for width in WIDTHS))
+        if is_drawn
+        else "",
+        "pairs": _pairs(group),
+        "pairs_title": quantity(group.score_name).as_difference.title if group.score_name else "",
+        "tuned": [_tuned(tuning, f"{name}-{number}", figures) for number, tuning in enumerate(tunings, 1)],
+        "untold": sum(bool(row.trials) for row in group.rows) - len(tunings),
+        "searches": _searches(tunings, styles, name, figures),
         "improves": "falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
-        "curves": tuple(_curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures)),
-        "failures": tuple(failures[:MOST_FAILURES]),
+        "curves": _curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures),
+        "failures": failures[:MOST_FAILURES],
         "more_failures": max(0, len(failures) - MOST_FAILURES),
         "gallery": read_gallery(drawn, jobs),
-        "protocol": tuple(protocol(group)),
-        "environment": tuple(_environment(jobs)),
-        "datasets": tuple(sorted(_datasets(jobs), key=lambda info: SPLITS.find(info["split"]))),
+        "protocol": protocol(group),
+        "environment": _environment(jobs),
+        "datasets": _datasets(jobs),
     }
 
 
-def _jobs_of(group: Group, jobs: Sequence[Job]) -> list[Job]:
-    """Those that the group's rows are made of."""
-    locations = {location for row in group.rows for location in row.locations}
-    studies = {row.study for row in group.rows if row.study}
-    return [job for job in jobs if job.location in locations or (job.result.study in studies and job.result.study)]
+def _show(figures: Figures, name: str, *drawings: Canvas | None) -> str:
+    """A figure as part of the page, empty if there is none: one drawing, or a wide and a narrow one."""
+    found = [canvas for canvas in drawings if canvas]
+    if not found:
+        return ""
+    figures[name] = found[0]
+    classes = ("",) if len(found) == 1 else ("wide", "narrow")
+    return "".join(inline_svg(canvas, css_class) for canvas, css_class in zip(found, classes, strict=True))
+
+
+def build_table(group: Group) -> dict[str, Any]:
+    """The table of a group, with its first rows: what none of them measured has no column.
+
+    states: what the filter knows a row by; marks: words beside its name; untold: how many rows are left out.
+    """
+    rows = group.rows[:MOST_ROWS]
+    columns = build_columns(group, rows)
+    lines = [
+        {
+            "name": row.name,
+            # Lines break between settings, not within one.
+            "settings": format_settings(row.best, short=True)
+            .replace(" ", NO_BREAK_SPACE)
+            .replace(f",{NO_BREAK_SPACE}", ", "),
+            "cells": [cells[number] for _, cells in columns],
+            "states": list(_states(row)),
+            "marks": tuple(_marks(row)),
+        }
+        for number, row in enumerate(rows)
+    ]
+    states = list(dict.fromkeys(state for row in rows for state in _states(row)))
+    untold = len(group.rows) - len(rows)
+    return {"columns": [column for column, _ in columns], "lines": lines, "states": states, "untold": untold}
+
+
+def _states(row: Row) -> Iterator[str]:
+    """Words of the filter: each a way to narrow the rows."""
+    yield "published reference" if row.origin == REFERENCE else "ranked" if row.place is not None else "not scored"
+    if row.place == 1 or row.separated_from_best is False:
+        yield "best or tied with it"
+    if row.causes:
+        yield "with failures"
+
+
+def _marks(row: Row) -> Iterator[str]:
+    if row.origin == REFERENCE:
+        yield "published"
+    elif row.score is None:
+        yield "not scored"
+    if row.causes:
+        yield counted(sum(row.causes.values()), "failure")
+
+
+def _pairs(group: Group) -> list[dict[str, Any]]:
+    """Pairs with the best first; no more than a person could read."""
+    best = {row.name for row in group.rows if row.place == 1}
+    ordered = sorted(group.pairs, key=lambda pair: not best & {pair.first, pair.second})
+    return [_pair(pair, group.score_name) for pair in ordered[:MOST_PAIRS] if group.score_name]
+
+
+def _pair(pair: Pair, score: str) -> dict[str, Any]:
+    """Two rows compared, in words."""
+    shown = quantity(score, [pair.difference]).as_difference
+    ends = [shown.number(end, sign=True) for end in (pair.low, pair.high) if end is not None]
+    more = needed(pair)
+    return {
+        "pair": pair,
+        "difference": shown.number(pair.difference, sign=True),
+        "interval": " to ".join(ends),
+        "p_value": "< 0.001" if pair.adjusted_p_value < 0.001 else f"{pair.adjusted_p_value:.3f}",
+        "verdict": "told apart" if pair.is_separated else f"tie; {more} would tell" if more else "tie",
+    }
 
 
 def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
@@ -152,8 +176,8 @@ def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
     if beaten:
         more = f" and {len(beaten) - MOST_BEATEN} more" if len(beaten) > MOST_BEATEN else ""
         yield f"Dominated: {', '.join(beaten[:MOST_BEATEN])}{more}."
-    if len(beaten) > MOST_DOMINATED:
-        yield f"Drawn are the frontier and, of what is dominated, the {MOST_DOMINATED} best in the first metric."
+    if len(beaten) > (most := ranking.MOST_DOMINATED):
+        yield f"Drawn are the frontier and, of what is dominated, the {most} best in the first metric."
     if pareto.missing:
         yield f"Not drawn, as one of the metrics was not measured: {some(pareto.missing)}."
 
@@ -163,65 +187,64 @@ def _some(names: Sequence[str]) -> str:
     return joined(names if more <= 1 else [*names[:MOST_NAMES], f"{more} more"])
 
 
-def _warnings(group: Group, tuned: Sequence[TunedRow]) -> Iterator[str]:
+def _warnings(group: Group, drawn: Sequence[Row]) -> Iterator[str]:
     yield from group.warnings
     yield from (warning for row in group.rows for warning in row.warnings)
-    on_edge = [row.name for row in tuned if row.warnings]
-    if on_edge:
+    if on_edge := [row.name for row in drawn if row.edges]:
         yield (
             f"The best settings of {joined(on_edge)} lie at an end of what was searched: better ones may lie beyond. "
             "What to try is told below, under how each method was tuned."
         )
 
 
-def _tuned(tuning: Tuning, name: str, figures: Figures) -> TunedRow:
-    return TunedRow(
-        tuning.row,
-        figures.show(f"{name}-learning-rates", draw_learning_rates(tuning)),
-        tuple(tuning_sentences(tuning)),
-        tuple(edge_warnings(tuning)),
-        figures.show(f"{name}-settings", draw_parallel(tuning)),
-        figures.show(f"{name}-importance", draw_importance(parameter_importance(tuning), tuning.row)),
-    )
+def _tuned(tuning: Tuning, name: str, figures: Figures) -> dict[str, Any]:
+    """How one row was tuned, in figures and words."""
+    importance = study.draw_importance(parameter_importance(tuning), tuning.row)
+    return {
+        "name": tuning.row,
+        "learning_rates": _show(figures, f"{name}-learning-rates", study.draw_learning_rates(tuning)),
+        "sentences": tuning_sentences(tuning),
+        "warnings": edge_warnings(tuning),
+        "parallel": _show(figures, f"{name}-settings", study.draw_parallel(tuning)),
+        "importance": _show(figures, f"{name}-importance", importance),
+    }
 
 
-def _searches(tunings: Sequence[Tuning], styles: Styles, name: str, figures: Figures) -> Iterator[str]:
-    for by_tokens, what in ((False, "trials"), (True, "tokens")):
-        if drawn := draw_best_so_far(tunings, styles, by_tokens=by_tokens):
-            yield figures.show(f"{name}-best-by-{what}", drawn)
+def _searches(tunings: Sequence[Tuning], styles: Styles, name: str, figures: Figures) -> list[str]:
+    drawn = {
+        what: study.draw_best_so_far(tunings, styles, by_tokens=by_tokens)
+        for what, by_tokens in (("trials", False), ("tokens", True))
+    }
+    return [_show(figures, f"{name}-best-by-{what}", canvas) for what, canvas in drawn.items() if canvas]
 
 
 def _curves(
-    rows: Sequence[Row],
-    jobs: Sequence[Job],
-    objective: str,
-    styles: Styles,
-    name: str,
-    figures: Figures,
-) -> Iterator[str]:
+    rows: Sequence[Row], jobs: Sequence[Job], objective: str, styles: Styles, name: str, figures: Figures
+) -> list[str]:
     """Of each row, the first job that was scored."""
     by_location = {job.location: job for job in jobs}
     found = [read_curve(row, by_location[row.locations[0]], objective) for row in rows if row.locations]
     curves = [curve for curve in found if curve]
-    for validation, what in ((False, "training"), (True, "validation")):
-        if drawn := draw_curves(curves, styles, validation=validation, objective=objective):
-            yield figures.show(f"{name}-{what}-loss", drawn)
+    drawn = {
+        what: study.draw_curves(curves, styles, validation=validation, objective=objective)
+        for what, validation in (("training", False), ("validation", True))
+    }
+    return [_show(figures, f"{name}-{what}-loss", canvas) for what, canvas in drawn.items() if canvas]
 
 
-def _environment(jobs: Sequence[Job]) -> Iterator[tuple[str, str]]:
+def _environment(jobs: Sequence[Job]) -> list[tuple[str, str]]:
     """Each thing known of the environment, with all the values it had."""
     found: dict[str, dict[str, None]] = {}
     for job in jobs:
         for key, value in job.result.environment.items():
             found.setdefault(key, {})[str(value)] = None
-    yield from ((key, "; ".join(values)) for key, values in found.items())
+    return [(key, "; ".join(values)) for key, values in found.items()]
 
 
-def _datasets(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
-    seen = set()
-    for job in jobs:
-        for info in job.result.datasets:
-            told = {key: info.get(key, "") for key in ("name", "split", "source", "rows", "digest")}
-            if (line := tuple(map(str, told.values()))) not in seen:
-                seen.add(line)
-                yield told
+def _datasets(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Each once."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for info in (info for job in jobs for info in job.result.datasets):
+        told = {key: info.get(key, "") for key in ("name", "split", "source", "rows", "digest")}
+        found.setdefault(tuple(map(str, told.values())), told)
+    return sorted(found.values(), key=lambda info: SPLITS.find(info["split"]))

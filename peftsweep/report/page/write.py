@@ -10,7 +10,8 @@ from peftsweep.records.jobs import Loaded
 from peftsweep.records.quantities import NO_BREAK_SPACE
 from peftsweep.report.analysis.comparison import Comparison
 from peftsweep.report.analysis.frontier import Pareto
-from peftsweep.report.figures.canvas import COLORS
+from peftsweep.report.figures.canvas import COLORS, file_svg
+from peftsweep.report.figures.png import save_png
 from peftsweep.report.page.parts import Figures, build_part
 
 PAGE_FILE, FIGURES_FOLDER = "index.html", "figures"
@@ -27,27 +28,29 @@ def write_page(loaded: Loaded, comparison: Comparison, frontiers: Sequence[Paret
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    figures = Figures()
+    figures: Figures = {}
     parts = [
         build_part(f"group-{number}", group, pareto, loaded, figures, is_drawn=number <= MOST_GROUPS_DRAWN)
         for number, (group, pareto) in enumerate(zip(comparison.groups[:MOST_GROUPS], frontiers, strict=False), 1)
     ]
+    # The figures on the page have the colours that they have in their files.
+    colors = "".join(f"--{name}:{value};" for name, value in COLORS.items())
+    loader = FileSystemLoader(ASSETS)
     templates = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {"figure": Markup, "prose": _prose}
     text = templates.get_template("page.html.jinja").render(
         comparison=comparison,
         parts=parts,
-        style=Markup(_style()),
+        style=Markup(f":root{{{colors}}}\n" + (ASSETS / "page.css").read_text(encoding="utf-8")),
         script=Markup((ASSETS / "page.js").read_text(encoding="utf-8")),
         most_warnings=MOST_WARNINGS,
     )
-    figures.save(folder / FIGURES_FOLDER)
+    (folder / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, canvas in figures.items():
+        (folder / FIGURES_FOLDER / f"{name}.svg").write_text(file_svg(canvas), encoding="utf-8")
+        save_png(canvas, folder / FIGURES_FOLDER / f"{name}.png")
     path = folder / PAGE_FILE
     path.write_text(text, encoding="utf-8")
     return path
@@ -57,9 +60,3 @@ def _prose(text: str) -> str:
     """Apostrophes as they are set, and no line that ends within a comparison."""
     text = re.sub(r" (?=[<>=] )|(?<= [<>=]) ", NO_BREAK_SPACE, text)
     return re.sub(r"(?<=\w)'(?=\w|\s)", "\N{RIGHT SINGLE QUOTATION MARK}", text)
-
-
-def _style() -> str:
-    """The style sheet, with the colours that the figures have in their files."""
-    light = "".join(f"--{name}:{value};" for name, value in COLORS.items())
-    return f":root{{{light}}}\n" + (ASSETS / "page.css").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.sentences import answer, protocol
 from peftsweep.report.figures.canvas import Text
 from peftsweep.report.figures.ranking import draw_pareto, styles_of
-from peftsweep.report.page.table import MOST_ROWS, build_table
+from peftsweep.report.page.parts import MOST_ROWS, build_table
 from peftsweep.report.page.write import MOST_GROUPS, write_page
 from peftsweep.report.sources import load_jobs
 from peftsweep.statistics.pairs import Pair
@@ -190,10 +190,10 @@ def test_what_nobody_measured_has_no_column_and_what_one_lacks_sorts_last() -> N
             row("oft", 0.7, 2, estimates={"drift": energy["energy/train_joules"]}),
         )
     )
-    titles = [column.title for column in table.columns]
+    titles = [column.title for column in table["columns"]]
     assert "energy, training" in titles
     assert "throughput" not in titles
-    cell = table.lines[1].cells[titles.index("energy, training")]
+    cell = table["lines"][1]["cells"][titles.index("energy, training")]
     assert (cell.text, cell.sort) == ("", None)
 
 
@@ -202,7 +202,8 @@ def test_the_best_side_of_a_column_is_sorted_to_the_top_first() -> None:
         "time/train_seconds": Estimate(5.0, None, None, 1),
         "train/tokens_per_second": Estimate(5.0, None, None, 1),
     }
-    first = {column.title: column.first for column in build_table(group(row("lora", 0.8, 1, estimates=costs))).columns}
+    columns = build_table(group(row("lora", 0.8, 1, estimates=costs)))["columns"]
+    first = {column.title: column.first for column in columns}
     assert first["accuracy"] == "descending"
     assert first["training time"] == "ascending"
     assert first["throughput"] == "descending"
