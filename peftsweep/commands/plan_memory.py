@@ -42,7 +42,7 @@ SHORT = {"activations": "activ.", "logits and loss": "logits", "optimizer": "opt
 @dataclass(frozen=True)
 class PlannedJob:
     """One row of the table. plan: None where there is none, `error` says why; fits_gb: card in GB -> whether training
-    fits; the rest only where a card was named: remedies are (change, peak bytes, whether it fits then)."""
+    fits; the rest only where a card was named: remedies are (change, the plan with it)."""
 
     method: str
     model: str
@@ -52,7 +52,7 @@ class PlannedJob:
     fits_gb: dict[int, bool] = field(default_factory=dict)
     fits_gpu: bool | None = None
     largest_batch: int | None = None
-    remedies: tuple[tuple[str, int, bool], ...] = ()
+    remedies: tuple[tuple[str, MemoryPlan], ...] = ()
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -116,17 +116,16 @@ def plan_jobs(jobs: Sequence[JobConfig], card_bytes: int | None) -> list[Planned
 
 
 def _plan_job(job: JobConfig, planner: Planner, card_bytes: int | None) -> PlannedJob:
-    from peftsweep.job.plan.fit import CARDS_GB, fits, largest_batch, remedies
+    from peftsweep.job.plan.fit import CARDS_GB, largest_batch, remedies
 
     plan = planner.plan(job.hparams.batch_size, job.hparams.gradient_accumulation)
     plan = dataclasses.replace(plan, eval_peak_bytes=planner.evaluation_peak_bytes)
-    fits_gb = {card: fits(plan, card * GB) for card in CARDS_GB}
+    fits_gb = {card: plan.fits(card * GB) for card in CARDS_GB}
     row = PlannedJob(job.method.name, job.model.name, job.hparams.batch_size, plan, fits_gb=fits_gb)
     if card_bytes is None:
         return row
-    fits_gpu = fits(plan, card_bytes)
-    changes = () if fits_gpu else remedies(job, plan)
-    found = tuple((one.change, one.plan.train_peak_bytes, fits(one.plan, card_bytes)) for one in changes)
+    fits_gpu = plan.fits(card_bytes)
+    found = () if fits_gpu else tuple(remedies(job, plan))
     largest = largest_batch(planner.plan, card_bytes)
     return dataclasses.replace(row, fits_gpu=fits_gpu, largest_batch=largest, remedies=found)
 
@@ -140,7 +139,9 @@ def _plain(row: PlannedJob, card_bytes: int | None) -> dict[str, object]:
     found["fits_gb"] = row.fits_gb
     if card_bytes is not None:
         found |= {"gpu_bytes": card_bytes, "fits_gpu": row.fits_gpu, "largest_batch": row.largest_batch}
-        found["remedies"] = [{"change": change, "train_peak_bytes": peak} for change, peak, _ in row.remedies]
+        found["remedies"] = [
+            {"change": change, "train_peak_bytes": plan.train_peak_bytes} for change, plan in row.remedies
+        ]
     return found
 
 
@@ -162,9 +163,9 @@ def _show(rows: Sequence[PlannedJob], card_bytes: int | None) -> None:
             need, have = f"{row.plan.high_bytes / GB:.1f} GB", f"{card_bytes / GB:.4g} GB"
             text = f"\n{row.method} with {_rows(row.plan)} rows may need {need}, more than the {have} of the card."
             console.print(text, highlight=False)
-            for change, peak, fits in sorted(row.remedies, key=lambda remedy: remedy[1]):
-                verdict = "fits" if fits else "is still too much"
-                console.print(f"  {change}: {_gib(peak)} GiB, {verdict}", highlight=False)
+            for change, plan in sorted(row.remedies, key=lambda remedy: remedy[1].train_peak_bytes):
+                verdict = "fits" if plan.fits(card_bytes) else "is still too much"
+                console.print(f"  {change}: {_gib(plan.train_peak_bytes)} GiB, {verdict}", highlight=False)
 
 
 def _needs_table(planned: Sequence[tuple[PlannedJob, MemoryPlan]], *, with_most_rows: bool) -> Table:

@@ -4,19 +4,19 @@ CPU."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.job.loop import TrainingState
-from peftsweep.job.seeding import random_state, restore_random_state
 from peftsweep.memory.probe import Carried
-from peftsweep.records.files import CHECKPOINT_FILE
+from peftsweep.records.files import CHECKPOINT_FILE, writing_whole
 
 CONTENT = {"weights", "optimizer", "scheduler", "step", "tokens", "random", "carried", "mlflow_run_id", "extra"}
 
@@ -37,9 +37,8 @@ def save_checkpoint(
         "mlflow_run_id": run_id,
         "extra": extra,
     }
-    partial = folder / f"{CHECKPOINT_FILE}.partial"
-    torch.save(content, partial)
-    partial.replace(folder / CHECKPOINT_FILE)
+    with writing_whole(folder / CHECKPOINT_FILE) as partial:
+        torch.save(content, partial)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
@@ -67,44 +66,54 @@ def restore_checkpoint(content: dict[str, Any], model: nn.Module, state: Trainin
     Raises:
         DataError: it is of another model or method.
     """
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    _require_same_weights(content["weights"], own)
-    with torch.no_grad():
-        for name, tensor in content["weights"].items():
-            own[name].copy_(tensor)
+    own, stored = _tensors(model), content["weights"]
+    if other := [name for name, tensor in stored.items() if name not in own or own[name].shape != tensor.shape]:
+        rule = "a job resumes with the model and method of its checkpoint; these weights differ"
+        raise DataError(Problem(rule, other[:3], "resume", "Resume with the settings of the interrupted job."))
+    for name, tensor in stored.items():
+        own[name].copy_(tensor)
     state.optimizer.load_state_dict(content["optimizer"])
     state.scheduler.load_state_dict(content["scheduler"])
     state.step, state.tokens = content["step"], content["tokens"]
     restore_random_state(content["random"])
 
 
-def _require_same_weights(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    other = [name for name, tensor in stored.items() if name not in own or own[name].shape != tensor.shape]
-    if other:
-        rule = "a job resumes with the model and method of its checkpoint; these weights differ"
-        raise DataError(Problem(rule, other[:3], "resume", "Resume with the settings of the interrupted job."))
-
-
-def carried_from(content: dict[str, Any]) -> Carried:
-    return Carried(**content["carried"])
-
-
 def changing_weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers that training may change: all but the frozen weights of the base model."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if not isinstance(model, PeftModel):
-        return {name: tensor.detach() for name, tensor in tensors.items()}
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     return {
-        name: tensor.detach() for name, tensor in tensors.items() if tensor.requires_grad or not _is_base_weight(name)
+        name: tensor
+        for name, tensor in _tensors(model).items()
+        if not isinstance(model, PeftModel) or name in trained or not _is_base_weight(name)
     }
 
 
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
 def _is_base_weight(name: str) -> bool:
-    """By peft's naming: wrapped layers keep theirs under base_layer; what was not wrapped ends in plain weight or
-    bias."""
-    return ".base_layer." in name or (name.rsplit(".", 1)[-1] in ("weight", "bias") and not _is_adapter_name(name))
+    """By peft's naming: wrapped layers keep theirs under base_layer; what was not wrapped ends in plain weight or bias,
+    and an adapter's own tensors are named after the adapter."""
+    return ".base_layer." in name or (name.endswith((".weight", ".bias")) and ".default." not in name)
 
 
-def _is_adapter_name(name: str) -> bool:
-    """peft names an adapter's own tensors after the adapter."""
-    return ".default." in name or name.endswith(".default")
+def random_state() -> dict[str, Any]:
+    """All states, in types that `torch.load(weights_only=True)` reads."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
+import torch
 from torch import nn
 
 from peftsweep import __version__
 from peftsweep.modalities.base import Evaluation, Task
+from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
+from peftsweep.records.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,47 +47,34 @@ class Scores:
 
 
 def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: bool, cache: Path) -> BaseMeasure:
-    """Measure the bare base model. Its test score is the same for every method, so it is kept in `cache`.
+    """Measure the bare base model. What it knows is the same for all jobs on it, so the jobs of one process measure it
+    once; its test score is the same for every method, so it is kept in `cache`.
 
     model_key: equal for base models that answer alike (revision, dtype, device type).
     """
-    return BaseMeasure(
-        _base_retention(task, model, model_key), _base_evaluation(task, model, model_key, cache) if read_test else None
-    )
-
-
-def _base_retention(task: Task, model: nn.Module, model_key: str) -> Any:
-    """The same for all jobs on one base model, so the jobs of one process measure it once."""
     key = f"{model_key} {task.retention_key()}"
     if key not in _RETENTION_OF_BASE:
         _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this
         _RETENTION_OF_BASE[key] = task.measure_retention(model)
-    return _RETENTION_OF_BASE[key]
+    evaluation = _base_evaluation(task, model, model_key, cache) if read_test else None
+    return BaseMeasure(_RETENTION_OF_BASE[key], evaluation)
 
 
 def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) -> Evaluation:
-    parts = [model_key, task.test_fingerprint(), __version__, version("torch"), version("transformers")]
-    path = cache / "base" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.json"
+    key = key_of(model_key, task.test_fingerprint(), __version__, version("torch"), version("transformers"))
+    path = cache / "base" / f"{key}.json"
     stored = _read_stored(path)
     if stored is not None:
         log.info("Base score from %s.", path)
         return stored
     evaluation = task.evaluate(model, "test")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _store(evaluation, path)
+    if evaluation.images:  # beside the scores, and there first
+        images = {name: torch.from_numpy(picture) for name, picture in evaluation.images.items()}
+        save_tensors(images, path.with_suffix(".safetensors"))
+    content = dataclasses.asdict(evaluation) | {"images": sorted(evaluation.images)}
+    write_whole(path, json.dumps(content), is_shared=True)
     return evaluation
-
-
-def _store(evaluation: Evaluation, path: Path) -> None:
-    """Whole or not at all: jobs side by side share the cache. Pictures lie beside, and are there first."""
-    partial = path.with_suffix(f".{uuid4().hex}.partial")
-    if evaluation.images:
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, **evaluation.images)  # type: ignore[arg-type]
-        partial.replace(path.with_suffix(".npz"))
-    content = asdict(dataclasses.replace(evaluation, images={})) | {"images": sorted(evaluation.images)}
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(path)
 
 
 def _read_stored(path: Path) -> Evaluation | None:
@@ -96,20 +82,17 @@ def _read_stored(path: Path) -> Evaluation | None:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         intervals = {name: (low, high) for name, (low, high) in stored["intervals"].items()}
-        images = _read_images(path.with_suffix(".npz"), stored.get("images", []))
+        names = stored.get("images", [])
+        tensors = load_tensors(path.with_suffix(".safetensors"), names) if names else []
+        if tensors is None:
+            return None
+        images = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
         return Evaluation(stored["metrics"], intervals, stored["items"], stored["generation_config"], images)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("The base score in %s can't be read (%s) and is computed anew.", path, error)
         return None
-
-
-def _read_images(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    if not names:
-        return {}
-    with np.load(path) as stored:
-        return {name: stored[name] for name in names}
 
 
 def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: bool) -> Scores:

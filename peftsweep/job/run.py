@@ -16,18 +16,18 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import set_seed
 
 from peftsweep.config.schema import EMBEDDED, JobConfig
-from peftsweep.job.checkpoint import carried_from, load_checkpoint, restore_checkpoint, save_checkpoint
+from peftsweep.job.checkpoint import load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.job.display import Display
 from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
-from peftsweep.job.plan.before_training import predict_memory, with_fitting_batch
+from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.record import JobRecord, recording
-from peftsweep.job.seeding import seed_everything
 from peftsweep.memory.busy import refuse_busy_device
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
-from peftsweep.memory.probe import Probe
+from peftsweep.memory.probe import Carried, Probe
 from peftsweep.methods.attach import (
     AttachedMethod,
     attach_method,
@@ -73,9 +73,8 @@ def run_job(
         begun(record.tracker.run_id)
         refuse_busy_device(str(device), config.allow_shared_gpu)
         record.result.metrics |= predict_memory(config, device)
-        probe = Probe(
-            build_device_meter(str(device)), HostMemoryMeter(), carried_from(checkpoint) if checkpoint else None
-        )
+        carried = Carried(**checkpoint["carried"]) if checkpoint else None
+        probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried)
         record.measure = probe.metrics
         with probe.phase("setup"):
             modality.require_data(config.task, embedded_model=config.model.id == EMBEDDED)
@@ -124,7 +123,7 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
     calibration = [next(batches) for _ in range(wanted)]
     if config.hparams.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
-    seed_everything(config.seed)
+    set_seed(config.seed)
     attached = attach_method(
         base.model,
         config.method,
@@ -151,7 +150,7 @@ def _start(
     state = TrainingState(optimizer, scheduler)
     trainable, total = attached.count_parameters()  # only now: a method's own optimizer may freeze some
     record.result.metrics |= {"adapter/trainable_params": trainable, "adapter/total_params": total}
-    seed_everything(config.seed)
+    set_seed(config.seed)
     if checkpoint:
         restore_checkpoint(checkpoint, attached.model, state)
         attached.hook.restore(attached.model, checkpoint["extra"])

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+CONTEXT_BYTES = 500_000_000  # what a process holds beside torch's allocator: the CUDA context and loaded kernels
+
 
 @dataclass(frozen=True)
 class MemoryReading:
@@ -96,6 +98,22 @@ def open_nvml_handle(device: str) -> Any | None:
         return pynvml.nvmlDeviceGetHandleByUUID(name)
     except pynvml.NVMLError:
         return None
+
+
+def usable_bytes(device: str) -> int | None:
+    """What torch can reserve on a CUDA device that nobody else uses; None on other devices."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    handle = open_nvml_handle(device)
+    return (torch.cuda.mem_get_info(device)[1] if handle is None else _total_bytes(handle)) - CONTEXT_BYTES
+
+
+def _total_bytes(handle: Any) -> int:
+    import pynvml
+
+    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
 
 
 def _nvml_name(device: str) -> str:

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from peftsweep.records.files import writing_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,5 @@ def load_tensors(path: Path, names: Sequence[str]) -> list[Tensor] | None:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Whole or not at all: jobs that run side by side share the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{uuid4().hex}.partial")  # containers on one disk share process ids
-    try:
+    with writing_whole(path, is_shared=True) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 OUTPUTS = Path("outputs")
 SWEEPS_FOLDER = OUTPUTS / "sweeps"
@@ -47,20 +49,29 @@ class FolderFiles:
         return path if path.exists() else None
 
 
-def write_whole(path: Path, text: str, *, mode: int | None = None) -> None:
-    """Write a file whole or not at all: a reader never meets half of it. mode: its permissions."""
-    partial = path.with_name(f"{path.name}.partial")
+@contextmanager
+def writing_whole(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+    """A file beside `path` that takes its place when all is written: a reader never meets half of it.
+
+    is_shared: jobs side by side may write it, each under a name of its own; containers on one disk share process ids.
+    """
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial" if is_shared else f"{path.name}.partial")
     try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, *, mode: int | None = None, is_shared: bool = False) -> None:
+    """Write a file whole or not at all. mode: its permissions; is_shared: as in writing_whole."""
+    with writing_whole(path, is_shared=is_shared) as partial:
         with partial.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         if mode is not None:
             partial.chmod(mode)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def find_files(folder: Path, *names: str) -> Iterator[Path]:

@@ -1,17 +1,22 @@
-"""Does it fit, what is the largest batch that does, and what else would make it fit."""
+"""Does it fit: the largest batch that does, what else would make it fit, and what a job makes of its plan before it
+trains."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import torch
 
 from peftsweep.config.registry import find_modality
 from peftsweep.config.schema import QUANTISED, JobConfig
-from peftsweep.errors import ConfigError, PeftsweepError, Problem
-from peftsweep.job.plan.planner import MemoryPlan, Planner
+from peftsweep.config.units import parse_bytes
+from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError, PeftsweepError, Problem
+from peftsweep.job.plan.planner import MemoryPlan, Planner, plan_job, with_batch
+from peftsweep.memory.meters import usable_bytes
 from peftsweep.methods.catalog import method_files, read_method_file
+from peftsweep.records.results import Stage
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +26,6 @@ MOST_ROWS = 512  # no larger batch is looked for
 LIGHT_METHODS = ("lora", "miss")  # in place of heavier ones: what everybody knows, and what takes less than that
 
 
-@dataclass(frozen=True)
-class Remedy:
-    """A change of settings, as it would be typed, and what the job would take then."""
-
-    change: str
-    plan: MemoryPlan
-
-
-def fits(plan: MemoryPlan, card_bytes: int) -> bool:
-    """Also if the prediction is as wrong as its range allows."""
-    return plan.high_bytes <= card_bytes
-
-
 def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int) -> int:
     """Rows of the largest batch that fits; 0 if not even one does.
 
@@ -41,7 +33,7 @@ def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int) -> int:
     until the one that fits and the one that doesn't are neighbours.
     """
     one = plan_at(1)
-    if not fits(one, card_bytes):
+    if not one.fits(card_bytes):
         return 0
     most, most_bytes, too_many, size = 1, one.high_bytes, MOST_ROWS + 1, 2
     while too_many - most > 1:
@@ -59,49 +51,88 @@ def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int) -> int:
 def fitted(config: JobConfig, card_bytes: int) -> JobConfig:
     """The job with the largest batch that fits and divides the one that was asked for; accumulated gradients keep the
     rows of an optimizer step. Raises ConfigError if not even one row fits."""
-    hparams = config.hparams
-    rows = hparams.batch_size * hparams.gradient_accumulation
+    rows = config.hparams.batch_size * config.hparams.gradient_accumulation
     planner = Planner(config)
-    smallest = None
-    for size in (size for size in range(hparams.batch_size, 0, -1) if rows % size == 0):
+    for size in (size for size in range(config.hparams.batch_size, 0, -1) if rows % size == 0):
         smallest = planner.plan(size, rows // size)
-        if fits(smallest, card_bytes):
+        if smallest.fits(card_bytes):
             log.info("fit=true: hparams.batch_size=%d hparams.gradient_accumulation=%d.", size, rows // size)
-            changed = dataclasses.replace(hparams, batch_size=size, gradient_accumulation=rows // size)
-            return dataclasses.replace(config, hparams=changed)
-    assert smallest is not None
+            return with_batch(config, size, rows // size)
     need = f"{smallest.high_bytes / GB:.3g} GB with one row, more than the {card_bytes / GB:.3g} GB there are"
     fix = "Set hparams.gradient_checkpointing=true or lower hparams.max_seq_length; `peftsweep plan` tells what helps."
     raise ConfigError(Problem(f"training must fit the card; it may need {need}", source="fit", fix=fix))
 
 
-def remedies(config: JobConfig, plan: MemoryPlan) -> Iterator[Remedy]:
-    """What takes less than the plan, one change at a time, each with its own; changes that can't be made are left
-    out."""
+def with_fitting_batch(config: JobConfig, device: torch.device) -> JobConfig:
+    """The job itself, or with `fit=true` the job with the largest batch that fits. Raises ConfigError where not even
+    one row does, or no card is known."""
+    if not config.fit:
+        return config
+    card_bytes = _card_bytes(config, device)
+    if card_bytes is None:
+        raise ConfigError(Problem("fit=true needs a card to fit", str(device), "fit", "Name its memory: gpu=24GB."))
+    return fitted(config, card_bytes)
+
+
+def _card_bytes(config: JobConfig, device: torch.device) -> int | None:
+    """What training may take: what `gpu` says, else what the device has; None on a device without a limit."""
+    return parse_bytes(config.gpu, "gpu") if config.gpu else usable_bytes(str(device))
+
+
+def predict_memory(config: JobConfig, device: torch.device) -> dict[str, float]:
+    """The predicted peak, by its key of METRICS; empty where there can be no plan, which is no reason not to run.
+
+    Raises OutOfMemoryError for a trial of a sweep that can't fit even if the prediction is too high: a trial less to
+    wait for. Other jobs are only warned about.
+    """
+    card_bytes = _card_bytes(config, device)
+    if not config.plan or (config.stage == Stage.TUNE and card_bytes is None):  # trials come by the hundred
+        return {}
+    try:
+        plan = plan_job(config)
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever a model's own code brings: a prediction that fails must not cost the job
+        log.warning("There is no plan of this job's memory (%s). %s", type(error).__name__, error)
+        return {}
+    if card_bytes is not None and not plan.fits(card_bytes):
+        _warn_or_refuse(config, plan, card_bytes)
+    return {"plan/train_peak_bytes": plan.train_peak_bytes}
+
+
+def _warn_or_refuse(config: JobConfig, plan: MemoryPlan, card_bytes: int) -> None:
+    need = f"{plan.low_bytes / GB:.3g} to {plan.high_bytes / GB:.3g} GB of the {card_bytes / GB:.3g} GB there are"
+    fix = "fit=true takes a smaller batch; `peftsweep plan` with the same settings tells what else helps."
+    if config.stage == Stage.TUNE and plan.low_bytes > card_bytes:
+        raise OutOfMemoryError(Problem(f"a trial must fit the card; this one was refused, as it needs {need}", fix=fix))
+    log.warning("Training is predicted to need %s. %s", need, fix)
+
+
+def remedies(config: JobConfig, plan: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:
+    """What takes less than the plan, one change of settings at a time, as it would be typed, with the plan that it
+    leads to; changes that can't be made are left out."""
     for change, changed in _changes(config):
         try:
-            remedy = Remedy(change, Planner(changed).plan())
+            smaller = plan_job(changed)
         except PeftsweepError as error:
             log.debug("No plan with %s: %s", change, error)
             continue
-        if remedy.plan.train_peak_bytes < plan.train_peak_bytes:
-            yield remedy
+        if smaller.train_peak_bytes < plan.train_peak_bytes:
+            yield change, smaller
 
 
 def _changes(config: JobConfig) -> Iterator[tuple[str, JobConfig]]:
     hparams = config.hparams
     replace = dataclasses.replace
     if not hparams.gradient_checkpointing:
-        checkpointing = replace(hparams, gradient_checkpointing=True)
-        yield "hparams.gradient_checkpointing=true", replace(config, hparams=checkpointing)
+        changed = replace(hparams, gradient_checkpointing=True)
+        yield "hparams.gradient_checkpointing=true", replace(config, hparams=changed)
     if hparams.batch_size > 1:
         rows = hparams.batch_size * hparams.gradient_accumulation
-        change = f"hparams.batch_size=1 hparams.gradient_accumulation={rows}"
-        yield change, replace(config, hparams=replace(hparams, batch_size=1, gradient_accumulation=rows))
+        yield f"hparams.batch_size=1 hparams.gradient_accumulation={rows}", with_batch(config, 1, rows)
     yield from find_modality(config.model.modality).lighter(config)
     for name in LIGHT_METHODS:
         if name != config.method.name:
-            lighter = read_method_file(method_files()[name])
-            yield f"method={name}", replace(config, method=lighter)
+            yield f"method={name}", replace(config, method=read_method_file(method_files()[name]))
     if config.model.dtype not in QUANTISED and config.method.peft_type is not None:
         yield "model.dtype=int4", replace(config, model=replace(config.model, dtype="int4"))

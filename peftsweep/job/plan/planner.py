@@ -13,11 +13,18 @@ from torch import nn
 
 from peftsweep.config.schema import QUANTISED, JobConfig
 from peftsweep.errors import MethodError, ModelError, Problem
-from peftsweep.job.plan.one_block import attach_to_one_block
 from peftsweep.job.plan.quantised import quantise_weights
-from peftsweep.job.plan.trace import Attached, attach_to_skeleton, following, outlined, trace_training
+from peftsweep.job.plan.trace import (
+    attach_to_one_block,
+    attach_to_skeleton,
+    following,
+    outlined,
+    saved_bytes,
+    trace_training,
+)
 from peftsweep.memory.allocator import peak_reserved
 from peftsweep.memory.ledger import Ledger, MemoryTrace
+from peftsweep.methods.attach import AttachedMethod
 from peftsweep.modalities.base import Length, PlannedStep, Skeleton, modality_of
 from peftsweep.modalities.skeleton import build_skeleton
 
@@ -70,6 +77,20 @@ class MemoryPlan:
     def high_bytes(self) -> int:
         return round(self.train_peak_bytes * (1 + RANGE_ABOVE))
 
+    def fits(self, card_bytes: int) -> bool:
+        """Also if the prediction is as wrong as its range allows."""
+        return self.high_bytes <= card_bytes
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """A method on a model without weights. adapter_bytes: of the file that a job would leave; packed_params: quantised
+    weights, which are no parameters here."""
+
+    method: AttachedMethod
+    adapter_bytes: int
+    packed_params: int
+
 
 class Planner:
     """One method on one model, to be asked about several batches."""
@@ -90,13 +111,13 @@ class Planner:
             config.model, config.task, config.hparams, self._skeleton, Path(config.cache)
         )
         self._how = () if outlined(config.method) is config.method else (NOT_CALIBRATED,)
-        self._attached: Attached | None = None
+        self._attached: _Attached | None = None
         self._plans: dict[tuple[int, int], MemoryPlan] = {}  # by rows of a batch, and batches of a step
 
     def serves(self, config: JobConfig) -> bool:
         """Whether a job differs from this one in its batch alone."""
         hparams = self._config.hparams
-        return self._config == _with_batch(config, hparams.batch_size, hparams.gradient_accumulation)
+        return self._config == with_batch(config, hparams.batch_size, hparams.gradient_accumulation)
 
     def plan(self, batch_size: int | None = None, gradient_accumulation: int | None = None) -> MemoryPlan:
         """What the job takes, or would take with another batch. Raises MethodError for a method that doesn't fit the
@@ -104,7 +125,7 @@ class Planner:
         hparams = self._config.hparams
         batch = batch_size or hparams.batch_size, gradient_accumulation or hparams.gradient_accumulation
         if batch not in self._plans:
-            self._plans[batch] = self._trace(_with_batch(self._config, *batch))
+            self._plans[batch] = self._trace(with_batch(self._config, *batch))
         return self._plans[batch]
 
     def _trace(self, config: JobConfig) -> MemoryPlan:
@@ -140,7 +161,7 @@ class Planner:
         finally:
             model.train(was_training)
 
-    def _first(self, config: JobConfig) -> tuple[Attached, MemoryTrace]:
+    def _first(self, config: JobConfig) -> tuple[_Attached, MemoryTrace]:
         """On the meta device, or on one block with weights: some methods ask for them when they are attached, some
         when they are used."""
         try:
@@ -155,13 +176,11 @@ class Planner:
             self._how = (*self._how, ON_ONE_BLOCK)
             return attached, trace
 
-    def _ready(self, attached: Attached) -> Attached:
-        if self._config.model.dtype in QUANTISED:
-            packed = quantise_weights(attached.method.model, self._config.model.dtype)
-            return dataclasses.replace(attached, packed_params=packed)
-        return attached
+    def _ready(self, method: AttachedMethod) -> _Attached:
+        adapter_bytes, dtype = saved_bytes(method.model), self._config.model.dtype
+        return _Attached(method, adapter_bytes, quantise_weights(method.model, dtype) if dtype in QUANTISED else 0)
 
-    def _follow(self, config: JobConfig, attached: Attached) -> MemoryTrace:
+    def _follow(self, config: JobConfig, attached: _Attached) -> MemoryTrace:
         step = self._build_step(config, self._skeleton, config.hparams.batch_size, self._length.tokens)
         return trace_training(attached.method, step, config.hparams, self._skeleton.config.get("vocab_size"))
 
@@ -178,7 +197,7 @@ def plan_job(config: JobConfig) -> MemoryPlan:
     return Planner(config).plan()
 
 
-def _with_batch(config: JobConfig, batch_size: int, gradient_accumulation: int) -> JobConfig:
+def with_batch(config: JobConfig, batch_size: int, gradient_accumulation: int) -> JobConfig:
     hparams = dataclasses.replace(config.hparams, batch_size=batch_size, gradient_accumulation=gradient_accumulation)
     return dataclasses.replace(config, hparams=hparams)
 
@@ -192,7 +211,7 @@ def _untraceable(config: JobConfig, error: Exception) -> MethodError:
 
 
 def _plan(
-    config: JobConfig, attached: Attached, trace: MemoryTrace, length: Length, notes: tuple[str, ...]
+    config: JobConfig, attached: _Attached, trace: MemoryTrace, length: Length, notes: tuple[str, ...]
 ) -> MemoryPlan:
     reserved = peak_reserved(trace.events)
     trainable, total = attached.method.count_parameters()  # only now: a method's own optimizer may freeze some

@@ -1,4 +1,4 @@
-"""Two optimizer steps of the training loop itself on a model without weights, and what they would allocate on CUDA.
+"""Methods on models without weights, and what two optimizer steps of the training loop itself would allocate on CUDA.
 
 Two, since the optimizer makes its state in the first, and the second has to do beside it.
 """
@@ -9,42 +9,29 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.distributions import Distribution
+from transformers import set_seed
 
 from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
 from peftsweep.memory.ledger import Category, Ledger, MemoryTrace
-from peftsweep.methods.attach import (
-    AttachedMethod,
-    attach_method,
-    build_optimizer,
-    enable_gradient_checkpointing,
-)
+from peftsweep.methods.attach import AttachedMethod, attach_method, build_optimizer, enable_gradient_checkpointing
 from peftsweep.methods.hooks.by_name import build_hook
-from peftsweep.modalities.base import PlannedStep, modality_of
+from peftsweep.modalities.base import PlannedStep, Skeleton, modality_of
+from peftsweep.modalities.skeleton import build_skeleton, depths_of, repeat_blocks
 
 STEPS = 2
+STANDARD_DEVIATION = 0.02  # of random weights; transformers' usual initializer_range
 MOST_ACCUMULATED = 2  # the second batch of a step finds gradients of the first; further ones find the same
 
 
-@dataclass(frozen=True)
-class Attached:
-    """A method on a model without weights. adapter_bytes: of the file that a job would leave; packed_params: quantised
-    weights, which are no parameters here."""
-
-    method: AttachedMethod
-    adapter_bytes: int
-    packed_params: int = 0
-
-
-def attach_to_skeleton(config: JobConfig, model: nn.Module) -> Attached:
+def attach_to_skeleton(config: JobConfig, model: nn.Module) -> AttachedMethod:
     """Change a model on the meta device into one that trains the method. Calibration is left out.
 
     Raises MethodError as attach_method does, and for a method that must see weights before it can be attached.
@@ -53,7 +40,34 @@ def attach_to_skeleton(config: JobConfig, model: nn.Module) -> Attached:
         method = attach_on(config, model)
         if not config.hparams.adapter_float32:
             _adapters_to_base_dtype(method.model)
-        return described(method)
+        return method
+
+
+def attach_to_one_block(config: JobConfig, whole: Skeleton) -> AttachedMethod:
+    """Attach a method that must see weights: on one real block of each kind, with random weights, then repeat it.
+
+    For methods that decompose or sort the weights that they are put on. What they make has the shapes that it would
+    have on the real weights, or nearly: a method may choose sizes by values. whole: the model as it is, for the number
+    of its blocks.
+    """
+    skeleton = build_skeleton(config.model, one_of_each=True)
+    set_seed(0)
+    _fill_linear_layers(skeleton.model)
+    method = attach_on(config, skeleton.model)
+    method.model.to("meta")
+    repeat_blocks(method.model, depths_of(whole.config))
+    return method
+
+
+def _fill_linear_layers(model: nn.Module) -> None:
+    """Random weights on the host for every linear layer but the output head, which nobody decomposes."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            module.to_empty(device="cpu")
+            with torch.no_grad():
+                for weight in module.parameters(recurse=False):
+                    weight.normal_(std=STANDARD_DEVIATION)
 
 
 def attach_on(config: JobConfig, model: nn.Module) -> AttachedMethod:
@@ -78,10 +92,6 @@ def _adapters_to_base_dtype(model: nn.Module) -> None:
             for part in parts if dtype is not None else ():
                 if isinstance(part, nn.ModuleDict | nn.ParameterDict):
                     part.to(dtype)
-
-
-def described(method: AttachedMethod) -> Attached:
-    return Attached(method, _saved_bytes(method.model))
 
 
 def outlined(method: MethodConfig) -> MethodConfig:
@@ -172,7 +182,8 @@ def _on_meta(ledger: Ledger) -> Iterator[None]:
         Distribution.set_default_validate_args(checks)
 
 
-def _saved_bytes(model: nn.Module) -> int:
+def saved_bytes(model: nn.Module) -> int:
+    """Size of the adapter file that a job would leave."""
     if isinstance(model, PeftModel):
         saved = get_peft_model_state_dict(model, save_embedding_layers=False)
     else:

@@ -83,7 +83,7 @@ def test_a_base_score_whose_pictures_are_gone_is_computed_anew(tmp_path: Path) -
     task = Task()
     task.tested = dataclasses.replace(TESTED, images={"00-0": PICTURE})
     measure(task, tmp_path)
-    next(tmp_path.rglob("*.npz")).write_bytes(b"torn")
+    next(tmp_path.rglob("*.safetensors")).write_bytes(b"torn")
     assert measure(task, tmp_path).evaluation is not None
     assert task.evaluated == ["test", "test"]
 

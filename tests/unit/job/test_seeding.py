@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import set_seed
 
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.job.run import run_job
-from peftsweep.job.seeding import seed_everything
 
 SMALL = [
     "stage=tune",
@@ -98,10 +98,10 @@ def test_every_source_of_chance_is_seeded() -> None:
 
     draws = []
     for _ in range(2):
-        seed_everything(5)
+        set_seed(5)
         draws.append((random.random(), np.random.random(), torch.rand(1).item()))
     assert draws[0] == draws[1]
 
 
 def test_the_largest_seed_is_taken() -> None:
-    seed_everything(2**32 - 1)
+    set_seed(2**32 - 1)

@@ -6,8 +6,8 @@ import torch
 
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError
-from peftsweep.job.plan import before_training as module
-from peftsweep.job.plan.before_training import _card_bytes, predict_memory, with_fitting_batch
+from peftsweep.job.plan import fit as module
+from peftsweep.job.plan.fit import _card_bytes, predict_memory, with_fitting_batch
 from peftsweep.job.plan.planner import MemoryPlan
 from peftsweep.records.metrics import METRICS
 

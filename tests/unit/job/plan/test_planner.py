@@ -8,10 +8,9 @@ import pytest
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import MethodError
 from peftsweep.job.plan import planner as estimate
-from peftsweep.job.plan.one_block import attach_to_one_block
 from peftsweep.job.plan.planner import ALLOCATOR, MemoryPlan, Planner, build_step, plan_job
 from peftsweep.job.plan.quantised import NF4_BLOCK
-from peftsweep.job.plan.trace import trace_training
+from peftsweep.job.plan.trace import attach_to_one_block, trace_training
 from peftsweep.memory.ledger import Category
 from peftsweep.modalities.skeleton import build_skeleton
 
@@ -63,6 +62,17 @@ def test_the_longest_row_of_the_data_counts_where_it_is_at_hand(plan_of: PlanOf)
     plan = plan_of("hparams.max_seq_length=256")
     assert plan.tokens < 256
     assert f"the longest training row has {plan.tokens} tokens" in plan.notes
+
+
+def test_pictures_of_the_class_double_the_batch_of_a_step(plan_of: PlanOf) -> None:
+    """Prior preservation trains on a picture of the class beside each photo: as a batch of twice the photos."""
+    settings = ("method=lora", "task=image-gen")
+    prior = ("task.prior_photos=4", "task.prior_prompt=a toy")
+    without, doubled = (plan_of(*settings, f"hparams.batch_size={rows}") for rows in (4, 8))
+    with_prior = plan_of(*settings, *prior, "hparams.batch_size=4")
+    assert without.train_peak_bytes < with_prior.train_peak_bytes
+    assert with_prior.train_allocated_bytes == pytest.approx(doubled.train_allocated_bytes, rel=0.01)
+    assert with_prior.tokens == 2 * without.tokens
 
 
 @pytest.mark.parametrize("setting", ["hparams.gradient_checkpointing=true", "hparams.adapter_float32=false"])
@@ -137,9 +147,9 @@ def test_one_block_repeated_takes_what_the_whole_model_takes(method: str, job_of
     skeleton = build_skeleton(config.model)
     attached = attach_to_one_block(config, skeleton)
     step = build_step(config, skeleton, 2, 64)
-    repeated = trace_training(attached.method, step, config.hparams, None).peak_allocated_bytes
+    repeated = trace_training(attached, step, config.hparams, None).peak_allocated_bytes
     whole = Planner(config, lambda *_: step).plan(2)
-    assert attached.method.count_parameters() == (whole.trainable_params, whole.total_params)
+    assert attached.count_parameters() == (whole.trainable_params, whole.total_params)
     assert repeated == pytest.approx(whole.train_allocated_bytes, rel=0.01)
 
 
