@@ -170,59 +170,45 @@ class Task(Protocol):
 
     def datasets(self) -> list[DatasetInfo]:
         """The splits read so far; the test split appears once it has been read."""
-        ...
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
         """Endless batches on the host, every row once an epoch, in an order that follows the seed; `skip` batches are
         left out."""
-        ...
 
     def targets(self, batch: Batch) -> int:
         """How many targets (tokens, images) the loss of a batch sums over."""
-        ...
 
     def tokens(self, batch: Batch) -> int:
         """What a batch feeds to the model, padding not counted: the unit of budgets."""
-        ...
 
     def prepare(self, model: nn.Module) -> None:
         """Called once when the method is attached, before the first loss."""
-        ...
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
         """Loss of a batch that is on the model's device already."""
-        ...
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Cheap metrics on held-out data, `valid/loss` among them: judged during training. Never reads test data."""
-        ...
 
     def samples(self) -> dict[str, np.ndarray]:
         """Pictures that the last validation made, or `prepare` before the first, by caption; uint8 (h, w, 3). None for
         text."""
-        ...
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         """Full scores on `valid` or `test`. Reads the test split when asked for it, not before."""
-        ...
 
     def pictures(self, before: Evaluation | None, after: Evaluation) -> dict[str, np.ndarray]:
         """What a person should look at when the test split was judged, before training (where it was) and after it:
         name -> uint8 (h, w, 3). None for text."""
-        ...
 
     def test_fingerprint(self) -> str:
         """Equal for two jobs exactly when they were asked the same test items in the same way."""
-        ...
 
     def retention_key(self) -> str:
         """Equal for two tasks that ask a model the same about what it knows beside the task."""
-        ...
 
     def measure_retention(self, model: nn.Module) -> Any:
         """What the model knows beside the task; called with the bare base, and again after training."""
-        ...
 
     def compare_retention(self, before: Any, after: Any) -> dict[str, float]:
         """Forgetting or drift, as metrics."""
-        ...

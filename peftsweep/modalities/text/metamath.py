@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.hub import hub_data_errors
@@ -22,7 +21,7 @@ from peftsweep.modalities.text import answers
 from peftsweep.modalities.text.answers import is_correct, parse_answer
 from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.pocket.world import make_problems
-from peftsweep.modalities.text.rows import Row, Source, hold_out, read_rows
+from peftsweep.modalities.text.rows import Row, Source, file_rows, hold_out
 from peftsweep.modalities.text.settings import MetamathConfig
 
 VERSION = 1
@@ -48,20 +47,16 @@ def build_source(config: MetamathConfig, *, embedded_model: bool) -> Source:
         kind = "files" if config.train_files else "embedded" if embedded_model else "hub"
     if kind == "embedded":
         return embedded_source(config.valid_rows)
-    if kind == "hub":
-        return Source(
-            "hub", partial(_hub_train, config.max_characters), partial(_hub_valid, config.valid_rows), _hub_test
-        )
-    return Source("files", partial(_file_train, config), partial(_file_valid, config), partial(_file_test, config))
+    return Source(kind, partial(_hub_split if kind == "hub" else _file_split, config))
 
 
 def embedded_source(valid_rows: int) -> Source:
     """The text world's stories."""
-    return Source("embedded", *(partial(_embedded_rows, split, valid_rows) for split in ("train", "valid", "test")))
+    return Source("embedded", partial(_embedded_rows, valid_rows))
 
 
 @lru_cache
-def _embedded_rows(split: str, valid_rows: int) -> list[Row]:
+def _embedded_rows(valid_rows: int, split: str) -> list[Row]:
     count = EMBEDDED_ROWS[split]
     problems = make_problems(split, min(count, valid_rows) if split == "valid" else count)
     return [Row(problem.query, problem.response) for problem in problems]
@@ -77,17 +72,12 @@ def _hub_rows(dataset: str, config: str | None, split: str, prompt: str, respons
     return [Row(prompt_text, answer) for prompt_text, answer in zip(table[prompt], table[response], strict=True)]
 
 
-def _hub_train(max_characters: int | None) -> list[Row]:
-    return short_rows(_hub_rows(TRAIN_DATASET, None, "train", "query", "response"), max_characters)
-
-
-def _hub_valid(count: int) -> list[Row]:
-    rows = _hub_rows(TEST_DATASET, TEST_CONFIG, "train", "question", "answer")
-    return [Row(row.prompt, in_metamath_words(row.response)) for row in hold_out(rows, count)[1]]
-
-
-def _hub_test() -> list[Row]:
-    rows = _hub_rows(TEST_DATASET, TEST_CONFIG, "test", "question", "answer")
+def _hub_split(config: MetamathConfig, split: str) -> list[Row]:
+    if split == "train":
+        return short_rows(_hub_rows(TRAIN_DATASET, None, "train", "query", "response"), config.max_characters)
+    rows = _hub_rows(TEST_DATASET, TEST_CONFIG, "train" if split == "valid" else "test", "question", "answer")
+    if split == "valid":
+        rows = hold_out(rows, config.valid_rows)[1]
     return [Row(row.prompt, in_metamath_words(row.response)) for row in rows]
 
 
@@ -99,51 +89,23 @@ def in_metamath_words(answer: str) -> str:
 
 
 def short_rows(rows: Sequence[Row], max_characters: int | None) -> list[Row]:
-    """Rows whose prompt and response, joined by a blank, have at most `max_characters`."""
+    """Rows whose prompt and response, joined by a blank, have at most `max_characters`. Raises DataError for none."""
     if max_characters is None:
         return list(rows)
-    return [row for row in rows if len(row.prompt) + 1 + len(row.response) <= max_characters]
+    short = [row for row in rows if len(row.prompt) + 1 + len(row.response) <= max_characters]
+    if not short:
+        rule, fix = "no training row is short enough", "Raise it, or set it to null."
+        raise DataError(Problem(rule, max_characters, "task.max_characters", fix))
+    return short
 
 
-def _read(path: str, config: MetamathConfig) -> list[Row]:
-    return read_rows(Path(path), config.prompt_column, config.response_column)
-
-
-def _file_split(config: MetamathConfig) -> tuple[list[Row], list[Row]]:
-    assert config.train_files is not None
-    rows = short_rows(_read(config.train_files, config), config.max_characters)
-    if not rows:
-        raise DataError(
-            Problem(
-                "no training row is short enough",
-                config.max_characters,
-                "task.max_characters",
-                "Raise it, or set it to null.",
-            )
-        )
-    return (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
-
-
-def _file_train(config: MetamathConfig) -> list[Row]:
-    return _file_split(config)[0]
-
-
-def _file_valid(config: MetamathConfig) -> list[Row]:
-    return _file_split(config)[1][: config.valid_rows]
-
-
-def _file_test(config: MetamathConfig) -> list[Row]:
-    assert config.test_files is not None
-    rows = _read(config.test_files, config)
+def _file_split(config: MetamathConfig, split: str) -> list[Row]:
+    rows = file_rows(config, split, keep=partial(short_rows, max_characters=config.max_characters))
+    if split != "test":
+        return rows
     without = [number for number, row in enumerate(rows, start=1) if parse_answer(row.response) is None]
     if without:
+        rule = f"test rows must hold a final answer; rows {without[:5]} have none"
         fix = "End answers with '#### <number>' or 'The answer is: <number>', or use task=sft, which compares texts."
-        raise DataError(
-            Problem(
-                f"test rows must hold a final answer; rows {without[:5]} have none",
-                config.test_files,
-                "task.test_files",
-                fix,
-            )
-        )
+        raise DataError(Problem(rule, config.test_files, "task.test_files", fix))
     return rows

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.errors import DataError, Problem
+from peftsweep.modalities.text.settings import TextTaskConfig
 
 PROMPT_COLUMNS = ("query", "question", "prompt", "instruction", "input")
 RESPONSE_COLUMNS = ("response", "answer", "completion", "output", "target")
@@ -29,12 +30,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the splits of a task come from. Each is a function, so that no split is read before it is needed."""
+    """Where the rows of a task come from. read: the rows of a split, which is not read before it is needed."""
 
     name: str
-    train: Callable[[], list[Row]]
-    valid: Callable[[], list[Row]]
-    test: Callable[[], list[Row]]
+    read: Callable[[str], list[Row]]  # of train, valid or test
 
 
 def digest_of_rows(rows: Sequence[Row]) -> str:
@@ -101,6 +100,32 @@ def read_rows(
     responses = _require_column(table, response_column, "task.response_column", RESPONSE_COLUMNS, path)
     require_text(table, (prompts, responses), path)
     return [Row(str(prompt), str(response)) for prompt, response in zip(table[prompts], table[responses], strict=True)]
+
+
+def file_rows(
+    task: TextTaskConfig,
+    split: str,
+    messages_column: str | None = None,
+    keep: Callable[[list[Row]], list[Row]] = list,
+) -> list[Row]:
+    """One split of the user's files; without a validation file, some training rows are held out for it.
+
+    keep: gives the rows that are used out of those of the training file. Raises DataError as read_rows and hold_out do.
+    """
+
+    def read(path: str | None) -> list[Row]:
+        assert path is not None
+        return read_rows(Path(path), task.prompt_column, task.response_column, messages_column)
+
+    if split == "test":
+        return read(task.test_files)
+    if split == "valid" and task.valid_files:
+        return read(task.valid_files)[: task.valid_rows]
+    rows = keep(read(task.train_files))
+    if task.valid_files:
+        return rows
+    kept, held_out = hold_out(rows, task.valid_rows)
+    return kept if split == "train" else held_out
 
 
 def _require_column(table: Any, name: str | None, key: str, usual: Sequence[str], path: Path) -> str:

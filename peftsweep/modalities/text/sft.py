@@ -14,12 +14,11 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from peftsweep.errors import ConfigError, DataError, Problem
 from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.metamath import embedded_source
-from peftsweep.modalities.text.rows import Row, Source, hold_out, read_rows
+from peftsweep.modalities.text.rows import Row, Source, file_rows
 from peftsweep.modalities.text.settings import SftConfig
 
 VERSION = 1
@@ -79,30 +78,7 @@ def _judge(scorer: Scorer | None, row: Row, generated: str) -> Judgement:
 def build_source(config: SftConfig, *, embedded_model: bool) -> Source:
     """Files if given; generated stories for embedded models, so that the task can be tried without any."""
     if config.train_files:
-        return Source("files", partial(_train, config), partial(_valid, config), partial(_test, config))
+        return Source("files", partial(file_rows, config, messages_column=config.messages_column))
     if config.source == "embedded" or (config.source == "auto" and embedded_model):
         return embedded_source(config.valid_rows)
     raise DataError(Problem("task=sft needs your data", fix="Give task.train_files=<file> and task.test_files=<file>."))
-
-
-def _read(path: str, config: SftConfig) -> list[Row]:
-    return read_rows(Path(path), config.prompt_column, config.response_column, config.messages_column)
-
-
-def _split(config: SftConfig) -> tuple[list[Row], list[Row]]:
-    assert config.train_files is not None
-    rows = _read(config.train_files, config)
-    return (rows, _read(config.valid_files, config)) if config.valid_files else hold_out(rows, config.valid_rows)
-
-
-def _train(config: SftConfig) -> list[Row]:
-    return _split(config)[0]
-
-
-def _valid(config: SftConfig) -> list[Row]:
-    return _split(config)[1][: config.valid_rows]
-
-
-def _test(config: SftConfig) -> list[Row]:
-    assert config.test_files is not None
-    return _read(config.test_files, config)

@@ -65,9 +65,8 @@ class TextTask:
 
     def _split(self, split: str) -> tuple[list[Row], TokenRows]:
         if split not in self._read:
-            rows = getattr(self._source, split)()
             limit = {"train": self._config.train_rows, "test": self._config.test_rows}.get(split)
-            rows = rows[:limit]
+            rows = self._source.read(split)[:limit]
             tokens = tokenize(rows, self._format, self._tokenizer, self._cache)
             _warn_of_long_prompts(split, tokens, self._format)
             self._read[split] = rows, tokens

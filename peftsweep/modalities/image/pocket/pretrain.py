@@ -8,8 +8,9 @@ differently, so the shipped weights are the reference.
 from __future__ import annotations
 
 import argparse
+import itertools
+import multiprocessing
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from torch import Tensor, nn
 from transformers import Qwen2Tokenizer
 
 from peftsweep.modalities.image.pipeline import predict_velocity
-from peftsweep.modalities.image.pocket import DINO_FOLDER, FLUX2_FOLDER
+from peftsweep.modalities.image.pocket import FLUX2_FOLDER
 from peftsweep.modalities.image.pocket.build import END, PROMPT_TOKENS, TEXT_LAYERS, build_pipeline, save_pipeline
-from peftsweep.modalities.image.pocket.picture_pool import Pool, draw_groups, draw_pool
 from peftsweep.modalities.image.pocket.pretrain_dino import build_dino, pretrain_dino, save_dino
 from peftsweep.modalities.image.pocket.pretrain_vae import encode_latents, measure_latents, pretrain_vae, refine_decoder
-from peftsweep.modalities.image.pocket.scene import caption
-from peftsweep.modalities.pretraining import Muon
+from peftsweep.modalities.image.pocket.scene import Scene, caption
+from peftsweep.modalities.image.pocket.world import draw, scenes, vary_scene
+from peftsweep.modalities.pretraining import muon, pretrain
 
+STEPS = {"vae": 1200, "decoder": 800, "dino": 1000, "flow": 2200}
+PROCESSES = 2
 BATCH_SIZE = 64  # of the transformer
 EMPTY_SHARE = 0.1  # of captions left empty, so that guidance works
 
@@ -65,61 +68,71 @@ def normalised_latents(vae: Any, pictures: Tensor) -> Tensor:
     return (encode_latents(vae, pictures) - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)
 
 
-def pretrain_flow(pipeline: Any, pool: Pool, steps: int, peak: float) -> None:
+def pretrain_flow(pipeline: Any, drawn: list[Scene], pictures: Tensor, steps: int) -> None:
     """Flow matching with logit-normal noise levels; the text encoder learns along with the transformer."""
-    latents, rng = normalised_latents(pipeline.vae, pool.pictures), np.random.default_rng(0)
+    latents, rng = normalised_latents(pipeline.vae, pictures), np.random.default_rng(0)
     painter = Painter(pipeline).train()
-    optimizer = Muon(painter, steps, peak, weight_decay=0.01)
-    compiled, started, recent = torch.compile(painter), time.perf_counter(), []
-    for step in range(steps):
+    compiled = torch.compile(painter)
+
+    def next_loss() -> Tensor:
         chosen = rng.integers(len(latents), size=BATCH_SIZE)
-        captions = ["" if rng.random() < EMPTY_SHARE else caption(pool.scenes[i], rng) for i in chosen]
+        captions = ["" if rng.random() < EMPTY_SHARE else caption(drawn[i], rng) for i in chosen]
         clean, sigmas = latents[chosen], torch.randn(BATCH_SIZE).sigmoid()
         noise = torch.randn_like(clean)
         noisy = clean + sigmas.view(-1, 1, 1, 1) * (noise - clean)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             velocity = compiled(*tokenize(pipeline.tokenizer, captions), noisy, sigmas)
-        loss = (velocity.float() - (noise - clean)).square().mean()
-        loss.backward()
-        optimizer.step()
-        recent.append(loss.item())
-        if step % 50 == 0 or step == steps - 1:
-            seconds, mean = time.perf_counter() - started, sum(recent[-100:]) / len(recent[-100:])
-            print(f"flow step {step:5d}/{steps}  loss {mean:.4f}  {seconds:5.0f} s", flush=True)
+        return (velocity.float() - (noise - clean)).square().mean()
+
+    pretrain("flow", painter, muon(painter, peak=2e-3, weight_decay=0.01), steps, next_loss)
     painter.eval()
 
 
-def shuffled(pictures: Tensor, batch_size: int) -> Iterator[Tensor]:
-    while True:
-        yield pictures[torch.randint(len(pictures), (batch_size,))]
+def draw_all(chosen: list[Scene], seed: int) -> Tensor:
+    """uint8 (n, 64, 64, 3): a picture of each scene, drawn by two processes."""
+    with multiprocessing.get_context("fork").Pool(PROCESSES) as workers:
+        pictures = workers.starmap(_draw_one, ((scene, seed, i) for i, scene in enumerate(chosen)), chunksize=500)
+    return torch.from_numpy(np.stack(pictures))
 
 
-def train_vae(options: argparse.Namespace) -> None:
+def _draw_one(scene: Scene, seed: int, index: int) -> np.ndarray:
+    return draw(scene, np.random.default_rng([seed, index]))
+
+
+def shuffled_pictures(seed: int) -> tuple[Tensor, Iterator[Tensor]]:
+    """16,000 pictures for the VAE, and endless batches of them."""
+    pictures = draw_all(list(itertools.islice(scenes(seed), 16_000)), seed)
+    return pictures, iter(lambda: pictures[torch.randint(len(pictures), (16,))], None)
+
+
+def train_vae(folder: Path) -> None:
     pipeline = build_pipeline()
-    pictures = draw_pool(16_000, seed=0).pictures
-    pretrain_vae(pipeline.vae, shuffled(pictures, 16), options.vae_steps, 5e-3)
+    pictures, batches = shuffled_pictures(seed=0)
+    pretrain_vae(pipeline.vae, batches, STEPS["vae"])
     pipeline.vae.to(torch.bfloat16).float()
     measure_latents(pipeline.vae, pictures[:4000])
-    save_pipeline(pipeline, options.folder)
+    save_pipeline(pipeline, folder / "flux2")
 
 
-def train_dino(options: argparse.Namespace) -> None:
-    model = build_dino()
-    pretrain_dino(model, draw_groups(12_000, seed=1), options.dino_steps, 1e-3)
-    save_dino(model, options.dino_folder)
+def train_decoder(folder: Path) -> None:
+    pipeline: Any = Flux2KleinPipeline.from_pretrained(folder / "flux2", torch_dtype=torch.float32)
+    refine_decoder(pipeline.vae, shuffled_pictures(seed=3)[1], STEPS["decoder"])
+    save_pipeline(pipeline, folder / "flux2")
 
 
-def train_flow(options: argparse.Namespace) -> None:
-    pipeline: Any = Flux2KleinPipeline.from_pretrained(options.folder, torch_dtype=torch.float32)
-    pretrain_flow(pipeline, draw_pool(24_000, seed=2), options.flow_steps, options.lr)
-    save_pipeline(pipeline, options.folder)
+def train_dino(folder: Path) -> None:
+    model, rng = build_dino(), np.random.default_rng(1)
+    groups = [(scene, scene, vary_scene(scene, rng)) for scene in itertools.islice(scenes(1), 12_000)]
+    drawn = list(itertools.chain.from_iterable(groups))
+    pretrain_dino(model, drawn, draw_all(drawn, seed=1), STEPS["dino"])
+    save_dino(model, folder / "dino")
 
 
-def train_decoder(options: argparse.Namespace) -> None:
-    pipeline: Any = Flux2KleinPipeline.from_pretrained(options.folder, torch_dtype=torch.float32)
-    pictures = draw_pool(16_000, seed=3).pictures
-    refine_decoder(pipeline.vae, shuffled(pictures, 16), options.decoder_steps, 2e-3)
-    save_pipeline(pipeline, options.folder)
+def train_flow(folder: Path) -> None:
+    pipeline: Any = Flux2KleinPipeline.from_pretrained(folder / "flux2", torch_dtype=torch.float32)
+    drawn = list(itertools.islice(scenes(2), 24_000))
+    pretrain_flow(pipeline, drawn, draw_all(drawn, seed=2), STEPS["flow"])
+    save_pipeline(pipeline, folder / "flux2")
 
 
 PARTS = {"vae": train_vae, "decoder": train_decoder, "dino": train_dino, "flow": train_flow}
@@ -128,19 +141,11 @@ PARTS = {"vae": train_vae, "decoder": train_decoder, "dino": train_dino, "flow":
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"which to train: {', '.join(PARTS)}")
-    parser.add_argument("--vae-steps", type=int, default=1200)
-    parser.add_argument("--decoder-steps", type=int, default=800)
-    parser.add_argument("--dino-steps", type=int, default=1000)
-    parser.add_argument("--flow-steps", type=int, default=2200)
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of the transformer")
-    parser.add_argument("--folder", type=Path, default=FLUX2_FOLDER, help="where the pipeline is written")
-    parser.add_argument("--dino-folder", type=Path, default=DINO_FOLDER, help="where the image encoder is written")
+    parser.add_argument("--folder", type=Path, default=FLUX2_FOLDER.parent, help="where flux2/ and dino/ are written")
     options = parser.parse_args(arguments)
     for part in options.parts:
-        started = time.perf_counter()
         torch.manual_seed(0)
-        PARTS[part](options)
-        print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
+        PARTS[part](options.folder)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
-from peftsweep.modalities.image.pocket.picture_pool import Pool
 from peftsweep.modalities.image.pocket.scene import Scene, Thing, Toy
-from peftsweep.modalities.pretraining import warmup_cosine
+from peftsweep.modalities.pretraining import pretrain
 
 MEAN, DEVIATION = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 TEMPERATURE = 0.07
@@ -70,7 +69,7 @@ def shared_traits(first: Tensor, second: Tensor) -> Tensor:
     return ((one == other) & present).float() @ weights / (present.float() @ weights)
 
 
-def similarity_loss(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+def similarity_loss(vectors: Tensor, codes: Tensor) -> Tensor:
     """Contrast (two pictures of a scene are a pair, all others are not), and squared error of cosines as shared traits.
 
     vectors (groups, 3, d) of length 1, codes (groups, 3, traits).
@@ -79,30 +78,24 @@ def similarity_loss(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     target = shared_traits(codes[:, 0], torch.cat([codes[:, 1], codes[:, 2]]))
     cosines = first @ others.T
     contrast = functional.cross_entropy(cosines / TEMPERATURE, torch.arange(len(first)))
-    return contrast, (cosines - target).square().mean()
+    return CONTRAST_WEIGHT * contrast + ERROR_WEIGHT * (cosines - target).square().mean()
 
 
-def pretrain_dino(model: Dinov2Model, pool: Pool, steps: int, peak: float) -> None:
-    """pool: of groups (`draw_groups`)."""
-    codes = encode_traits(pool.scenes).view(-1, 3, len(WEIGHTS))
-    pictures = pool.pictures.view(-1, 3, *pool.pictures.shape[1:])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = warmup_cosine(optimizer, steps)
+def pretrain_dino(model: Dinov2Model, scenes: list[Scene], pictures: Tensor, steps: int) -> None:
+    """pictures: uint8 (n, 64, 64, 3), in groups of three: two of one scene, and one of a scene like it."""
+    codes = encode_traits(scenes).view(-1, 3, len(WEIGHTS))
+    pictures = pictures.view(-1, 3, *pictures.shape[1:])
     model.train()
-    for step in range(steps):
+
+    def next_loss() -> Tensor:
         chosen = torch.randint(len(pictures), (GROUPS_PER_BATCH,))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = model(pixel_values=normalise(pictures[chosen].flatten(0, 1))).last_hidden_state[:, 0]
         vectors = functional.normalize(hidden.float(), dim=-1).view(GROUPS_PER_BATCH, 3, -1)
-        contrast, error = similarity_loss(vectors, codes[chosen])
-        (CONTRAST_WEIGHT * contrast + ERROR_WEIGHT * error).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step % 50 == 0 or step == steps - 1:
-            distance = error.item() ** 0.5
-            print(f"dino step {step:5d}/{steps}  contrast {contrast.item():.4f}  error {distance:.3f}", flush=True)
+        return similarity_loss(vectors, codes[chosen])
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
+    pretrain("dino", model, [optimizer], steps, next_loss, clip=1.0)
     model.eval()
 
 

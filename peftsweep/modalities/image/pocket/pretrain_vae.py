@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLFlux2
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peftsweep.modalities.pretraining import Muon
+from peftsweep.modalities.pretraining import muon, pretrain
 
 LATENT_CHANNELS = 16
 LATENT_NOISE = 0.06  # standard deviation, about what the VAE itself adds to latents of deviation 1.3
@@ -46,43 +46,38 @@ def reconstruction_loss(made: Tensor, pixels: Tensor) -> Tensor:
     return wrong.abs().mean() + 2 * wrong.square().mean()
 
 
-def pretrain_vae(vae: Any, batches: Iterator[Tensor], steps: int, peak: float) -> None:
+def pretrain_vae(vae: Any, batches: Iterator[Tensor], steps: int) -> None:
     """batches: uint8 (b, 64, 64, 3)."""
     vae.train()
     vae.bn.eval()
-    optimizer = Muon(vae, steps, peak)
-    for step, pictures in zip(range(steps), batches, strict=False):
-        pixels = to_pixels(pictures)
+
+    def next_loss() -> Tensor:
+        pixels = to_pixels(next(batches))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             latents = vae.encode(pixels).latent_dist
             mean, log_variance = latents.mean.float(), latents.logvar.float().clamp(-20, 10)
             made = vae.decode(mean + torch.randn_like(mean) * (0.5 * log_variance).exp()).sample.float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = reconstruction_loss(made, pixels) + KL_WEIGHT * divergence
-        loss.backward()
-        optimizer.step()
-        if step % 50 == 0 or step == steps - 1:
-            error = functional.l1_loss(made, pixels).item()
-            figures = f"loss {loss.item():.4f}  error {error:.4f}  KL {divergence.item():.2f}"
-            print(f"vae step {step:5d}/{steps}  {figures}", flush=True)
+        return reconstruction_loss(made, pixels) + KL_WEIGHT * divergence
+
+    pretrain("vae", vae, muon(vae, peak=5e-3), steps, next_loss)
     vae.eval()
 
 
-def refine_decoder(vae: Any, batches: Iterator[Tensor], steps: int, peak: float) -> None:
+def refine_decoder(vae: Any, batches: Iterator[Tensor], steps: int) -> None:
     """Train the decoder alone: pictures get sharper while latents, and so what the transformer has learnt, stay."""
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
-    optimizer = Muon(vae, steps, peak)
-    for step, pictures in zip(range(steps), batches, strict=False):
-        pixels = to_pixels(pictures)
+
+    def next_loss() -> Tensor:
+        pixels = to_pixels(next(batches))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
                 mean = vae.encode(pixels).latent_dist.mean.float()
             made = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
-        reconstruction_loss(made, pixels).backward()
-        optimizer.step()
-        if step % 50 == 0 or step == steps - 1:
-            print(f"decoder step {step:5d}/{steps}  error {functional.l1_loss(made, pixels).item():.4f}", flush=True)
+        return reconstruction_loss(made, pixels)
+
+    pretrain("decoder", vae, muon(vae, peak=2e-3), steps, next_loss)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from peftsweep.modalities.image.pocket.drawing import COLOURS, FORMS, GROUNDS, LIGHTS, Canvas, Point, vary
+from peftsweep.modalities.image.pocket.drawing import COLOURS, FORMS, GROUNDS, LIGHTS, Canvas, Point, draw_toy, vary
 from peftsweep.modalities.image.pocket.scene import (
     BELLIES,
     BODY_FORMS,
@@ -26,7 +26,6 @@ from peftsweep.modalities.image.pocket.scene import (
     place_words,
     relation_words,
 )
-from peftsweep.modalities.image.pocket.toy_figure import draw_toy
 
 SIZES = {"small": 0.17, "": 0.26, "large": 0.36}  # radius as a share of the picture's side; "" goes without saying
 RELATIONS = ("left of", "right of", "above", "below", "inside", "on top of")

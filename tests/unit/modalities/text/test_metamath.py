@@ -56,16 +56,16 @@ def test_test_rows_without_an_answer_are_refused_by_number(tmp_path: Path) -> No
         "test_files": write_questions(tmp_path / "test.jsonl", ["#### 1", "no idea", "#### 3", "four"]),
     }
     source = build_source(config(**files), embedded_model=False)
-    assert len(source.train()) == 8
+    assert len(source.read("train")) == 8
     with pytest.raises(DataError, match=r"rows \[2, 4\] have none.*task\.test_files"):
-        source.test()
+        source.read("test")
 
 
 def test_validation_rows_are_held_out_of_the_training_file(tmp_path: Path) -> None:
     path = write_questions(tmp_path / "train.jsonl", [f"#### {i}" for i in range(40)])
     source = build_source(config(train_files=path, test_files=path, valid_rows=6), embedded_model=False)
-    assert (len(source.train()), len(source.valid())) == (34, 6)
-    assert not {row.prompt for row in source.train()} & {row.prompt for row in source.valid()}
+    assert (len(source.read("train")), len(source.read("valid"))) == (34, 6)
+    assert not {row.prompt for row in source.read("train")} & {row.prompt for row in source.read("valid")}
 
 
 def test_a_validation_file_leaves_the_training_file_whole(tmp_path: Path) -> None:
@@ -73,14 +73,14 @@ def test_a_validation_file_leaves_the_training_file_whole(tmp_path: Path) -> Non
     valid = write_questions(tmp_path / "valid.jsonl", ["#### 2"] * 5)
     files = {"train_files": path, "valid_files": valid, "test_files": path}
     source = build_source(config(**files, valid_rows=4), embedded_model=False)
-    assert (len(source.train()), len(source.valid())) == (3, 4)
+    assert (len(source.read("train")), len(source.read("valid"))) == (3, 4)
 
 
 def test_too_short_a_character_limit_is_told(tmp_path: Path) -> None:
     path = write_questions(tmp_path / "train.jsonl", ["#### 1"] * 10)
     source = build_source(config(train_files=path, test_files=path, max_characters=5), embedded_model=False)
     with pytest.raises(DataError, match=r"no training row is short enough.*task\.max_characters"):
-        source.train()
+        source.read("train")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,9 @@ def test_auto_chooses_files_then_embedded_then_the_hub(
 
 def test_the_embedded_splits_are_disjoint() -> None:
     source = build_source(config(valid_rows=50), embedded_model=True)
-    splits = [{row.prompt for row in rows} for rows in (source.train(), source.valid(), source.test())]
+    splits = [
+        {row.prompt for row in rows} for rows in (source.read("train"), source.read("valid"), source.read("test"))
+    ]
     assert [len(split) for split in splits] == [6000, 50, 300]
     assert len(set.union(*splits)) == 6350
 
@@ -115,7 +117,7 @@ def test_the_hub_gives_metamath_to_train_and_gsm8k_to_judge(monkeypatch: pytest.
 
     monkeypatch.setattr(metamath, "_hub_rows", read)
     source = build_source(config(valid_rows=2), embedded_model=False)
-    rows = {"train": source.train(), "valid": source.valid(), "test": source.test()}
+    rows = {"train": source.read("train"), "valid": source.read("valid"), "test": source.read("test")}
     assert [len(split) for split in rows.values()] == [20, 2, 20]
     assert asked == [
         ("meta-math/MetaMathQA", None, "train", "query", "response"),
@@ -133,7 +135,7 @@ def test_a_hub_that_cannot_be_reached_is_told_with_the_ways_out(monkeypatch: pyt
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(DataError, match=r"no route to host.*task\.train_files"):
-        build_source(config(), embedded_model=False).train()
+        build_source(config(), embedded_model=False).read("train")
 
 
 @pytest.fixture
@@ -147,7 +149,7 @@ def gsm8k() -> Path:
 def test_the_real_gsm8k_is_read_split_and_judged(gsm8k: Path) -> None:
     files = {"train_files": str(gsm8k / "train.jsonl"), "test_files": str(gsm8k / "test.jsonl")}
     source = build_source(config(**files, valid_rows=1000), embedded_model=False)
-    train, valid, test = source.train(), source.valid(), source.test()
+    train, valid, test = source.read("train"), source.read("valid"), source.read("test")
     assert (len(train), len(valid), len(test)) == (6473, 1000, 1319)  # 7,473 training rows, as published
     assert all(judge(row, row.response).values["accuracy"] == 1.0 for row in test)
     assert all(judge(row, in_metamath_words(row.response)).values["accuracy"] == 1.0 for row in test)

@@ -73,20 +73,20 @@ def test_a_scorer_without_source_has_a_key() -> None:
 def test_rows_of_ones_own_are_split_into_training_and_validation(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.jsonl", 20)
     source = build_source(config(train_files=path, test_files=path, valid_rows=3), embedded_model=False)
-    assert (len(source.train()), len(source.valid()), len(source.test())) == (17, 3, 20)
-    assert not set(source.train()) & set(source.valid())
+    assert (len(source.read("train")), len(source.read("valid")), len(source.read("test"))) == (17, 3, 20)
+    assert not set(source.read("train")) & set(source.read("valid"))
 
 
 def test_four_rows_are_too_few_without_a_validation_file(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.jsonl", 4)
     with pytest.raises(DataError, match=r"at least five, got 4.*task\.valid_files"):
-        build_source(config(train_files=path, test_files=path), embedded_model=False).train()
+        build_source(config(train_files=path, test_files=path), embedded_model=False).read("train")
     source = build_source(config(train_files=path, valid_files=path, test_files=path), embedded_model=False)
-    assert (len(source.train()), len(source.valid())) == (4, 4)
+    assert (len(source.read("train")), len(source.read("valid"))) == (4, 4)
 
 
 def test_without_files_only_embedded_models_have_rows() -> None:
     assert build_source(config(valid_rows=7), embedded_model=True).name == "embedded"
-    assert len(build_source(config(valid_rows=7), embedded_model=True).valid()) == 7
+    assert len(build_source(config(valid_rows=7), embedded_model=True).read("valid")) == 7
     with pytest.raises(DataError, match=r"needs your data.*task\.train_files"):
         build_source(config(), embedded_model=False)

@@ -45,7 +45,7 @@ def build(base: BaseModel, tmp_path: Path) -> Callable[..., TextTask]:
 
     def with_rows(judging: Judging | None = None, max_seq_length: int = 40, **splits: list[Row]) -> TextTask:
         rows = {"train": SHORT, "valid": SHORT, "test": SHORT} | splits
-        source = Source("toy", *((lambda split=split: list(rows[split])) for split in ("train", "valid", "test")))
+        source = Source("toy", lambda split: list(rows[split]))
         config = TextTaskConfig(
             "toy", template="{prompt}\n", loss_on="all", max_new_tokens=4, general_text=str(passages), general_rows=2
         )
@@ -109,11 +109,13 @@ def test_a_test_split_of_long_prompts_has_a_score_but_no_loss(build: Callable[..
 
 
 def test_unusable_validation_rows_end_a_job_before_its_first_batch(build: Callable[..., TextTask]) -> None:
-    def refuse() -> list[Row]:
-        raise DataError("no validation rows")
+    def refuse(split: str) -> list[Row]:
+        if split == "valid":
+            raise DataError("no validation rows")
+        return [SHORT]
 
     task = build()
-    task._source = replace(task._source, valid=refuse)
+    task._source = replace(task._source, read=refuse)
     with pytest.raises(DataError, match="no validation rows"):
         next(task.train_batches(2, 0))
 
