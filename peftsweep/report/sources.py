@@ -24,22 +24,14 @@ def find_source(sweep: str | None, runs: str | None) -> tuple[str, str]:
         raise ConfigError(Problem("only one of sweep and runs can be reported", f"sweep={sweep} runs={runs}"))
     if runs:
         return runs, "mlflow" if "://" in runs else Path(runs).resolve().stem
-    if sweep:
-        return str(_sweep_folder(sweep)), Path(sweep).name
-    return _last_sweep()
-
-
-def _sweep_folder(name: str) -> Path:
-    folder = next((path for path in (SWEEPS_FOLDER / name, Path(name)) if (path / SWEEP_FILE).exists()), None)
-    if folder is None:
-        names = [path.parent.name for path in SWEEPS_FOLDER.glob(f"*/{SWEEP_FILE}")]
-        fix = did_you_mean(name, names) if names else f"There is no sweep under {SWEEPS_FOLDER}."
-        raise DataError(Problem("no sweep has this name", name, "sweep", fix))
-    return folder
-
-
-def _last_sweep() -> tuple[str, str]:
     sweeps = sorted(SWEEPS_FOLDER.glob(f"*/{SWEEP_FILE}"), key=lambda path: path.stat().st_mtime)
+    if sweep:
+        folder = next((path for path in (SWEEPS_FOLDER / sweep, Path(sweep)) if (path / SWEEP_FILE).exists()), None)
+        if folder is None:
+            names = [path.parent.name for path in sweeps]
+            fix = did_you_mean(sweep, names) if names else f"There is no sweep under {SWEEPS_FOLDER}."
+            raise DataError(Problem("no sweep has this name", sweep, "sweep", fix))
+        return str(folder), Path(sweep).name
     if sweeps:
         return str(sweeps[-1].parent), sweeps[-1].parent.name
     if OUTPUTS.is_dir():

@@ -51,10 +51,14 @@ def find_frontier(group: Group, loaded: Loaded, words: Sequence[str] = ("score",
         DataError: no row of the group measured one.
     """
     rows = [row for row in group.rows if row.estimates]
-    metrics = _metrics(rows, words)
+    mine = [row.estimates.keys() for row in rows if row.origin == OWN]
+    metrics = tuple(dict.fromkeys(resolve(word, mine or [row.estimates.keys() for row in rows]) for word in words))
+    if not 2 <= len(metrics) <= MOST_METRICS:
+        raise ConfigError(Problem("a frontier needs two or three different metrics", " ".join(words), "x, y, z"))
+    sides = [sign(key) for key in metrics]  # each has a better side
     complete = [row for row in rows if all(key in row.estimates for key in metrics)]
     own = [row for row in complete if row.origin == OWN]
-    means = np.array([[sign(key) * row.estimates[key].mean for key in metrics] for row in own])
+    means = np.array([[row.estimates[key].mean for key in metrics] for row in own]).reshape(-1, len(sides)) * sides
     counts, beaten_by = dominators(means, MOST_DOMINATORS)
     near = sorted(sorted(range(len(own)), key=counts.__getitem__)[:MOST_DRAWN])
     jobs = {job.location: job for job in loaded.jobs}
@@ -62,19 +66,9 @@ def find_frontier(group: Group, loaded: Loaded, words: Sequence[str] = ("score",
     shares = dict(zip(near, frontier_shares(measured, seed).tolist(), strict=True))
     points = [_point(row, metrics, shares.get(i), [own[j].name for j in beaten_by[i]]) for i, row in enumerate(own)]
     points += [_point(row, metrics) for row in complete if row.origin != OWN]
-    points.sort(key=lambda point: -sign(metrics[0]) * point.values[metrics[0]].mean)
+    points.sort(key=lambda point: -sides[0] * point.values[metrics[0]].mean)
     missing = tuple(row.name for row in group.rows if not all(key in row.estimates for key in metrics))
     return Pareto(metrics, tuple(points), missing)
-
-
-def _metrics(rows: Sequence[Row], words: Sequence[str]) -> tuple[str, ...]:
-    measured = [row.estimates.keys() for row in rows if row.origin == OWN] or [row.estimates.keys() for row in rows]
-    metrics = tuple(dict.fromkeys(resolve(word, measured) for word in words))
-    if not 2 <= len(metrics) <= MOST_METRICS:
-        raise ConfigError(Problem("a frontier needs two or three different metrics", " ".join(words), "x, y, z"))
-    for key in metrics:
-        sign(key)
-    return metrics
 
 
 def _point(row: Row, metrics: Sequence[str], share: float | None = None, dominated_by: Sequence[str] = ()) -> Point:

@@ -100,10 +100,16 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     fit = [row for row in rows if not found[row.name].reasons]
     if not fit:
         nearest = min(found.values(), key=lambda exclusion: exclusion.distance)
-        text = _nothing_fits(nearest, metric)
+        text = (
+            f"No method keeps to all of it. The nearest is {nearest.name} ({quantity(metric).name} "
+            f"{_shown(metric, nearest.value)}): it {' and '.join(nearest.reasons)}."
+        )
         return Recommendation(group.title, metric, None, (), tuple(found.values()), nearest, text)
     best = fit[0]
-    tied = tuple(row.name for row in fit[1:] if _is_tied(row, best, metric, group))
+    # By the statistical comparison where there is one; of other metrics, equal means only.
+    same = [row.name for row in fit if _mean(row, metric) == _mean(best, metric)]
+    alike = best.not_separated_from if metric == group.score_name else same
+    tied = tuple(row.name for row in fit[1:] if row.name in alike)
     excluded = tuple(found[row.name] for row in rows[: rows.index(best)])
     text = _describe(best, tied, excluded, metric, limits)
     return Recommendation(group.title, metric, best.name, tied, excluded, None, text)
@@ -113,17 +119,17 @@ def _mean(row: Row, key: str) -> float:
     return row.estimates[key].mean
 
 
-def _is_tied(row: Row, best: Row, metric: str, group: Group) -> bool:
-    """By the statistical comparison where there is one; of other metrics, equal means only."""
-    if metric == group.score_name:
-        return row.name in best.not_separated_from
-    return _mean(row, metric) == _mean(best, metric)
-
-
 def _exclusion(
     row: Row, metric: str, limits: Sequence[tuple[Limit, str]], needs: Sequence[str], capabilities: Capabilities
 ) -> Exclusion:
-    broken = [found for limit, key in limits if (found := _broken(row, limit, key))]
+    broken: list[tuple[str, float]] = []
+    for limit, key in limits:
+        if key not in row.estimates:
+            broken.append((f"has no measured {limit.name}", 1.0))
+        elif (violation := limit.violation(_mean(row, key))) > 0:
+            side = "above" if limit.at_most else "below"
+            reason = f"has {limit.name} {_shown(key, _mean(row, key))}, {side} {_shown(key, limit.bound)}"
+            broken.append((reason, violation))
     able = capabilities(row.method) if needs else {}
     for need in needs:
         key, lack = NEEDS[need]
@@ -131,16 +137,6 @@ def _exclusion(
             broken.append((lack if able.get(key) is False else f"is not known to be {need}", 1.0))
     reasons = tuple(reason for reason, _ in broken)
     return Exclusion(row.name, _mean(row, metric), reasons, sum(distance for _, distance in broken))
-
-
-def _broken(row: Row, limit: Limit, key: str) -> tuple[str, float] | None:
-    if key not in row.estimates:
-        return f"has no measured {limit.name}", 1.0
-    violation = limit.violation(_mean(row, key))
-    if violation <= 0:
-        return None
-    side = "above" if limit.at_most else "below"
-    return f"has {limit.name} {_shown(key, _mean(row, key))}, {side} {_shown(key, limit.bound)}", violation
 
 
 def _shown(key: str, value: float) -> str:
@@ -158,26 +154,10 @@ def _describe(
         lines.append(f"Not told apart from it by the jobs there are: {', '.join(tied)}.")
     for each in excluded:
         lines.append(f"{each.name} ({_shown(metric, each.value)}) was left out: it {' and '.join(each.reasons)}.")
-    lines += _close_calls(best, limits)
+    for limit, key in limits:
+        end = best.estimates[key].high if limit.at_most else best.estimates[key].low
+        if end is not None and limit.violation(end) > 0:
+            lines.append(f"A close call: its {limit.name} may be {_shown(key, end)} (end of the 95% interval).")
     if len(best.seeds) == 1:
         lines.append("One seed only: another one may turn this around.")
     return "\n".join(lines)
-
-
-def _close_calls(row: Row, limits: Sequence[tuple[Limit, str]]) -> list[str]:
-    """Limits that the mean keeps and the interval doesn't."""
-    told = []
-    for limit, key in limits:
-        estimate = row.estimates[key]
-        end = estimate.high if limit.at_most else estimate.low
-        if end is not None and limit.violation(end) > 0:
-            told.append(f"A close call: its {limit.name} may be {_shown(key, end)} (end of the 95% interval).")
-    return told
-
-
-def _nothing_fits(nearest: Exclusion, metric: str) -> str:
-    value = _shown(metric, nearest.value)
-    return (
-        "No method keeps to all of it. "
-        f"The nearest is {nearest.name} ({quantity(metric).name} {value}): it {' and '.join(nearest.reasons)}."
-    )

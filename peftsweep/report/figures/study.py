@@ -11,9 +11,19 @@ from typing import Any
 from peftsweep.records.quantities import Quantity, format_settings, plain, quantity
 from peftsweep.records.space import CAPACITY
 from peftsweep.report.analysis.tuning import Curve, Trial, Tuning, is_number, parameter_importance, sort_key
-from peftsweep.report.figures.canvas import SHAPES, XY, Anchor, Area, Canvas, Line, Text, series_style, text_width
+from peftsweep.report.figures.canvas import (
+    SHAPES,
+    XY,
+    Anchor,
+    Area,
+    Canvas,
+    Line,
+    Text,
+    save_png,
+    series_style,
+    text_width,
+)
 from peftsweep.report.figures.frame import Box, Frame, Styles, add_legend, covered, fitted, framed, spans
-from peftsweep.report.figures.png import save_png
 
 PANEL_WIDTH, PANEL_HEIGHT = 360.0, 270.0
 LOG_FACTOR = 5.0  # losses that differ more are shown on a log scale

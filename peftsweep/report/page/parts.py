@@ -18,11 +18,11 @@ from peftsweep.report.analysis.tuning import (
     read_tuning,
     tuning_sentences,
 )
-from peftsweep.report.columns import build_columns
 from peftsweep.report.figures import ranking, study
 from peftsweep.report.figures.canvas import Canvas, inline_svg
 from peftsweep.report.figures.frame import Styles
 from peftsweep.report.page.gallery import read_gallery
+from peftsweep.report.tables import build_columns
 from peftsweep.statistics.frontier import DRAWS
 from peftsweep.statistics.pairs import Pair
 

@@ -10,8 +10,7 @@ from peftsweep.records.jobs import Loaded
 from peftsweep.records.quantities import NO_BREAK_SPACE
 from peftsweep.report.analysis.comparison import Comparison
 from peftsweep.report.analysis.frontier import Pareto
-from peftsweep.report.figures.canvas import COLORS, file_svg
-from peftsweep.report.figures.png import save_png
+from peftsweep.report.figures.canvas import COLORS, file_svg, save_png
 from peftsweep.report.page.parts import Figures, build_part
 
 PAGE_FILE, FIGURES_FOLDER = "index.html", "figures"

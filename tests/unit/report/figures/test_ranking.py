@@ -19,17 +19,19 @@ from peftsweep.report.analysis.tuning import Curve, Trial, Tuning
 from peftsweep.report.figures.canvas import (
     COLORS,
     FILE_MARGIN,
+    PNG_SCALE,
     SERIES,
     Area,
     Canvas,
     Line,
     Text,
+    dashes,
     file_svg,
     inline_svg,
+    save_png,
     series_style,
 )
 from peftsweep.report.figures.frame import Scale, fitted, place_labels, tick_labels
-from peftsweep.report.figures.png import PNG_SCALE, dashes, save_png
 from peftsweep.report.figures.ranking import NARROW, draw_gaps, draw_pareto, styles_of
 from peftsweep.report.figures.study import (
     draw_best_so_far,
