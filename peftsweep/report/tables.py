@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, JustifyMethod, RenderableType
+from rich.console import Console, JustifyMethod
 from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
@@ -115,7 +115,9 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console or Console()
     console = console if console.is_terminal else Console(width=FILE_WIDTH, file=console.file)
     for group in comparison.groups:
-        console.print(_console_table(group, console.width))
+        lines = (*_cut(group, MOST_PRINTED), *notes(group), "")
+        tables = _tables(*readable(group, MOST_PRINTED), console.width)
+        console.print(Lines(Text(group.title, "italic"), *tables, *map(Text, lines)))
     for line in _left_out(comparison):
         console.print(Text(line), soft_wrap=True)
 
@@ -129,11 +131,6 @@ def _first(lines: Sequence[str], most: int, rest_is_in: str) -> Iterator[str]:
     yield from lines[:most]
     if len(lines) > most:
         yield f"... and {len(lines) - most:,} more, in {rest_is_in}."
-
-
-def _console_table(group: Group, width: int) -> RenderableType:
-    lines = (*_cut(group, MOST_PRINTED), *notes(group), "")
-    return Lines(Text(group.title, "italic"), *_tables(*readable(group, MOST_PRINTED), width), *map(Text, lines))
 
 
 def _tables(titles: list[str], rows: list[list[str]], width: int) -> Iterator[Table]:
@@ -187,16 +184,15 @@ def notes(group: Group) -> Iterator[str]:
     if best and tied:
         pairs = counted(len(group.pairs), "pair")
         yield f"= can't be told from {best.name} (5%, Holm over {pairs}): {', '.join(tied)}."
-        yield from (needs(pair, group.score_name) for pair in group.pairs if _is_of(pair, best.name, tied))
+        for pair in group.pairs:
+            names = {pair.first, pair.second}
+            if not pair.is_separated and best.name in names and names <= {best.name, *tied}:
+                yield needs(pair, group.score_name)
     yield from group.warnings
     yield from _first([warning for row in group.rows for warning in row.warnings], MOST_NOTES, "table.csv")
     yield from _first([f"{row.name}: {edge}" for row in group.rows for edge in row.edges], MOST_NOTES, "table.csv")
     causes = [f"{row.name}: {count} x {cause}" for row in group.rows for cause, count in row.causes.items()]
     yield from _first(causes, MOST_NOTES, "comparison.json")
-
-
-def _is_of(pair: Pair, best: str, tied: Sequence[str]) -> bool:
-    return not pair.is_separated and best in (pair.first, pair.second) and {pair.first, pair.second} <= {best, *tied}
 
 
 def needs(pair: Pair, score: str | None) -> str:
@@ -248,11 +244,8 @@ def to_markdown(comparison: Comparison) -> str:
     for group in comparison.groups:
         titles, rows = readable(group)
         rule = [":--" if title in LEFT_ALIGNED else "--:" for title in titles]
-        lines = [_markdown_line(cells) for cells in (titles, rule, *rows)]
+        texts = ([cell.replace("|", "\\|").replace("\n", " ") for cell in cells] for cells in (titles, rule, *rows))
+        lines = [f"| {' | '.join(cells)} |" for cells in texts]
         told = [f"- {note}" for note in (*_cut(group, MOST_WRITTEN), *notes(group))]
         parts.append("\n".join([f"## {group.title}", "", *lines, "", *told]).rstrip())
     return "\n\n".join([*parts, *_left_out(comparison)]) + "\n"
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -107,15 +107,17 @@ def read_tuning(row: Row, jobs: Iterable[Job], studies: Mapping[str, Study]) -> 
     keys = [found.key for found in study.space] or [*row.best] or [LR, CAPACITY]
     objective = study.objective or OBJECTIVE
     tuned.sort(key=lambda job: (job.result.started_at, job.name))
-    return Tuning(row.name, objective, tuple(_trial(job, keys, objective) for job in tuned), row.best, study.space)
-
-
-def _trial(job: Job, keys: Sequence[str], objective: str) -> Trial:
-    result = job.result
-    settings = {key: _number(job.settings[key]) for key in keys if key in job.settings}
-    return Trial(
-        job.name, result.status, settings, result.metrics.get(objective), result.metrics.get("train/tokens", 0.0)
+    trials = tuple(
+        Trial(
+            job.name,
+            job.result.status,
+            {key: _number(job.settings[key]) for key in keys if key in job.settings},
+            job.result.metrics.get(objective),
+            job.result.metrics.get("train/tokens", 0.0),
+        )
+        for job in tuned
     )
+    return Tuning(row.name, objective, trials, row.best, study.space)
 
 
 def _number(value: Any) -> Any:

@@ -53,13 +53,9 @@ SHAPES: dict[str, tuple[XY, ...]] = {
     "up": ((0, -1.15), (1.05, 0.75), (-1.05, 0.75)),
     "diamond": ((0, -1.2), (1.2, 0), (0, 1.2), (-1.2, 0)),
     "down": ((0, 1.15), (1.05, -0.75), (-1.05, -0.75)),
-    "plus": tuple(
-        (x, y)
-        for x, y in zip(
-            (-0.4, 0.4, 0.4, 1.1, 1.1, 0.4, 0.4, -0.4, -0.4, -1.1, -1.1, -0.4),
-            (-1.1, -1.1, -0.4, -0.4, 0.4, 0.4, 1.1, 1.1, 0.4, 0.4, -0.4, -0.4),
-            strict=True,
-        )
+    "plus": (
+        *((-0.4, -1.1), (0.4, -1.1), (0.4, -0.4), (1.1, -0.4), (1.1, 0.4), (0.4, 0.4)),
+        *((0.4, 1.1), (-0.4, 1.1), (-0.4, 0.4), (-1.1, 0.4), (-1.1, -0.4), (-0.4, -0.4)),
     ),
     "hexagon": tuple((1.05 * math.sin(math.tau * i / 6), 1.05 * math.cos(math.tau * i / 6)) for i in range(6)),
 }
@@ -205,12 +201,16 @@ def save_png(canvas: Canvas, path: Path) -> None:
     image = Image.new("RGB", size, COLORS["paper"])
     draw = Draw(image)
     for item in canvas.items:
-        if isinstance(item, Line):
-            _draw_line(draw, item)
-        elif isinstance(item, Area):
-            _draw_area(draw, item)
-        else:
+        if isinstance(item, Text):
             _draw_text(draw, item)
+            continue
+        color = _mixed(item.color, item.opacity)
+        if isinstance(item, Area):
+            fill = _mixed("paper", 1.0) if item.hollow else color
+            draw.polygon(_at(item.points), fill, color, round(OUTLINE * SCALE))
+            continue
+        for piece in dashes(item.points, item.dash):
+            draw.line(_at(piece), color, max(1, round(item.width * SCALE)), "curve")
     image.reduce(SMOOTHING).save(path, compress_level=4)
 
 
@@ -226,25 +226,13 @@ def _mixed(color: str, opacity: float) -> tuple[int, ...]:
     return tuple(round(opacity * one + (1 - opacity) * other) for one, other in pairs)
 
 
-def _draw_line(draw: ImageDraw, line: Line) -> None:
-    for piece in dashes(line.points, line.dash):
-        draw.line(_at(piece), _mixed(line.color, line.opacity), max(1, round(line.width * SCALE)), "curve")
-
-
-def _draw_area(draw: ImageDraw, area: Area) -> None:
-    color = _mixed(area.color, area.opacity)
-    draw.polygon(_at(area.points), _mixed("paper", 1.0) if area.hollow else color, color, round(OUTLINE * SCALE))
-
-
 def _draw_text(draw: ImageDraw, text: Text) -> None:
     from PIL.ImageFont import load_default
 
     font = load_default(text.size * SCALE)
     halo = round(OUTLINE * SCALE) if text.halo else 0
-    where = _at([(text.x, text.y)])[0]
-    draw.text(
-        where, text.text, COLORS[text.color], font, ANCHORS[text.anchor], stroke_width=halo, stroke_fill=COLORS["paper"]
-    )
+    [where], ink, paper = _at([(text.x, text.y)]), COLORS[text.color], COLORS["paper"]
+    draw.text(where, text.text, ink, font, ANCHORS[text.anchor], stroke_width=halo, stroke_fill=paper)
 
 
 def dashes(points: Sequence[XY], dash: float) -> Iterator[Sequence[XY]]:

@@ -50,6 +50,9 @@ def build_part(
     drawn = group.rows[:MOST_ROWS_DRAWN] if is_drawn else ()
     tunings = [found for row in drawn if (found := read_tuning(row, jobs, loaded.studies))]
     styles = ranking.styles_of([row.name for row in group.rows])
+    searches = {
+        what: study.draw_best_so_far(tunings, styles, by_tokens=what == "tokens") for what in ("trials", "tokens")
+    }
     failures = [(row.name, cause, count) for row in group.rows for cause, count in row.causes.items()]
     return {
         "id": name,
@@ -69,7 +72,7 @@ def build_part(
         "pairs_title": quantity(group.score_name).as_difference.title if group.score_name else "",
         "tuned": [_tuned(tuning, f"{name}-{number}", figures) for number, tuning in enumerate(tunings, 1)],
         "untold": sum(bool(row.trials) for row in group.rows) - len(tunings),
-        "searches": _searches(tunings, styles, name, figures),
+        "searches": [_show(figures, f"{name}-best-by-{what}", canvas) for what, canvas in searches.items() if canvas],
         "improves": "falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
         "curves": _curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures),
         "failures": failures[:MOST_FAILURES],
@@ -210,14 +213,6 @@ def _tuned(tuning: Tuning, name: str, figures: Figures) -> dict[str, Any]:
     }
 
 
-def _searches(tunings: Sequence[Tuning], styles: Styles, name: str, figures: Figures) -> list[str]:
-    drawn = {
-        what: study.draw_best_so_far(tunings, styles, by_tokens=by_tokens)
-        for what, by_tokens in (("trials", False), ("tokens", True))
-    }
-    return [_show(figures, f"{name}-best-by-{what}", canvas) for what, canvas in drawn.items() if canvas]
-
-
 def _curves(
     rows: Sequence[Row], jobs: Sequence[Job], objective: str, styles: Styles, name: str, figures: Figures
 ) -> list[str]:
@@ -226,8 +221,8 @@ def _curves(
     found = [read_curve(row, by_location[row.locations[0]], objective) for row in rows if row.locations]
     curves = [curve for curve in found if curve]
     drawn = {
-        what: study.draw_curves(curves, styles, validation=validation, objective=objective)
-        for what, validation in (("training", False), ("validation", True))
+        what: study.draw_curves(curves, styles, validation=what == "validation", objective=objective)
+        for what in ("training", "validation")
     }
     return [_show(figures, f"{name}-{what}-loss", canvas) for what, canvas in drawn.items() if canvas]
 
