@@ -11,7 +11,7 @@ from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.jobs import OWN, Job, Loaded
 from peftsweep.records.metrics import resolve, sign
 from peftsweep.report.analysis.comparison import Estimate, Group, Row
-from peftsweep.statistics.frontier import dominators, frontier_shares
+from peftsweep.statistics.dominance import dominators, frontier_shares
 from peftsweep.statistics.intervals import Floats, as_matrix
 
 MOST_METRICS = 3

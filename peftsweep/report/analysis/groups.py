@@ -13,7 +13,7 @@ from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
 from peftsweep.records.settings import differing_keys
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
-from peftsweep.report.analysis.rows import Entry, build_entries
+from peftsweep.report.analysis.entries import Entry, build_entries
 from peftsweep.statistics.intervals import Floats, as_matrix
 from peftsweep.statistics.pairs import Pair, compare_pairs
 

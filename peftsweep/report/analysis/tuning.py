@@ -59,7 +59,7 @@ class Tuning:
     def best_trial(self) -> Trial | None:
         """That of the confirmed settings; the best of all where none has them."""
         ended = [trial for trial in self.trials if trial.is_ok]
-        chosen = [trial for trial in ended if self.best and _agree(trial.settings, self.best)]
+        chosen = [trial for trial in ended if self.best and agree(trial.settings, self.best)]
         return min(chosen or ended, key=self._badness, default=None)
 
     @cached_property
@@ -68,7 +68,7 @@ class Tuning:
         defaults = {found.key: found.default for found in self.space}
         if not defaults or None in defaults.values():
             return None
-        return next((trial for trial in self.trials if _agree(trial.settings, defaults)), None)
+        return next((trial for trial in self.trials if agree(trial.settings, defaults)), None)
 
     @property
     def lower_is_better(self) -> bool:
@@ -130,11 +130,12 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(key in one and same(one[key], value) for key, value in other.items())
+def agree(settings: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether settings have all values that are wanted, of either source of jobs."""
+    return all(_same(_number(settings.get(key)), _number(value)) for key, value in wanted.items())
 
 
-def same(one: Any, other: Any) -> bool:
+def _same(one: Any, other: Any) -> bool:
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
         return math.isclose(one, other, rel_tol=1e-6)
     return str(one) == str(other)

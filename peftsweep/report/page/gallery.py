@@ -7,18 +7,11 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftsweep.records.files import PREDICTIONS_FILE
 from peftsweep.records.jobs import Job
-from peftsweep.records.pictures import (
-    SHEET_COLUMNS,
-    SHEET_EMPTY,
-    SHEET_FILE,
-    SHEET_GAP,
-    SHEET_LINE,
-    SHEET_SIDES,
-)
+from peftsweep.records.pictures import SHEET_COLUMNS, SHEET_EMPTY, SHEET_FILE, SHEET_GAP, SHEET_LINE, SHEET_SIDES
 from peftsweep.report.analysis.comparison import Row
 
 if TYPE_CHECKING:
@@ -28,16 +21,6 @@ BASE, ADAPTED, PHOTO = SHEET_COLUMNS
 SHARED = (PHOTO, BASE)  # the same for all methods, shown first
 MOST_PIXELS_WIDE, PICTURE_PIXELS = 640, 192
 QUALITY = 82  # of WebP, 0 to 100
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A whole contact sheet. name: of the row. source: a data URI. width, height: pixels."""
-
-    name: str
-    source: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -52,11 +35,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Gallery:
-    """columns: photo, base, then the rows' names. whole: sheets that could not be cut, or show other prompts."""
+    """columns: photo, base, then the rows' names. whole: sheets that could not be cut, or show other prompts: the row's
+    name, source as a data URI, width and height in pixels."""
 
     columns: tuple[str, ...] = ()
     prompts: tuple[Prompt, ...] = ()
-    whole: tuple[Sheet, ...] = ()
+    whole: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,18 +92,14 @@ def cut_sheet(sheet: Image) -> Cut | None:
         rows, beyond = divmod(sheet.height - SHEET_GAP - SHEET_LINE, height)
         if SHEET_SIDES[0] <= side <= SHEET_SIDES[1] and not rest and not beyond and rows:
             tops = [SHEET_GAP + SHEET_LINE + number * height for number in range(rows)]
-            columns = {
-                name: [_picture(sheet, SHEET_GAP + place * (side + SHEET_GAP), top, side) for top in tops]
-                for place, name in enumerate(names)
-            }
+            columns: dict[str, list[Image | None]] = {name: [] for name in names}
+            for place, name in enumerate(names):
+                left = SHEET_GAP + place * (side + SHEET_GAP)
+                for picture in (sheet.crop((left, top, left + side, top + side)) for top in tops):
+                    is_missing = picture.getcolors(1) == [(side * side, SHEET_EMPTY)]
+                    columns[name].append(None if is_missing else picture.resize((PICTURE_PIXELS, PICTURE_PIXELS)))
             return Cut(columns, [_words(sheet, top + side + SHEET_GAP // 2) for top in tops])
     return None
-
-
-def _picture(sheet: Image, left: int, top: int, side: int) -> Image | None:
-    found = sheet.crop((left, top, left + side, top + side))
-    is_missing = found.getcolors(1) == [(side * side, SHEET_EMPTY)]
-    return None if is_missing else found.resize((PICTURE_PIXELS, PICTURE_PIXELS))
 
 
 def _words(sheet: Image, top: int) -> Image:
@@ -148,10 +128,10 @@ def _texts(job: Job) -> list[str]:
     return list({item["photo"]: str(item["prompt"]) for item in items if {"photo", "prompt"} <= item.keys()}.values())
 
 
-def _whole(name: str, picture: Image) -> Sheet:
+def _whole(name: str, picture: Image) -> dict[str, Any]:
     if picture.width > MOST_PIXELS_WIDE:
         picture = picture.resize((MOST_PIXELS_WIDE, round(picture.height * MOST_PIXELS_WIDE / picture.width)))
-    return Sheet(name, _encoded(picture), picture.width, picture.height)
+    return {"name": name, "source": _encoded(picture), "width": picture.width, "height": picture.height}
 
 
 def _encoded(picture: Image) -> str:

@@ -23,7 +23,7 @@ from peftsweep.report.figures.canvas import Canvas, inline_svg
 from peftsweep.report.figures.frame import Styles
 from peftsweep.report.page.gallery import read_gallery
 from peftsweep.report.tables import build_columns
-from peftsweep.statistics.frontier import DRAWS
+from peftsweep.statistics.dominance import DRAWS
 from peftsweep.statistics.pairs import Pair
 
 MOST_ROWS, MOST_PAIRS = 200, 300  # on a page; all of them are in comparison.json

@@ -18,8 +18,8 @@ from peftsweep.records.jobs import Loaded
 from peftsweep.records.mlflow_format import read_tables
 from peftsweep.records.results import Status, load_result, save_result
 from peftsweep.report.analysis.comparison import Comparison, Row
+from peftsweep.report.analysis.entries import group_key
 from peftsweep.report.analysis.groups import compare
-from peftsweep.report.analysis.rows import group_key
 from peftsweep.report.sources import load_jobs
 from peftsweep.tracking import reading as store_module
 from peftsweep.tracking import store

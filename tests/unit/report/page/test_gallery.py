@@ -91,7 +91,7 @@ def test_a_sheet_that_cannot_stand_beside_the_others_is_kept_whole(tmp_path: Pat
     write_image_job(tmp_path / "oft", "oft", sheet_of("oft", captions={"00-0": "sks toy on sand"}))
     gallery = gallery_of(tmp_path)
     assert gallery.columns == ("photo", "base", "lora")
-    assert [sheet.name for sheet in gallery.whole] == ["oft"]
+    assert [sheet["name"] for sheet in gallery.whole] == ["oft"]
 
 
 def test_a_sheet_with_a_prompt_of_several_lines_is_kept_whole() -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval
 from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import JobResult, Stage, Status
+from peftsweep.records.settings import differing_keys
 from peftsweep.records.space import CAPACITY, LR
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
-from peftsweep.report.analysis.tuning import edge_warnings, read_tuning
+from peftsweep.report.analysis.tuning import agree, edge_warnings, read_tuning
 from peftsweep.statistics.intervals import mean_interval
 
 SETTINGS_SHOWN = (LR, CAPACITY)
@@ -89,7 +90,7 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
     ended = [job for job in tuned if job.result.status is Status.OK]
     trial = best_trial(ended, lambda job: job.result.metrics, objective, study.limits)
     best = _best_settings(study, tuned, confirm, trial)
-    scored = [job for job in confirm if score_of(job) is not None and _has(job, best)]
+    scored = [job for job in confirm if score_of(job) is not None and agree(job.settings, best)]
     shown = next(iter([*scored, *([trial] if trial else []), *tuned, *confirm]))
     result = shown.result
     row = Row(
@@ -119,31 +120,10 @@ def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], t
     chosen = trial or next((job for job in confirm if not job.name.startswith(DEFAULT_NAME)), None)
     if chosen is None:
         return {}
-    keys = [found.key for found in study.space] or _varied(tuned)
+    # Where nothing says what was searched: what differs between trials, and what is searched by default.
+    differing = differing_keys([job.settings for job in tuned])
+    keys = [found.key for found in study.space] or sorted({*differing, *SETTINGS_SHOWN})
     return {key: chosen.settings[key] for key in keys if key in chosen.settings}
-
-
-def _varied(tuned: Sequence[Job]) -> list[str]:
-    """Where nothing says what was searched: what differs between trials, and what is searched by default."""
-    seen: dict[str, set[str]] = {}
-    for job in tuned:
-        for key, value in job.settings.items():
-            seen.setdefault(key, set()).add(str(value))
-    return sorted(key for key, values in seen.items() if len(values) > 1 or key in SETTINGS_SHOWN)
-
-
-def _has(job: Job, settings: Mapping[str, Any]) -> bool:
-    return all(_equal(job.settings.get(key), value) for key, value in settings.items())
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """MLflow keeps settings as text."""
-    if str(one) == str(other):
-        return True
-    try:
-        return float(one) == float(other)
-    except (TypeError, ValueError):
-        return False
 
 
 def _default_score(study: Study, confirm: Sequence[Job], best: Sequence[Job]) -> Estimate | None:
@@ -151,7 +131,7 @@ def _default_score(study: Study, confirm: Sequence[Job], best: Sequence[Job]) ->
     better was found, those of the best settings are theirs."""
     defaults = {found.key: found.default for found in study.space}
     if defaults and None not in defaults.values():
-        jobs = [job for job in confirm if _has(job, defaults)]
+        jobs = [job for job in confirm if agree(job.settings, defaults)]
     else:
         jobs = [job for job in confirm if job.name.startswith(DEFAULT_NAME)]
         jobs = jobs or list(best if study.has_default_score else ())
