@@ -16,7 +16,7 @@ from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.methods.capabilities import find_capabilities
 from peftsweep.modalities.base import modality_of
-from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.loading import quiet
 from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import format_metric
 

@@ -1,11 +1,11 @@
-"""What transformers, diffusers, safetensors and the hub raise, as one error that says what to do."""
+"""What transformers, diffusers, datasets, safetensors and the hub raise, as one error that says what to do."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
 
-from peftsweep.errors import ModelError, Problem
+from peftsweep.errors import DataError, ModelError, Problem
 
 # Whose exceptions are about the model or the way to it; huggingface_hub has used requests, httpx and httpx2.
 LIBRARIES = ("safetensors", "huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
@@ -22,6 +22,18 @@ def model_errors(model_id: str) -> Iterator[None]:
         if type(error).__module__.startswith(LIBRARIES):
             raise ModelError(_diagnose(model_id, error)) from error
         raise
+
+
+@contextlib.contextmanager
+def hub_data_errors(rule: str, dataset: str, key: str, fix: str) -> Iterator[None]:
+    """Within it, whatever the hub, the network or a file's format raises is a DataError that says what to do.
+
+    rule: what must hold; key: the setting that asked for the data set; fix: the ways out.
+    """
+    try:
+        yield
+    except Exception as error:  # datasets, the hub's client and the network each raise their own
+        raise DataError(Problem(f"{rule} ({error})", dataset, key, fix)) from error
 
 
 def require_all_weights(missing: Collection[str], model_id: str) -> None:

@@ -1,21 +1,31 @@
-"""Load a frozen base model: embedded, from a local folder, or from the hub."""
+"""Load a frozen base model: embedded, from a local folder, or from the hub; and tell which weights these are."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import hashlib
 import importlib.util
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel, modality_of
 
 log = logging.getLogger(__name__)
+
+# What a fingerprint reads of a weight file: all of it up to this size, else a sample of each MiB.
+WHOLE_FILE_BYTES = 64 * 2**20
+SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
 
 _PRISTINE: dict[str, BaseModel] = {}  # by what was loaded; the last one
 
@@ -78,3 +88,55 @@ def _require_quantisation(model: ModelConfig, device: torch.device) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         rule = f"model.dtype={model.dtype} needs the package bitsandbytes"
         raise ModelError(Problem(rule, fix="pip install 'peftsweep[gpu]'."))
+
+
+def revision_of(location: str, revision: str | None = None) -> str:
+    """Which weights have been loaded from a folder or hub id: a fingerprint of the folder, or the hub's commit.
+
+    revision: the branch, tag or commit that was asked for. The commit is that of the hub's cache, where it leads.
+    """
+    if Path(location).is_dir():
+        return fingerprint_folder(Path(location))
+    cached = try_to_load_from_cache(location, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision or "main"
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """Fingerprint of a model's weights and tokenizer, the same wherever the folder lies.
+
+    Of a large file, a sample of each MiB is read: training changes nearly every number of what it trains, and 100 GB
+    must not take minutes.
+    """
+    digest = hashlib.sha256()
+    patterns = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "*.jinja")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        for block in _sampled_blocks(path):
+            digest.update(block)
+    return digest.hexdigest()[:40]
+
+
+def _sampled_blocks(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if size <= WHOLE_FILE_BYTES:
+            yield stream.read()
+            return
+        for start in range(0, size, SAMPLE_EVERY_BYTES):
+            stream.seek(start)
+            yield stream.read(SAMPLE_BYTES)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of other libraries: one display at a time, ours."""
+    # diffusers has its own switch, and is imported for images only.
+    switches = [transformers_logging, *([sys.modules["diffusers"].utils.logging] if "diffusers" in sys.modules else [])]
+    shown = [switch for switch in switches if switch.is_progress_bar_enabled()]
+    for switch in shown:
+        switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for switch in shown:
+            switch.enable_progress_bar()

@@ -14,7 +14,7 @@ from torch import nn
 
 from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.modalities.base import Skeleton, modality_of
-from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.loading import quiet
 
 TABLE = "the table of architectures"
 ARCHITECTURES = Path(__file__).with_name("architectures.yaml")

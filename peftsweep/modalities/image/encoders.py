@@ -15,10 +15,9 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from peftsweep.errors import ModelError, Problem
-from peftsweep.modalities.fingerprint import fingerprint_folder, revision_of
 from peftsweep.modalities.image.pocket import DINO_FOLDER
 from peftsweep.modalities.load_errors import model_errors
-from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.loading import fingerprint_folder, quiet, revision_of
 from peftsweep.modalities.wrapped import visiting
 
 POCKET = "pocket"

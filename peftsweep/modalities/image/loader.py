@@ -13,10 +13,9 @@ from diffusers import BitsAndBytesConfig, DiffusionPipeline, Flux2Transformer2DM
 from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel
-from peftsweep.modalities.fingerprint import fingerprint_folder
 from peftsweep.modalities.image.pipeline import DiffusionParts
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
-from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.loading import fingerprint_folder, quiet
 
 PIPELINES = ("Flux2KleinPipeline",)
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -42,7 +42,7 @@ class ImageModality(Modality):
         return load_pipeline(model, location, device)
 
     def build_skeleton(self, model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
-        from peftsweep.modalities.image.skeleton import build_transformer_skeleton
+        from peftsweep.modalities.image.planned import build_transformer_skeleton
 
         return build_transformer_skeleton(model, dtype, one_of_each=one_of_each)
 

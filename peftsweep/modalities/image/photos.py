@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.modalities.hub import hub_data_errors
 from peftsweep.modalities.image.pocket.world import concept_photos
 from peftsweep.modalities.image.settings import ImageGenConfig
+from peftsweep.modalities.load_errors import hub_data_errors
 
 SPLITS = ("train", "valid", "test")
 # The reference benchmark holds 2 and 4 of its 20 photos out.

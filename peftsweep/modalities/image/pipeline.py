@@ -17,7 +17,7 @@ import torch
 from diffusers import Flux2KleinPipeline
 from torch import Tensor, nn
 
-from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.loading import quiet
 from peftsweep.modalities.wrapped import base_of, evaluating, visiting
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,22 @@ from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.cached_tensors import key_of
-from peftsweep.modalities.image import reference_prompts
-from peftsweep.modalities.image.batches import TrainingSet, held_out_batches, training_batches
 from peftsweep.modalities.image.contact_sheet import draw_contact_sheet
 from peftsweep.modalities.image.encoders import POCKET, ImageEncoder, load_image_encoder, load_text_image_scorer
 from peftsweep.modalities.image.encodings import EncodedPhotos, Encodings
-from peftsweep.modalities.image.flow import add_noise, flow_losses, loss_weights, total_loss
+from peftsweep.modalities.image.flow import (
+    TrainingSet,
+    add_noise,
+    flow_losses,
+    held_out_batches,
+    loss_weights,
+    total_loss,
+    training_batches,
+)
 from peftsweep.modalities.image.generation import (
     NO_PROMPT,
-    PictureGenerator,
+    REFERENCE_DRIFT_PROMPTS,
+    REFERENCE_SAMPLE_PROMPTS,
     generation_settings,
     prior_pictures,
     repeated,
@@ -69,8 +76,8 @@ class ImageTask:
         self._parts, self._cache, self._progress = base.parts, cache, progress
         self._device = next(base.model.parameters()).device
         _require_whole_tokens(config.resolution, self._parts.pixels_per_token)
-        drift = image_world.DRIFT_PROMPTS if base.is_embedded else reference_prompts.DRIFT_PROMPTS
-        samples = {"embedded": image_world.SAMPLE_PROMPTS, "hub": reference_prompts.SAMPLE_PROMPTS}
+        drift = image_world.DRIFT_PROMPTS if base.is_embedded else REFERENCE_DRIFT_PROMPTS
+        samples = {"embedded": image_world.SAMPLE_PROMPTS, "hub": REFERENCE_SAMPLE_PROMPTS}
         self._drift_prompts = tuple(drift if config.drift_prompts is None else config.drift_prompts)
         self._sample_prompts = tuple(
             samples.get(source.name, ()) if config.sample_prompts is None else config.sample_prompts
@@ -80,7 +87,6 @@ class ImageTask:
             self._encoder_name = POCKET if base.is_embedded else REFERENCE_ENCODER
         options = {"max_tokens": config.max_prompt_tokens, "layers": list(config.text_encoder_layers)}
         self._encodings = Encodings(self._parts, cache, options)
-        self._generator = PictureGenerator(self._parts, self._encodings, config, hparams.eval_batch_size)
         self._splits: dict[str, EncodedPhotos] = {}
         self._samples: dict[str, np.ndarray] = {}
         self._prior = self._draw_prior(base)  # by the bare base: later there is a method on it
@@ -90,11 +96,9 @@ class ImageTask:
         return load_image_encoder(self._encoder_name, self._device)
 
     def _draw_prior(self, base: BaseModel) -> np.ndarray | None:
-        prompt, count = self._config.prior_prompt or "", self._config.prior_photos
-        if not count:
+        if not self._config.prior_photos:
             return None
-        self._learn_prompts()
-        return prior_pictures(self._generator, base, prompt, count, self._cache)
+        return prior_pictures(partial(self._draw, base.model), base, self._config, self._cache)
 
     def datasets(self) -> list[DatasetInfo]:
         return [
@@ -182,10 +186,24 @@ class ImageTask:
         return float(torch.cat(losses).mean())
 
     def _draw(self, model: nn.Module, prompts: Sequence[str], seeds: Sequence[int], doing: str = "") -> np.ndarray:
-        """uint8 (n, r, r, 3). doing: what the progress display says; without it there is none."""
+        """uint8 (n, r, r, 3): picture i is of prompts[i], from the noise of seeds[i], whatever method is on the model.
+
+        doing: what the progress display says; without it there is none.
+        """
         self._learn_prompts()
         progress = self._progress if doing else no_progress
-        return self._generator.draw(model, prompts, seeds, doing=doing, progress=progress)
+        with progress(doing, len(prompts)) as advance:
+            return self._parts.generate(
+                model,
+                self._encodings.of_prompts(prompts),
+                self._encodings.of_prompts([NO_PROMPT]),
+                seeds,
+                resolution=self._config.resolution,
+                steps=self._config.inference_steps,
+                guidance=self._config.guidance,
+                batch_size=self._hparams.eval_batch_size,
+                on_done=advance,
+            )
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         metrics = {"valid/loss": self._held_out_loss(model, "valid")}

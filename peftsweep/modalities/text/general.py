@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.modalities.hub import hub_data_errors
+from peftsweep.modalities.load_errors import hub_data_errors
 from peftsweep.modalities.text.pocket.world import general_passages
 from peftsweep.modalities.text.rows import read_table, require_text
 

@@ -10,9 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from peftsweep.config.schema import EMBEDDED, ModelConfig
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel
-from peftsweep.modalities.fingerprint import revision_of
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
-from peftsweep.modalities.quiet import quiet
+from peftsweep.modalities.loading import quiet, revision_of
 
 
 def load_language_model(spec: ModelConfig, location: str, device: torch.device) -> BaseModel:

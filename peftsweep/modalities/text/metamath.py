@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 from peftsweep.errors import DataError, Problem
-from peftsweep.modalities.hub import hub_data_errors
+from peftsweep.modalities.load_errors import hub_data_errors
 from peftsweep.modalities.text import answers
 from peftsweep.modalities.text.answers import is_correct, parse_answer
 from peftsweep.modalities.text.judging import Judgement, Judging

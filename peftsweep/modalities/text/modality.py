@@ -46,7 +46,7 @@ class TextModality(Modality):
         return load_language_model(model, location, device)
 
     def build_skeleton(self, model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
-        from peftsweep.modalities.text.skeleton import build_language_skeleton
+        from peftsweep.modalities.text.planned import build_language_skeleton
 
         return build_language_skeleton(model, dtype, one_of_each=one_of_each)
 

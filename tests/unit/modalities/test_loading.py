@@ -15,10 +15,8 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalL
 
 from peftsweep.config.schema import ModelConfig
 from peftsweep.errors import ModelError
-from peftsweep.modalities import fingerprint
 from peftsweep.modalities import loading as load
-from peftsweep.modalities.fingerprint import fingerprint_folder
-from peftsweep.modalities.loading import load_base
+from peftsweep.modalities.loading import fingerprint_folder, load_base
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 CPU = torch.device("cpu")
@@ -253,7 +251,7 @@ def test_the_revision_changes_with_the_tokenizer(folder: Path) -> None:
 def test_the_revision_changes_with_a_tensor_in_the_middle_of_a_large_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fingerprint, "WHOLE_FILE_BYTES", 2**20)
+    monkeypatch.setattr(load, "WHOLE_FILE_BYTES", 2**20)
     content = bytearray(5 * 2**20)
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)

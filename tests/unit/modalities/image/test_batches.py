@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from peftsweep.modalities.base import Batch
-from peftsweep.modalities.image.batches import TrainingSet, training_batches
+from peftsweep.modalities.image.flow import TrainingSet, training_batches
 from peftsweep.modalities.image.settings import ImageGenConfig
 
 LEVELS = torch.arange(1000, 0, -1) / 1000

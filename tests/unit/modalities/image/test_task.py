@@ -12,8 +12,8 @@ import torch
 from peftsweep.config.schema import HparamsConfig, ModelConfig
 from peftsweep.errors import ConfigError
 from peftsweep.modalities.base import BaseModel, no_progress
-from peftsweep.modalities.image import reference_prompts
 from peftsweep.modalities.image import task as image_task
+from peftsweep.modalities.image.generation import REFERENCE_DRIFT_PROMPTS
 from peftsweep.modalities.image.modality import MODALITY
 from peftsweep.modalities.image.pipeline import DiffusionParts
 from peftsweep.modalities.image.settings import ImageGenConfig
@@ -249,6 +249,6 @@ def test_prompts_beside_the_photos_are_the_worlds_or_the_references(base: BaseMo
         config = ImageGenConfig(name="image-gen", source="embedded", resolution=32)
         return build_image_task(config, HparamsConfig(), own, tmp_path, no_progress)._drift_prompts
 
-    assert prompts(is_embedded=False) == reference_prompts.DRIFT_PROMPTS
+    assert prompts(is_embedded=False) == REFERENCE_DRIFT_PROMPTS
     assert len(prompts(is_embedded=True)) == 10
     assert prompts(is_embedded=True) != prompts(is_embedded=False)
