@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
 import sys
@@ -17,9 +18,12 @@ def describe_environment() -> dict[str, str]:
 
     Never imports torch: the GPU's fields are there only where the caller, a job, has imported it already.
     """
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
     described = {
-        "python": platform.python_version(),
-        **_package_versions(),
+        **versions,
         "platform": platform.platform(),
         "cpu": read_cpu_model(),
         **_describe_gpu(),
@@ -57,16 +61,6 @@ def describe_checkout(folder: Path) -> dict[str, str]:
         return {}
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": "" if changes is None else str(bool(changes)).lower()}
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _describe_gpu() -> dict[str, str]:

@@ -6,9 +6,8 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 OUTPUTS = Path("outputs")
@@ -30,23 +29,10 @@ ARTIFACT_FOLDER = "mlartifacts"  # of MLflow, beside a local database
 WITHOUT_JOBS = {ARTIFACT_FOLDER, ".hydra", ADAPTER_FOLDER, "cache", IMAGES_FOLDER, "samples"}
 
 
-class Files(Protocol):
-    """The files that a job left, wherever they are now."""
-
-    def path(self, name: str) -> Path | None:
-        """Where a file can be read, fetched first if need be; None if the job left none."""
-        ...
-
-
-@dataclass(frozen=True)
-class FolderFiles:
-    """Files of a job that lie in a folder of this machine."""
-
-    folder: Path
-
-    def path(self, name: str) -> Path | None:
-        path = self.folder / name
-        return path if path.exists() else None
+def existing_file(folder: Path, name: str) -> Path | None:
+    """A file of a job that lies in a folder of this machine; None if the job left none."""
+    path = folder / name
+    return path if path.exists() else None
 
 
 @contextmanager

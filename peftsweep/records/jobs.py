@@ -6,9 +6,9 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from peftsweep.records.files import (
     PREDICTIONS_FILE,
     RESULT_FILE,
     SWEEP_FILE,
-    Files,
-    FolderFiles,
+    existing_file,
     find_files,
     read_history,
 )
@@ -41,12 +40,13 @@ class Job:
     """One finished job. Its test items and its history are read when they are asked for.
 
     name: its folder's, such as `0003`, `best-seed-1`, `default-seed-1`; location: folder or MLflow run, for people.
+    file: where a file that it left can be read, by name, fetched first if need be; None for one that it did not leave.
     """
 
     result: JobResult
     name: str
     location: str
-    files: Files
+    file: Callable[[str], Path | None]
     known_items: tuple[float, ...] | None = None  # scores of its test items, where they are not to be read from a file
 
     @property
@@ -68,7 +68,7 @@ class Job:
         """
         if self.known_items is not None:
             return list(self.known_items)
-        path = self.files.path(PREDICTIONS_FILE)
+        path = self.file(PREDICTIONS_FILE)
         try:
             return read_item_scores(path) if path else []
         except (ValueError, TypeError, OSError) as error:
@@ -77,7 +77,7 @@ class Job:
 
     def history(self) -> list[dict[str, Any]]:
         """What was measured by step: `step`, `unix_seconds` and keys of METRICS. Empty if nothing is left of it."""
-        return read_history(self.files.path(HISTORY_FILE))
+        return read_history(self.file(HISTORY_FILE))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def load_folder(folder: Path) -> Loaded:
 
 def read_job(folder: Path) -> Job:
     """The job of a folder. Raises DataError: its result.json is half written, of a newer peftsweep, or no result."""
-    return Job(read_result(folder / RESULT_FILE), folder.name, str(folder), FolderFiles(folder))
+    return Job(read_result(folder / RESULT_FILE), folder.name, str(folder), partial(existing_file, folder))
 
 
 def read_result(path: Path) -> JobResult:

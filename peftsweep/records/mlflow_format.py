@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -86,9 +86,11 @@ def result_tags(result: JobResult, name: str = "", item_scores: Sequence[float] 
     }
     tags |= {key: value for key, value in optional.items() if value} | {JOB_TAG: job_id(result)}
     content = redact_params({key: value for key, value in to_content(result).items() if key not in _IN_TABLES})
-    items = dict(_cut(ITEMS, _encode_items(item_scores))) if item_scores else {}
+    is_right_or_wrong = all(score in (0.0, 1.0) for score in item_scores)  # one digit each; other scores in full
+    digits = "".join(str(int(score)) for score in item_scores) if is_right_or_wrong else json.dumps(list(item_scores))
+    items = _cut(ITEMS, digits)
     record = _cut(RECORD, json.dumps({"name": name, **content}, default=str))
-    return tags | dict(record) | (items if len(items) <= MOST_ITEM_TAGS else {})
+    return tags | record | (items if len(items) <= MOST_ITEM_TAGS else {})
 
 
 def job_id(result: JobResult) -> str:
@@ -108,10 +110,10 @@ def read_record(tags: Mapping[str, str], metrics: Mapping[str, float]) -> tuple[
     return parse_result(content | tables, f"tags {RECORD}*"), name
 
 
-def read_items(tags: Mapping[str, str]) -> list[float] | None:
+def read_items(tags: Mapping[str, str]) -> tuple[float, ...] | None:
     """The scores of a job's test items, None where the run does not hold them."""
     text = _joined(ITEMS, tags)
-    return None if text is None else json.loads(text) if text.startswith("[") else [float(digit) for digit in text]
+    return None if text is None else tuple(json.loads(text) if text.startswith("[") else map(float, text))
 
 
 def read_tables(
@@ -153,7 +155,7 @@ def study_tags(name: str, tags: Mapping[str, str]) -> dict[str, str]:
 
 def space_tags(space: Space) -> dict[str, str]:
     """What a study searches, as its run holds it."""
-    return dict(_cut(SPACE, json.dumps([asdict(dimension) for dimension in space])))
+    return _cut(SPACE, json.dumps([asdict(dimension) for dimension in space]))
 
 
 def read_study(tags: Mapping[str, str], metrics: Iterable[str]) -> Study | None:
@@ -169,18 +171,11 @@ def read_study(tags: Mapping[str, str], metrics: Iterable[str]) -> Study | None:
     return Study(name, objective, constraint, best=best or None, has_default_score=has_default)
 
 
-def _encode_items(scores: Sequence[float]) -> str:
-    """Right and wrong as one digit each; other scores in full."""
-    if all(score in (0.0, 1.0) for score in scores):
-        return "".join(str(int(score)) for score in scores)
-    return json.dumps(list(scores))
-
-
-def _cut(prefix: str, text: str) -> Iterator[tuple[str, str]]:
+def _cut(prefix: str, text: str) -> dict[str, str]:
     """A text as several tags. The first begins with their number: a run that is written again may need fewer."""
     size = MAX_TAG_LENGTH - 10
     parts = [text[start : start + size] for start in range(0, len(text), size)]
-    yield from ((f"{prefix}{i}", part if i else f"{len(parts)}:{part}") for i, part in enumerate(parts))
+    return {f"{prefix}{i}": part if i else f"{len(parts)}:{part}" for i, part in enumerate(parts)}
 
 
 def _joined(prefix: str, tags: Mapping[str, str]) -> str | None:

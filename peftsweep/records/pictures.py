@@ -31,6 +31,14 @@ def write_pictures(pictures: Mapping[str, np.ndarray], folder: Path) -> None:
         Image.fromarray(picture).save(path)
 
 
+def read_picture(path: Path) -> np.ndarray:
+    """As it was written."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
 def sample_name(step: int, caption: str) -> str:
     """The name, without ending, of a sample in a job's folder. Files sort by step."""
     return f"{step:06d} {plain_caption(caption)}"

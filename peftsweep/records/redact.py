@@ -64,8 +64,10 @@ def redact(text: str) -> str:
 
 def redact_forms(text: str) -> str:
     """Blank what looks like a secret whatever it is called, and what the environment says is one."""
-    for secret in _environment_secrets():
-        text = text.replace(secret, REDACTED)
+    secrets = {value for name, value in os.environ.items() if is_secret_key(name)}
+    for secret in sorted(secrets, key=len, reverse=True):  # one that contains another goes as a whole
+        if len(secret) >= _MIN_ENVIRONMENT_LENGTH:
+            text = text.replace(secret, REDACTED)
     text = _KNOWN_FORMS.sub(REDACTED, text)
     text = _LOGIN_IN_URL.sub(rf"://\1:{REDACTED}@", text)
     text = _TOKEN_IN_URL.sub(rf"\1{REDACTED}@", text)
@@ -94,8 +96,7 @@ def _is_harmless(key: str, value: Any) -> bool:
     """Switches and empty values hide nothing; a number is a count under `token`, but a password under `password`."""
     if value is None or isinstance(value, bool) or str(value).strip("\"'").lower() in _NOT_A_VALUE:
         return True
-    is_token_count = key.lower().endswith("token") and _NUMBER.fullmatch(str(value).strip(" ,"))
-    return bool(is_token_count)
+    return key.lower().endswith("token") and _NUMBER.fullmatch(str(value).strip(" ,")) is not None
 
 
 def _blank_values_of_secret_keys(text: str) -> str:
@@ -103,25 +104,12 @@ def _blank_values_of_secret_keys(text: str) -> str:
     for key in _KEY.finditer(text):  # goes on behind the key, as a message or an override may be a value itself
         if key.start() < position or not is_secret_key(key["key"]):
             continue
-        value = _value_of(key)
+        bare = _OVERRIDE_VALUE if key["separator"] == "=" else _JSON_VALUE if key["quote"] else _LINE_VALUE
+        value = _QUOTED_VALUE.match(text, key.end()) or bare.match(text, key.end())
         if value is None or _is_harmless(key["key"], value[0].rstrip(" ,")):
             continue
-        quote = _quote_of(value[0]) or key["quote"] or ""  # a JSON number becomes a JSON string
+        quoted = (mark for mark in ('\\"', '"', "'") if value[0].startswith(mark))
+        quote = next(quoted, key["quote"] or "")  # a JSON number becomes a JSON string
         parts += [text[position : key.end()], quote, REDACTED, quote]
         position = value.end()
     return "".join([*parts, text[position:]])
-
-
-def _value_of(key: re.Match[str]) -> re.Match[str] | None:
-    bare = _OVERRIDE_VALUE if key["separator"] == "=" else _JSON_VALUE if key["quote"] else _LINE_VALUE
-    return _QUOTED_VALUE.match(key.string, key.end()) or bare.match(key.string, key.end())
-
-
-def _quote_of(value: str) -> str:
-    return next((mark for mark in ('\\"', '"', "'") if value.startswith(mark)), "")
-
-
-def _environment_secrets() -> list[str]:
-    """Longest first, so that a secret that contains another one goes as a whole."""
-    values = {value for name, value in os.environ.items() if is_secret_key(name)}
-    return sorted((value for value in values if len(value) >= _MIN_ENVIRONMENT_LENGTH), key=len, reverse=True)

@@ -42,21 +42,20 @@ class Dimension:
     def is_ordered(self) -> bool:
         """Whether neighbours among the choices are alike: rising numbers, not names."""
         numbers = [c for c in self.choices if isinstance(c, (int, float)) and not isinstance(c, bool)]
-        return len(numbers) == len(self.choices) and list(numbers) == sorted(set(numbers))
+        return 0 < len(numbers) == len(self.choices) and numbers == sorted(set(numbers))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of an interval."""
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, self.high
 
     def coordinate_distribution(self) -> BaseDistribution:
         """What a sampler searches."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+        from optuna.distributions import IntDistribution
 
-        if self.choices:
-            return (
-                IntDistribution(0, len(self.choices) - 1) if self.is_ordered else CategoricalDistribution(self.choices)
-            )
-        assert self.low is not None
-        assert self.high is not None
-        if self.integer:
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
+        return IntDistribution(0, len(self.choices) - 1) if self.is_ordered else self.value_distribution()
 
     def value_distribution(self) -> BaseDistribution:
         """What is stored and drawn: the values themselves. A wider range later stays compatible with it."""
@@ -64,19 +63,17 @@ class Dimension:
 
         if self.choices and not self.is_ordered:
             return CategoricalDistribution(self.choices)
-        low, high = (self.choices[0], self.choices[-1]) if self.choices else (self.low, self.high)
-        assert low is not None
-        assert high is not None
+        low, high = (self.choices[0], self.choices[-1]) if self.choices else self.ends
         is_whole = all(isinstance(choice, int) for choice in self.choices) if self.choices else self.integer
         if is_whole:
             return IntDistribution(int(low), int(high), log=self.log)
         return FloatDistribution(float(low), float(high), log=self.log)
 
     def to_coordinate(self, value: Any) -> Any:
-        return self.choices.index(value) if self.choices and self.is_ordered else value
+        return self.choices.index(value) if self.is_ordered else value
 
     def to_value(self, coordinate: Any) -> Any:
-        if self.choices and self.is_ordered:
+        if self.is_ordered:
             return self.choices[int(coordinate)]
         return self._rounded(coordinate) if isinstance(coordinate, float) else coordinate
 
@@ -99,11 +96,9 @@ class Dimension:
         """Where a value lies between the ends, 0 to 1, on the scale that is searched."""
         if self.choices:
             return self.choices.index(value) / max(1, len(self.choices) - 1)
-        assert self.low is not None
-        assert self.high is not None
         scale = math.log if self.log else float
-        span = scale(self.high) - scale(self.low)
-        return (scale(value) - scale(self.low)) / span if span else 0.5
+        low, high = map(scale, self.ends)
+        return (scale(value) - low) / (high - low) if high > low else 0.5
 
 
 Space = tuple[Dimension, ...]
@@ -142,14 +137,12 @@ def widened(dimension: Dimension, edge: str) -> Dimension:
     """
     if dimension.choices:
         return _with_further_choice(dimension, edge)
-    assert dimension.low is not None
-    assert dimension.high is not None
+    least, most = dimension.ends
     if dimension.log:
-        low, high = dimension.low / WIDEN_FACTOR, dimension.high * WIDEN_FACTOR
+        low, high = least / WIDEN_FACTOR, most * WIDEN_FACTOR
     else:
-        span = dimension.high - dimension.low
-        low, high = dimension.low - span, dimension.high + span
-        low = max(low, 0.0) if dimension.low >= 0 else low
+        low, high = least - (most - least), most + (most - least)
+        low = max(low, 0.0) if least >= 0 else low
     if dimension.integer:
         low, high = max(float(round(low)), 1.0 if dimension.log else low), float(round(high))
     if edge == "low":

@@ -7,13 +7,13 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftsweep.errors import DataError, Problem, TrackingError
-from peftsweep.records.files import RESULT_FILE, Files, FolderFiles
+from peftsweep.errors import DataError, Problem
+from peftsweep.records.files import RESULT_FILE, existing_file
 from peftsweep.records.jobs import Job, Loaded, read_result
 from peftsweep.records.mlflow_format import (
     STAGE_TAG,
@@ -27,7 +27,15 @@ from peftsweep.records.mlflow_format import (
 )
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.studies import Study
-from peftsweep.tracking.store import SQLITE_PREFIX, connect, local_folder, resolve_uri, search_runs, sqlite_path
+from peftsweep.tracking.store import (
+    SQLITE_PREFIX,
+    connect,
+    explained,
+    local_folder,
+    resolve_uri,
+    search_runs,
+    sqlite_path,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -35,19 +43,9 @@ if TYPE_CHECKING:
 MOST_MISSES = 3  # result.json files in a row that a store did not give
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """Artifacts of a run on a server or in a cloud: fetched when they are asked for."""
-
-    uri: str
-    run_id: str
-
-    def path(self, name: str) -> Path | None:
-        return _fetch(self.uri, self.run_id, name)
-
-
 @lru_cache(maxsize=4096)
 def _fetch(uri: str, run_id: str, name: str) -> Path | None:
+    """An artifact of a run on a server or in a cloud; None if there is none."""
     from mlflow.artifacts import download_artifacts
 
     with contextlib.suppress(Exception):  # an artifact that is not there raises what its kind of store pleases
@@ -70,7 +68,8 @@ def load_runs(source: str) -> Loaded:
     studies: dict[str, Study] = {}
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # seconds; a page of runs is long
     reader = _Reader(uri)
-    with _explained(uri), _no_garbage_collection():
+    problem = Problem("the MLflow store must be readable", redact_forms(uri))
+    with explained(problem, may_come_back=False), _no_garbage_collection():
         for run in search_runs(connect(uri)):
             tags = run.data.tags
             if tags.get(STAGE_TAG) == STUDY_STAGE:
@@ -107,16 +106,6 @@ def _checked_uri(source: str) -> str:
     return uri
 
 
-@contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # drivers and servers bring exceptions of their own
-        told = " ".join(str(error).split()).partition(" [SQL:")[0]  # which statement it was helps nobody here
-        reason = redact_forms(told)[:300] or type(error).__name__
-        raise TrackingError(Problem(f"the MLflow store must be readable ({reason})", redact_forms(uri))) from error
-
-
 class _Reader:
     """Makes jobs of runs: from a run's record, else, of an older run, from its result.json, else from MLflow's tables.
 
@@ -131,28 +120,20 @@ class _Reader:
         """Raises DataError: the run describes no job."""
         tags, metrics, run_id = run.data.tags, run.data.metrics, run.info.run_id
         folder = local_folder(run.info.artifact_uri)
-        files: Files = FolderFiles(folder) if folder else RunFiles(self._uri, run_id)
-        location, items = f"MLflow run {run_id}", read_items(tags)
-        known_items = None if items is None else tuple(items)
+        file = partial(existing_file, folder) if folder else partial(_fetch, self._uri, run_id)
+        name, path = (run.info.run_name or "").rpartition(" ")[2], None
         try:
             if found := read_record(tags, metrics):
-                return Job(found[0], found[1], location, files, known_items)
-            name = (run.info.run_name or "").rpartition(" ")[2]
-            if path := self._older_result(files):
-                return Job(read_result(path), name, location, files, known_items)
-            result = read_tables(tags, run.data.params, metrics, _datasets(run), run.info.start_time)
+                result, name = found
+            else:
+                if self._misses < MOST_MISSES:
+                    path = file(RESULT_FILE)
+                    self._misses = 0 if path or folder else self._misses + 1
+                tables = tags, run.data.params, metrics, _datasets(run), run.info.start_time
+                result = read_result(path) if path else replace(read_tables(*tables), mlflow_run_id=run_id)
         except ValueError as error:
             raise DataError(Problem(f"a run of a job must describe it ({error})", run_id)) from None
-        result.mlflow_run_id = run_id
-        return Job(result, name, location, files, known_items)
-
-    def _older_result(self, files: Files) -> Path | None:
-        if self._misses >= MOST_MISSES:
-            return None
-        path = files.path(RESULT_FILE)
-        if isinstance(files, RunFiles):
-            self._misses = 0 if path else self._misses + 1
-        return path
+        return Job(result, name, f"MLflow run {run_id}", file, read_items(tags))
 
 
 def _datasets(run: Run) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from peftsweep.errors import DataError, Problem
 from peftsweep.records.files import ADAPTER_FOLDER, ARTIFACT_FOLDER, HISTORY_FILE, RESULT_FILE, read_history
 from peftsweep.records.mlflow_format import COMPLETE_TAG, JOB_TAG, PARENT_TAG, job_id
 from peftsweep.records.results import JobResult, load_result
-from peftsweep.tracking.store import Store, find_run, open_store
+from peftsweep.tracking.store import Store, find_run, milliseconds, open_store
 from peftsweep.tracking.studies import create_study_run, find_study_run, study_runs
 from peftsweep.tracking.tracker import (
     MlflowTracker,
@@ -56,9 +56,10 @@ def import_jobs(paths: Sequence[Path], *, uri: str | None, experiment: str) -> I
             result = load_result(file)
         except DataError as error:
             report.unreadable.append(str(error))
-            continue
-        _import_job(store, file.parent, result, report, studies)
-    studies.close()
+        else:
+            _import_job(store, file.parent, result, report, studies)
+    for run_id, ended in studies.ended.items():
+        store.client.set_terminated(run_id, "FINISHED", ended or None)
     return report
 
 
@@ -76,7 +77,7 @@ class _Studies:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._ids: dict[tuple[str, str | None], str] = {}
-        self._ended: dict[str, int] = {}  # by run made here: end of its last job, milliseconds since 1970
+        self.ended: dict[str, int] = {}  # by run made here: end of its last job, milliseconds since 1970
 
     def parent_of(self, result: JobResult) -> str | None:
         """Run id of the job's study; None for a job that belongs to none."""
@@ -88,30 +89,30 @@ class _Studies:
             known = recorded is not None and find_run(self._store, recorded) is not None
             self._ids[key] = recorded if known else self._find_or_create(result, result.study)
         parent, ended = self._ids[key], end_milliseconds(result)
-        if parent in self._ended and ended is not None:
-            self._ended[parent] = max(ended, self._ended[parent])
+        if parent in self.ended and ended is not None:
+            self.ended[parent] = max(ended, self.ended[parent])
         return parent
-
-    def close(self) -> None:
-        for run_id, ended in self._ended.items():
-            self._store.client.set_terminated(run_id, "FINISHED", ended or None)
 
     def _find_or_create(self, result: JobResult, study: str) -> str:
         tags = {"method": result.method, "model": result.model, "task": result.task}
-        found = find_study_run(study_runs(self._store.client, [self._store.experiment_id]), study, tags)
-        if found:
+        if found := find_study_run(study_runs(self._store.client, [self._store.experiment_id]), study, tags):
             return found
-        started = start_seconds(result)
-        created = create_study_run(self._store, study, tags, None if started is None else round(1000 * started))
-        self._ended[created] = 0
+        created = create_study_run(self._store, study, tags, _start_milliseconds(result))
+        self.ended[created] = 0
         return created
 
 
 def _import_job(store: Store, folder: Path, result: JobResult, report: ImportReport, studies: _Studies) -> None:
     run = _find_run(store, result)
     if run is None:
-        run_id = _create_run(store, folder, result, studies.parent_of(result))
-        tracker = MlflowTracker(store, run_id, folder, strict=True)
+        parent_run_id = studies.parent_of(result)
+        run = store.client.create_run(
+            store.experiment_id,
+            start_time=_start_milliseconds(result),
+            run_name=default_run_name(result, folder),
+            tags=None if parent_run_id is None else {PARENT_TAG: parent_run_id},
+        )
+        tracker = MlflowTracker(store, run.info.run_id, folder, strict=True)
         report.logged.append(folder)
     elif run.data.tags.get(COMPLETE_TAG) == "true" and run.info.status != "RUNNING":
         report.skipped.append(folder)
@@ -130,15 +131,9 @@ def _find_run(store: Store, result: JobResult) -> Run | None:
     return found[0] if found else None
 
 
-def _create_run(store: Store, folder: Path, result: JobResult, parent_run_id: str | None) -> str:
+def _start_milliseconds(result: JobResult) -> int | None:
     started = start_seconds(result)
-    run = store.client.create_run(
-        store.experiment_id,
-        start_time=None if started is None else round(1000 * started),
-        run_name=default_run_name(result, folder),
-        tags=None if parent_run_id is None else {PARENT_TAG: parent_run_id},
-    )
-    return str(run.info.run_id)
+    return None if started is None else milliseconds(started)
 
 
 def _replay(tracker: MlflowTracker, folder: Path, result: JobResult) -> None:

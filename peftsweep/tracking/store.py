@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.files import ARTIFACT_FOLDER
+from peftsweep.records.mlflow_format import full_tags
 from peftsweep.records.redact import redact_forms
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Run, RunTag
     from mlflow.store.entities import PagedList
 
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
@@ -79,9 +81,12 @@ def open_store(uri: str | None, experiment: str) -> Store:
     """
     uri = resolve_uri(uri)
     import_mlflow()
-    with _explained(uri), _database_ready(uri):
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
+    fix = "Give tracking.uri a store that MLflow can write, such as sqlite:///outputs/mlflow.db or http://host:5000."
+    is_server = urlsplit(uri).scheme in {"http", "https"}
+    problem = Problem("the MLflow store must be usable", redact_forms(uri), "tracking.uri", fix)
+    with explained(problem, may_come_back=is_server), _database_ready(uri):
         client = MlflowClient(uri)
         return Store(client, uri, _experiment_id(client, uri, experiment))
 
@@ -148,38 +153,36 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn what MLflow, SQLAlchemy and database drivers raise into the two cases that a job tells apart."""
-    from mlflow.exceptions import MlflowException
+def explained(problem: Problem, *, may_come_back: bool = True) -> Iterator[None]:
+    """Raise what MLflow, SQLAlchemy and drivers raise as the two cases that a job tells apart.
 
+    problem: what is wrong where the store refuses. may_come_back: whether silence is a server's, which is waited for.
+
+    Raises:
+        UnreachableError: nobody answered.
+        TrackingError: MLflow refused, which waiting does not mend.
+    """
     try:
         yield
     except TrackingError:
         raise
-    except MlflowException as error:
-        is_remote = urlsplit(uri).scheme in {"http", "https"}
-        raise (_unreachable(uri, error) if is_remote and is_unreachable(error) else _unusable(uri, error)) from error
     except Exception as error:  # drivers bring exceptions of their own
-        raise _unusable(uri, error) from error
+        if may_come_back and is_unreachable(error):
+            rule = f"the MLflow store must answer ({brief(error)})"
+            raise UnreachableError(replace(problem, rule=rule, fix="")) from error
+        raise TrackingError(replace(problem, rule=f"{problem.rule} ({brief(error)})")) from error
 
 
-def _unreachable(uri: str, error: Exception) -> UnreachableError:
-    return UnreachableError(
-        Problem(f"the tracking server must answer ({brief(error)})", redact_forms(uri), "tracking.uri")
-    )
+def as_run_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    """As a batch takes them, with whole keys, cut, and without secrets."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value) for key, value in full_tags(tags).items()]
 
 
-def _unusable(uri: str, error: Exception) -> TrackingError:
-    fix = "Give tracking.uri a store that MLflow can write, such as sqlite:///outputs/mlflow.db or http://host:5000."
-    return TrackingError(
-        Problem(f"the MLflow store must be usable ({brief(error)})", redact_forms(uri), "tracking.uri", fix)
-    )
-
-
-def refusal(rule: str, value: str, error: Exception) -> TrackingError:
-    """What to raise for a call that MLflow refused, or that nobody answered."""
-    kind = UnreachableError if is_unreachable(error) else TrackingError
-    return kind(Problem(f"{rule} ({brief(error)})", value))
+def milliseconds(unix_seconds: float | None = None) -> int:
+    """Since 1970, as MLflow counts time; None is now."""
+    return round(1000 * (time.time() if unix_seconds is None else unix_seconds))
 
 
 def brief(error: BaseException) -> str:
@@ -187,7 +190,8 @@ def brief(error: BaseException) -> str:
     if is_unreachable(error):
         while cause := error.__cause__ or error.__context__:
             error = cause
-    line = redact_forms(" ".join(str(error).split())) or type(error).__name__
+    line = " ".join(str(error).split()).partition(" [SQL:")[0]  # which statement it was helps nobody here
+    line = redact_forms(line) or type(error).__name__
     return line if len(line) <= 300 else line[:300] + "..."
 
 
@@ -206,25 +210,20 @@ def _database_ready(uri: str) -> Iterator[None]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):
-        if path.exists() and path.stat().st_size and not _is_sqlite(path):
-            raise TrackingError(Problem("a sqlite:// store must be an SQLite database", str(path), "tracking.uri"))
+        if path.exists():
+            with path.open("rb") as stream:
+                if stream.read(len(_SQLITE_MAGIC)) not in (b"", _SQLITE_MAGIC):
+                    rule = "a sqlite:// store must be an SQLite database"
+                    raise TrackingError(Problem(rule, str(path), "tracking.uri"))
         yield
-
-
-def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
 
 
 def _check_database_answers(uri: str) -> None:
     address = urlsplit(uri)
     default_port = _DATABASE_PORTS.get(address.scheme.partition("+")[0])
-    if default_port is None or address.hostname is None:
-        return
-    try:
-        socket.create_connection((address.hostname, address.port or default_port), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise _unreachable(uri, error) from error
+    if default_port is not None and address.hostname is not None:
+        with explained(Problem("the database must answer", redact_forms(uri), "tracking.uri")):
+            socket.create_connection((address.hostname, address.port or default_port), timeout=_CONNECT_SECONDS).close()
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
@@ -233,7 +232,10 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, _artifact_location(uri), tags=EXPERIMENT_TAGS)
+            # Beside a local database, absolute: MLflow's default would follow the directory of whoever reads.
+            path = sqlite_path(uri)
+            location = None if path is None else (path.parent / ARTIFACT_FOLDER).as_uri()
+            return client.create_experiment(name, location, tags=EXPERIMENT_TAGS)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -242,9 +244,3 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
         fix = "Restore it (mlflow experiments restore) or choose another tracking.experiment."
         raise TrackingError(Problem("the experiment must not be deleted", name, "tracking.experiment", fix))
     return str(experiment.experiment_id)
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Beside a local database, absolute: MLflow's default would follow the working directory of whoever reads."""
-    path = sqlite_path(uri)
-    return None if path is None else (path.parent / ARTIFACT_FOLDER).as_uri()

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,23 @@ from peftsweep.records.mlflow_format import (
     STAGE_TAG,
     STATUS_TAG,
     STUDY_STAGE,
-    full_tags,
     params_of,
     space_tags,
     study_tags,
 )
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Status
-from peftsweep.tracking.store import Store, UnreachableError, brief, is_unreachable, open_store, refusal, search_runs
+from peftsweep.tracking.store import (
+    Store,
+    UnreachableError,
+    as_run_tags,
+    brief,
+    explained,
+    is_unreachable,
+    milliseconds,
+    open_store,
+    search_runs,
+)
 from peftsweep.tracking.summary import StudySummary, study_note
 
 if TYPE_CHECKING:
@@ -80,46 +90,41 @@ class StudyRuns:
         run_id = self.run_ids.get(study_name)
         if run_id is None:
             return
-        self._attempt(partial(self._log_numbers, run_id=run_id, optuna_study=optuna_study, summary=summary))
+        self._call_or_warn(partial(self._log_numbers, run_id, optuna_study, summary))
         if draw is not None:
-            self._attempt(partial(_log_plots, run_id=run_id, draw=draw))
+            self._call_or_warn(partial(_log_plots, run_id, draw))
         for path in files:
-            self._attempt(partial(_log_file, run_id=run_id, path=path))
+            self._call_or_warn(methodcaller("log_artifact", run_id, str(path)))
 
     def finish(self, *, interrupted: bool = False) -> None:
         """End the studies' runs. A sweep that is resumed opens them again."""
         for run_id in self.run_ids.values():
-            self._attempt(partial(_end, run_id=run_id, status="KILLED" if interrupted else "FINISHED"))
+            self._call_or_warn(methodcaller("set_terminated", run_id, "KILLED" if interrupted else "FINISHED"))
 
-    def _log_numbers(self, store: Store, run_id: str, optuna_study: optuna.Study, summary: StudySummary) -> None:
-        from mlflow.entities import Param, RunTag
+    def _log_numbers(
+        self, run_id: str, optuna_study: optuna.Study, summary: StudySummary, client: MlflowClient
+    ) -> None:
+        from mlflow.entities import Param
 
-        run = store.client.get_run(run_id)
+        run = client.get_run(run_id)
         settings, known = params_of(summary.best_settings), run.data.params
         is_stale = any(known.get(key, value) != value for key, value in settings.items())
-        metrics = self._new_values(store, run, [*_history(optuna_study), *_single_values(summary)])
-        store.client.log_batch(
-            run_id,
-            metrics=metrics,
-            params=[Param(key, value) for key, value in settings.items() if key not in known],
-            tags=[RunTag(key, value) for key, value in full_tags(_found_tags(summary, settings, is_stale)).items()],
-        )
-        self._logged[run_id].update({(metric.key, metric.step): metric.value for metric in metrics})
-
-    def _new_values(self, store: Store, run: Run, metrics: Sequence[Metric]) -> list[Metric]:
-        """Those that the run does not hold yet; the run of a resumed sweep holds some."""
-        run_id = run.info.run_id
-        if run_id not in self._logged:
-            histories = [store.client.get_metric_history(run_id, key) for key in run.data.metrics]
+        if run_id not in self._logged:  # the run of a resumed sweep holds some values already
+            histories = [client.get_metric_history(run_id, key) for key in run.data.metrics]
             self._logged[run_id] = {(m.key, m.step): m.value for history in histories for m in history}
         logged = self._logged[run_id]
-        return [metric for metric in metrics if logged.get((metric.key, metric.step)) != metric.value]
+        values = [*_history(optuna_study), *_single_values(summary)]
+        new = [metric for metric in values if logged.get((metric.key, metric.step)) != metric.value]
+        params = [Param(key, value) for key, value in settings.items() if key not in known]
+        tags = as_run_tags(_found_tags(summary, settings, is_stale))
+        client.log_batch(run_id, metrics=new, params=params, tags=tags)
+        logged.update({(metric.key, metric.step): metric.value for metric in new})
 
-    def _attempt(self, call: Callable[[Store], object]) -> None:
+    def _call_or_warn(self, call: Callable[[MlflowClient], object]) -> None:
         if self._store is None or time.monotonic() < self._silent_until_seconds:
             return
         try:
-            call(self._store)
+            call(self._store.client)
         except Exception as error:  # a driver, an artifact store or a proxy may raise anything
             if not self._has_failed:
                 rule = f"MLflow must take what a sweep logs ({brief(error)})"
@@ -158,10 +163,12 @@ def close_lost_runs(
     """
     try:
         store = open_store(uri, experiment)
-        running = [run_id for parent in parent_run_ids for run_id in _running_children(store, parent)]
-        lost = [run_id for run_id in running if run_id not in alive]
+        lost = [run_id for parent in parent_run_ids for run_id in _running_children(store, parent)]
+        lost = [run_id for run_id in lost if run_id not in alive]
         for run_id in lost:
-            _close_lost(store, run_id)
+            tags = as_run_tags({STATUS_TAG: Status.FAILED, CAUSE_TAG: LOST_CAUSE})
+            store.client.log_batch(run_id, tags=tags)
+            store.client.set_terminated(run_id, "FAILED")
     except Exception as error:  # a driver or a proxy may raise anything
         _log.warning("The MLflow runs of jobs that died could not be closed (%s).", brief(error))
         return []
@@ -188,17 +195,13 @@ def create_study_run(store: Store, study_name: str, tags: Mapping[str, str], sta
 
 
 def _open_runs(store: Store, studies: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
     run_ids = {}
-    try:
+    with explained(Problem("MLflow must take a run for each study", redact_forms(store.uri))):
         existing = study_runs(store.client, [store.experiment_id])
         for name, tags in studies.items():
             if found := find_study_run(existing, name, tags):
                 store.client.update_run(found, status="RUNNING")
             run_ids[name] = found or create_study_run(store, name, tags)
-    except MlflowException as error:
-        raise refusal("MLflow must take a run for each study", redact_forms(store.uri), error) from error
     return run_ids
 
 
@@ -207,26 +210,10 @@ def _running_children(store: Store, parent_run_id: str) -> list[str]:
     return [run.info.run_id for run in search_runs(store.client, [store.experiment_id], wanted)]
 
 
-def _close_lost(store: Store, run_id: str) -> None:
-    from mlflow.entities import RunTag
-
-    tags = {STATUS_TAG: str(Status.FAILED), CAUSE_TAG: LOST_CAUSE}
-    store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    _end(store, run_id, "FAILED")
-
-
-def _end(store: Store, run_id: str, status: str) -> None:
-    store.client.set_terminated(run_id, status)
-
-
-def _log_file(store: Store, run_id: str, path: Path) -> None:
-    store.client.log_artifact(run_id, str(path))
-
-
-def _log_plots(store: Store, run_id: str, draw: Callable[[Path], object]) -> None:
+def _log_plots(run_id: str, draw: Callable[[Path], object], client: MlflowClient) -> None:
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder))
-        store.client.log_artifacts(run_id, folder, _PLOTS)
+        client.log_artifacts(run_id, folder, _PLOTS)
 
 
 def _history(optuna_study: optuna.Study) -> Iterator[Metric]:
@@ -234,14 +221,14 @@ def _history(optuna_study: optuna.Study) -> Iterator[Metric]:
     from mlflow.entities import Metric
     from optuna.trial import TrialState
 
-    now = round(1000 * time.time())
+    now = milliseconds()
     completed = [
         (trial, trial.value)
         for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if trial.value is not None and math.isfinite(trial.value)
     ]
     for trial, value in completed:
-        ended = now if trial.datetime_complete is None else round(1000 * trial.datetime_complete.timestamp())
+        ended = now if trial.datetime_complete is None else milliseconds(trial.datetime_complete.timestamp())
         yield Metric("study/objective", value, ended, trial.number)
     sign = -1.0 if optuna_study.direction.name == "MAXIMIZE" else 1.0
     best = math.inf
@@ -261,7 +248,7 @@ def _single_values(summary: StudySummary) -> Iterator[Metric]:
     values |= {metric: score.mean for metric, score in summary.confirmed.items()}
     values |= {f"{DEFAULT_METRIC}{metric}": score.mean for metric, score in summary.default.items()}
     values |= {f"study/importance/{key}": share for key, share in summary.importance.items()}
-    now = round(1000 * time.time())
+    now = milliseconds()
     for key, value in values.items():
         yield Metric(key, value, now, 0)
 

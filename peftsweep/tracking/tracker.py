@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +16,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftsweep.errors import Problem, TrackingError
-from peftsweep.records.files import ADAPTER_FOLDER, CONFIG_FILE, PREDICTIONS_FILE, RESULT_FILE
+from peftsweep.records.files import ADAPTER_FOLDER, CONFIG_FILE, IMAGES_FOLDER, PREDICTIONS_FILE, RESULT_FILE
 from peftsweep.records.jobs import read_item_scores
 from peftsweep.records.mlflow_format import CAUSE_TAG, COMPLETE_TAG, PARENT_TAG, full_tags, params_of, result_tags
-from peftsweep.records.pictures import stored_samples
+from peftsweep.records.pictures import read_picture, stored_samples
 from peftsweep.records.redact import redact, redact_forms
 from peftsweep.records.results import JobResult, Status
-from peftsweep.tracking.images import known_pictures, log_picture, read_picture
-from peftsweep.tracking.store import Store, UnreachableError, brief, find_run, is_unreachable, open_store, refusal
+from peftsweep.tracking.store import (
+    Store,
+    UnreachableError,
+    as_run_tags,
+    brief,
+    explained,
+    find_run,
+    is_unreachable,
+    milliseconds,
+    open_store,
+)
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -41,6 +52,9 @@ _FLUSH_VALUES = 500
 _TEXT_ARTIFACTS = (CONFIG_FILE, RESULT_FILE, "job.log", ".hydra/*.yaml")  # redacted on their way out
 _DATA_ARTIFACTS = ("*.jsonl", "*.png")  # what the model said, measured or drew: as it is
 _PICTURE_FOLDERS = ("images/test", "images/base")  # its samples were logged by step
+
+# A picture of a step as MLflow's image view has it: a file whose name tells key and step.
+_LOGGED_PICTURE = re.compile(r"images/(?P<key>[^+%]*)[+%]step[+%](?P<step>\d+)[+%].*\.png")
 
 _log = logging.getLogger(__name__)
 
@@ -126,9 +140,9 @@ class MlflowTracker(Tracker):
     raised instead."""
 
     def __init__(self, store: Store, run_id: str, folder: Path, *, strict: bool = False) -> None:
-        self.run_id = run_id
+        self.run_id: str = run_id
         self.strict = strict
-        self._id, self._store, self._folder = run_id, store, folder
+        self._store, self._folder = store, folder
         self._buffer: list[Metric] = []
         self._datasets: list[DatasetInput] = []
         self._flushed_at_seconds = time.monotonic()
@@ -142,15 +156,14 @@ class MlflowTracker(Tracker):
         self._keep(step, values, unix_seconds)
         is_due = time.monotonic() - self._flushed_at_seconds >= _FLUSH_SECONDS or len(self._buffer) >= _FLUSH_VALUES
         if is_due and not self._has_failed:
-            with self._forgiven():
+            with self._warned():
                 self._flush()
 
     def log_picture(self, key: str, picture: np.ndarray, step: int, unix_seconds: float | None = None) -> None:
         if self._has_failed or (key, step) in self.known_pictures:
             return  # those of a server that was away are sent with the folder
-        milliseconds = round(1000 * (time.time() if unix_seconds is None else unix_seconds))
-        with self._forgiven():
-            log_picture(self._store.client, self._id, key, picture, step, milliseconds)
+        with self._warned():
+            self._send_picture(key, picture, step, milliseconds(unix_seconds))
             self.known_pictures.add((key, step))
 
     def log_params(self, params: Mapping[str, object], only: Sequence[str] | None = None) -> None:
@@ -160,17 +173,14 @@ class MlflowTracker(Tracker):
             return
         flat = params_of(params, only)
         new = [Param(key, value) for key, value in flat.items() if key not in self.known_params]
-        with self._forgiven():
-            self._store.client.log_batch(self._id, params=new)
+        with self._warned():
+            self._store.client.log_batch(self.run_id, params=new)
             self.known_params.update(flat)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        if self._is_away:
-            return
-        with self._forgiven():
-            self._store.client.log_batch(self._id, tags=[RunTag(key, value) for key, value in full_tags(tags).items()])
+        if not self._is_away:
+            with self._warned():
+                self._store.client.log_batch(self.run_id, tags=as_run_tags(tags))
 
     def log_dataset(self, name: str, split: str, source: str, digest: str, rows: int) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -188,26 +198,27 @@ class MlflowTracker(Tracker):
         client = self._store.client
         if self._is_gone():
             return
-        with self._forgiven():
+        with self._warned():
             for path in _matching(folder, _TEXT_ARTIFACTS):
                 text = redact(path.read_text(encoding="utf-8", errors="replace"))
-                client.log_text(self._id, text, path.relative_to(folder).as_posix())
+                client.log_text(self.run_id, text, path.relative_to(folder).as_posix())
             for path in _matching(folder, (*_DATA_ARTIFACTS, ADAPTER_FOLDER) if adapter else _DATA_ARTIFACTS):
-                client.log_artifact(self._id, str(path))
+                client.log_artifact(self.run_id, str(path))
             for path in _matching(folder, _PICTURE_FOLDERS):
-                client.log_artifact(self._id, str(path), "pictures")
+                client.log_artifact(self.run_id, str(path), "pictures")
             for step, key, path in stored_samples(folder):
                 if (key, step) not in self.known_pictures:
-                    log_picture(client, self._id, key, read_picture(path), step, round(1000 * path.stat().st_mtime))
+                    self._send_picture(key, read_picture(path), step, milliseconds(path.stat().st_mtime))
 
     def close(self, result: JobResult) -> None:
         self._keep(result.steps, {key: value for key, value in result.metrics.items() if not math.isnan(value)})
         if self._is_gone():
             return  # not even to stop the watch: MLflow's thread would wait too, and ends by itself
-        self._stop_watching()
+        if self._monitor is not None:
+            self._monitor.finish()  # type: ignore[no-untyped-call]
         if self._datasets:
-            with self._forgiven():
-                self._store.client.log_inputs(self._id, self._datasets)
+            with self._warned():
+                self._store.client.log_inputs(self.run_id, self._datasets)
         self._end(result)
 
     def watch_system(self) -> None:
@@ -216,58 +227,53 @@ class MlflowTracker(Tracker):
 
         # A server that is gone is warned about once, by us.
         logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
-        with self._forgiven():
-            is_resumed = bool(self.logged)
-            monitor = SystemMetricsMonitor(self._id, tracking_uri=self._store.uri, resume_logging=is_resumed)  # type: ignore[no-untyped-call]
+        with self._warned():
+            uri, is_resumed = self._store.uri, bool(self.logged)
+            monitor = SystemMetricsMonitor(self.run_id, tracking_uri=uri, resume_logging=is_resumed)  # type: ignore[no-untyped-call]
             monitor.start()  # type: ignore[no-untyped-call]
             self._monitor = monitor
 
     def _end(self, result: JobResult) -> None:
         if self._has_failed or len(self._buffer) > _FLUSH_VALUES:  # MLflow sends a long batch in parts, tags first
-            with self._forgiven():
+            with self._warned():
                 self._flush()
         items: list[float] = []
         with contextlib.suppress(ValueError, OSError):  # a scorer's own items; the report says what is wrong with them
             items = read_item_scores(self._folder / PREDICTIONS_FILE)
         tags = result_tags(result, self._folder.name, items) | ({} if self._has_failed else {COMPLETE_TAG: "true"})
-        with self._forgiven():
+        with self._warned():
             self._flush(tags)
-        with self._forgiven():
+        with self._warned():
             end_time = end_milliseconds(result) if self.strict else None
-            self._store.client.set_terminated(self._id, _RUN_STATUS[result.status], end_time)
+            self._store.client.set_terminated(self.run_id, _RUN_STATUS[result.status], end_time)
 
     def _keep(self, step: int, values: Mapping[str, float], unix_seconds: float | None = None) -> None:
         from mlflow.entities import Metric
 
-        timestamp = round(1000 * (time.time() if unix_seconds is None else unix_seconds))
+        timestamp = milliseconds(unix_seconds)
         for key, value in values.items():
             if self.logged.get((key, step)) != value:
                 self.logged[key, step] = value
                 self._buffer.append(Metric(key, float(value), timestamp, step))
 
     def _flush(self, tags: Mapping[str, str] | None = None) -> None:
-        from mlflow.entities import RunTag
-
         self._flushed_at_seconds = time.monotonic()
-        full = [RunTag(key, value) for key, value in full_tags(tags or {}).items()]
-        self._store.client.log_batch(self._id, metrics=self._buffer, tags=full)
+        self._store.client.log_batch(self.run_id, metrics=self._buffer, tags=as_run_tags(tags or {}))
         self._buffer = []
 
     def _is_gone(self) -> bool:
         """At the end of a job: whether a server that was away still is. Asked once, as the answer may take long."""
         if self._is_away and not self._was_asked_again:
             self._was_asked_again, self._is_away = True, False
-            with self._forgiven():
+            with self._warned():
                 self._flush()
         return self._is_away
 
-    def _stop_watching(self) -> None:
-        if self._monitor is not None:
-            self._monitor.finish()  # type: ignore[no-untyped-call]
-            self._monitor = None
+    def _send_picture(self, key: str, picture: np.ndarray, step: int, timestamp: int) -> None:
+        self._store.client.log_image(self.run_id, picture, key=key, step=step, timestamp=timestamp, synchronous=True)
 
     @contextlib.contextmanager
-    def _forgiven(self) -> Iterator[None]:
+    def _warned(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # a driver, an artifact store or a proxy may raise anything
@@ -281,10 +287,8 @@ class MlflowTracker(Tracker):
 
 def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False) -> MlflowTracker:
     """Continue a run: what it holds already is not sent again, and it counts as running until it is closed."""
-    from mlflow.exceptions import MlflowException
-
     tracker = MlflowTracker(store, run_id, folder, strict=strict)
-    try:
+    with explained(Problem("the MLflow run must exist and answer", run_id)):
         data = store.client.get_run(run_id).data
         for key in data.metrics:
             if not key.startswith("system/"):
@@ -294,8 +298,6 @@ def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False)
         store.client.set_tag(run_id, COMPLETE_TAG, "false")
         if CAUSE_TAG in data.tags:  # why it ended before
             store.client.delete_tag(run_id, CAUSE_TAG)
-    except MlflowException as error:
-        raise refusal("the MLflow run must exist and answer", run_id, error) from error
     tracker.known_params.update(data.params)
     tracker.known_pictures = known_pictures(store.client, run_id)
     return tracker
@@ -304,7 +306,7 @@ def reopen_run(store: Store, run_id: str, folder: Path, *, strict: bool = False)
 def end_milliseconds(result: JobResult) -> int | None:
     """When the job ended, or None if it does not say."""
     started = start_seconds(result)
-    return None if started is None else round(1000 * (started + result.metrics.get("time/job_seconds", 0.0)))
+    return None if started is None else milliseconds(started + result.metrics.get("time/job_seconds", 0.0))
 
 
 def start_seconds(result: JobResult) -> float | None:
@@ -316,25 +318,23 @@ def start_seconds(result: JobResult) -> float | None:
         return None
 
 
-def _create_run(store: Store, run_name: str, folder: Path, tags: Mapping[str, str]) -> MlflowTracker:
-    from mlflow.exceptions import MlflowException
+def known_pictures(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
+    """Key and step of what a run holds."""
+    found = (_LOGGED_PICTURE.fullmatch(info.path) for info in client.list_artifacts(run_id, IMAGES_FOLDER))
+    return {(match["key"], int(match["step"])) for match in found if match}
 
-    try:
+
+def _create_run(store: Store, run_name: str, folder: Path, tags: Mapping[str, str]) -> MlflowTracker:
+    with explained(Problem("MLflow must take a new run", run_name)):
         run = store.client.create_run(store.experiment_id, run_name=run_name, tags=full_tags(tags))
-    except MlflowException as error:
-        raise refusal("MLflow must take a new run", run_name, error) from error
     return MlflowTracker(store, run.info.run_id, folder)
 
 
 def _parent_tag(store: Store, parent_run_id: str | None) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
     if parent_run_id is None:
         return {}
-    try:
+    with explained(Problem("the MLflow store must give the run that a job's nests under", parent_run_id)):
         parent = find_run(store, parent_run_id)
-    except MlflowException as error:
-        raise refusal("the MLflow store must answer", parent_run_id, error) from error
     if parent is None:
         _log.warning("MLflow has no run %s to nest this job's run under: it stands alone.", parent_run_id)
         return {}

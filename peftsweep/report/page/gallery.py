@@ -71,7 +71,7 @@ def _sheets(rows: Sequence[Row], by_location: dict[str, Job]) -> Iterator[tuple[
 
     for row in rows:
         job = next((by_location[location] for location in row.locations[:1] if location in by_location), None)
-        path = job.files.path(SHEET_FILE) if job else None
+        path = job.file(SHEET_FILE) if job else None
         try:
             if job and path:
                 with Image.open(path) as opened:
@@ -122,7 +122,7 @@ def _prompts(first: Cut, columns: Mapping[str, Sequence[Image | None]], texts: S
 
 def _texts(job: Job) -> list[str]:
     """Prompts with a photo, in a sheet's order; none if the job left no test items."""
-    path = job.files.path(PREDICTIONS_FILE)
+    path = job.file(PREDICTIONS_FILE)
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     items = [json.loads(line) for line in lines]
     return list({item["photo"]: str(item["prompt"]) for item in items if {"photo", "prompt"} <= item.keys()}.values())

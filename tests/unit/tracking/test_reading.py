@@ -162,8 +162,8 @@ def test_files_of_a_far_store_are_fetched_once(uri: str, monkeypatch: pytest.Mon
     store_module._fetch.cache_clear()
     job = next(job for job in load_jobs(uri).jobs if job.name == "best-seed-1")
     assert len(job.item_scores) == 4
-    assert job.files.path("predictions.jsonl") == job.files.path("predictions.jsonl")
-    assert job.files.path("no-such-file") is None
+    assert job.file("predictions.jsonl") == job.file("predictions.jsonl")
+    assert job.file("no-such-file") is None
 
 
 def test_a_database_that_does_not_exist_is_not_made(tmp_path: Path) -> None:

@@ -22,10 +22,9 @@ from peftsweep.errors import DataError, TrackingError
 from peftsweep.records.mlflow_format import params_of
 from peftsweep.records.pictures import sample_name, write_pictures
 from peftsweep.records.results import JobResult, Status, save_result
-from peftsweep.tracking.images import known_pictures
 from peftsweep.tracking.restore import import_jobs
 from peftsweep.tracking.store import Store, open_store, resolve_uri
-from peftsweep.tracking.tracker import MlflowTracker, NoTracker, Tracker, default_run_name, open_tracker
+from peftsweep.tracking.tracker import MlflowTracker, NoTracker, Tracker, default_run_name, known_pictures, open_tracker
 from peftsweep.tracking.ui import serve_ui
 
 EXPERIMENT = "peftsweep"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from job_writer import write_job, write_sweep
 
-from peftsweep.records.files import FolderFiles
+from peftsweep.records.files import existing_file
 from peftsweep.records.jobs import Job, read_job
 from peftsweep.records.quantities import plain
 from peftsweep.records.results import Status
@@ -149,7 +150,7 @@ def test_a_curve_is_read_from_what_a_job_logged_and_a_torn_last_line_ends_it(tmp
 def test_a_job_without_a_history_has_no_curve(tmp_path: Path) -> None:
     folder = write_job(tmp_path / "a")
     row = compare(load_jobs(tmp_path)).groups[0].rows[0]
-    assert read_curve(row, Job(read_job(folder).result, "a", "a", FolderFiles(tmp_path / "gone"))) is None
+    assert read_curve(row, Job(read_job(folder).result, "a", "a", partial(existing_file, tmp_path / "gone"))) is None
 
 
 def test_the_setting_that_decides_is_the_most_important() -> None:
