@@ -32,12 +32,18 @@ from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, Slot, cluster_sl
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, refuse_foreign_studies
-from peftsweep.sweeps.protocol.constraints import trial_limits
 from peftsweep.sweeps.protocol.pruning import build_pruner
 from peftsweep.sweeps.protocol.request import FAIR_SWEEPER, read_request, with_full_sweep_keys
 from peftsweep.sweeps.protocol.resume import continued, placed
 from peftsweep.sweeps.protocol.search import build_sampler
-from peftsweep.sweeps.protocol.specification import SweepSpec, build_sweep_spec, load_spec, save_spec, with_parents
+from peftsweep.sweeps.protocol.specification import (
+    SweepSpec,
+    build_sweep_spec,
+    load_spec,
+    save_spec,
+    trial_limits,
+    with_parents,
+)
 from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.study_runs import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
@@ -130,11 +136,16 @@ def build_settings(values: Mapping[str, Any]) -> SweepConfig:
     settings: SweepConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
     sampler, pruner = settings.sampler, settings.pruner
     checks: list[Callable[[], object]] = [
-        lambda: _require_folder_name(settings.name),
         lambda: build_sampler(sampler.name, sampler.kwargs, settings.sampler_seed),
         lambda: build_pruner(pruner.name, pruner.kwargs, max_steps=100),
         lambda: trial_limits(settings.constraint),
     ]
+    if settings.name is not None and not FOLDER_NAME.fullmatch(settings.name):
+        rule, fix = (
+            "a sweep's name must be that of a folder under outputs/sweeps",
+            "Use letters, digits, '-', '_' and '.'.",
+        )
+        problems.append(Problem(rule, settings.name, "name", fix))
     for check in checks:
         try:
             check()
@@ -143,12 +154,6 @@ def build_settings(values: Mapping[str, Any]) -> SweepConfig:
     if problems:
         raise ConfigError(*problems)
     return settings
-
-
-def _require_folder_name(name: str | None) -> None:
-    if name is not None and not FOLDER_NAME.fullmatch(name):
-        fix = "Use letters, digits, '-', '_' and '.'."
-        raise ConfigError(Problem("a sweep's name must be that of a folder under outputs/sweeps", name, "name", fix))
 
 
 def _specify(

@@ -102,6 +102,7 @@ def _row(
     spec: SweepSpec, study: StudySpec, tuned: Sequence[Trial], confirm: Sequence[Trial], score: str | None
 ) -> SweepRow:
     best = best_of(tuned, spec.objective, spec.limits)
+    edges = edges_of(study.space, best.params) if best else {}
     ended = [trial.outcome for trial in tuned if trial.is_finished and trial.outcome]
     counts = [str(outcome.status) for outcome in ended]
     best_runs = _confirmed(confirm, best.params) if best else []
@@ -128,7 +129,7 @@ def _row(
         tokens=sum(outcome.tokens for outcome in ended),
         seconds=sum(outcome.seconds for outcome in ended),
         stopped=stopped_because(tuned),
-        edges=_edges(study, best),
+        edges=tuple(f"{d.key}={describe_range(widened(d, edges[d.key]))}" for d in study.space if d.key in edges),
         confirm_failed=sum(trial.is_finished and not trial.is_result for trial in confirm),
         confirm_metrics=_means(best_runs),
         is_mixed=_mixed([*tuned, *confirm]),
@@ -156,12 +157,6 @@ def _interval(runs: Sequence[Trial], key: str | None) -> tuple[float, float] | N
         return None
     items = [read_item_scores(Path(one.folder) / PREDICTIONS_FILE) if one.folder else [] for one in outcomes]
     return score_interval(items, key, outcomes[0].intervals.get(key))
-
-
-def _edges(study: StudySpec, best: Trial | None) -> tuple[str, ...]:
-    edges = edges_of(study.space, best.params) if best else {}
-    wider = [widened(dimension, edges[dimension.key]) for dimension in study.space if dimension.key in edges]
-    return tuple(f"{dimension.key}={describe_range(dimension)}" for dimension in wider)
 
 
 def _mixed(trials: Sequence[Trial]) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ import subprocess
 import pytest
 
 from peftsweep.records.results import Stage
-from peftsweep.sweeps.execution.messages import TrialRequest
-from peftsweep.sweeps.execution.trial_process import TrialProcess
+from peftsweep.sweeps.execution.trial_process import TrialProcess, TrialRequest
 from peftsweep.sweeps.protocol.trials import Ending
 from tests.process.conftest import lives
 

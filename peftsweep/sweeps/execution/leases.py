@@ -5,6 +5,7 @@ Optuna's own heartbeat serves neither journal files nor ask and tell. A file say
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from peftsweep.records.files import write_whole
 
 WORKERS_FOLDER = "workers"
 CONTROLLER_FILE = "controller.json"
@@ -50,12 +53,8 @@ class LeaseFile:
         if now or age >= REFRESH_SECONDS or (changed and age >= REFRESH_SECONDS / 4):
             self._written_at_seconds = time.monotonic()
             content = json.dumps(asdict(self._lease) | {"doing": self._doing})
-            partial = self.path.with_suffix(f".{os.getpid()}.partial")
-            try:
-                partial.write_text(content, encoding="utf-8")
-                partial.replace(self.path)
-            except OSError:  # a full disk must not end a worker; an old lease of a live process still counts here
-                partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a full disk must not end a worker; its old lease still counts here
+                write_whole(self.path, content)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

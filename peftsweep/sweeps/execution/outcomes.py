@@ -10,12 +10,13 @@ from pathlib import Path
 
 from peftsweep.errors import DataError
 from peftsweep.records.limits import violations
-from peftsweep.records.results import JobResult, Status, load_result
+from peftsweep.records.results import Status, load_result
 from peftsweep.sweeps.execution.tickets import Tickets
 from peftsweep.sweeps.protocol.specification import SweepSpec
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Trial
 
 OUTCOME_FILE = "outcome.json"  # beside result.json: what is sent to the worker, should the connection break
+# Two trials of a study compare only where these are equal.
 CODE_KEYS = ("commit", "dirty", "torch", "transformers", "peft", "peftsweep")
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,10 @@ def with_result(outcome: Outcome, folder: Path) -> Outcome:
         metrics=result.metrics,
         intervals=result.intervals,
         data={info["split"]: info["digest"] for info in result.datasets},
-        code=code_of(result),
+        code=" ".join(f"{key}={result.environment[key]}" for key in CODE_KEYS if key in result.environment),
         tokens=int(result.metrics.get("train/tokens", 0)),
         steps=result.steps,
     )
-
-
-def code_of(result: JobResult) -> str:
-    """Two trials of a study compare only where this is equal."""
-    return " ".join(f"{key}={result.environment[key]}" for key in CODE_KEYS if key in result.environment)
 
 
 def recorded_outcome(folder: Path) -> Outcome | None:

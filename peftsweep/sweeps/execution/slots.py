@@ -50,7 +50,11 @@ def local_slots(
         tune = [Slot(index, None, max(1, cores // count)) for index in range(count)]
         return tune, [Slot(0, None, cores)]
     if device not in ("auto", "cuda"):
-        gpus = [_chosen(gpus, device)]
+        number = device.partition(":")[2] or "0"
+        if not number.isdecimal() or int(number) >= len(gpus):
+            rule = f"the device must be one of the {len(gpus)} GPUs of this machine"
+            raise ConfigError(Problem(rule, device, "device"))
+        gpus = [gpus[int(number)]]
     if workers is not None and workers > len(gpus) and not may_share:
         rule = f"each worker needs a GPU of its own, and there are {len(gpus)}"
         fix = "Lower workers, or add allow_shared_gpu=true: times and memory of trials can't be compared then."
@@ -60,13 +64,6 @@ def local_slots(
     tune = [Slot(index, gpus[index % len(gpus)], threads) for index in range(count)]
     confirm = gpus[:count]  # fewer workers than GPUs: the others are left to somebody else
     return tune, [Slot(index, gpu, max(1, cores // len(confirm))) for index, gpu in enumerate(confirm)]
-
-
-def _chosen(gpus: Sequence[str], device: str) -> str:
-    number = device.partition(":")[2] or "0"
-    if not number.isdecimal() or int(number) >= len(gpus):
-        raise ConfigError(Problem(f"the device must be one of the {len(gpus)} GPUs of this machine", device, "device"))
-    return gpus[int(number)]
 
 
 def cluster_slots(workers: int | None) -> tuple[list[Slot], list[Slot]]:

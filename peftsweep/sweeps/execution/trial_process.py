@@ -1,4 +1,7 @@
-"""A worker's hold on the process that runs its trials: start it, send a trial, follow it, end it, replace it."""
+"""A worker's hold on the process that runs its trials: start it, send a trial, follow it, end it, replace it.
+
+The messages that the two send each other are plain dataclasses.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,65 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
-from peftsweep.sweeps.execution.messages import TrialRequest
 from peftsweep.sweeps.execution.outcomes import with_result
 from peftsweep.sweeps.protocol.trials import Ending, Outcome
 
+TRIAL_SERVER = "peftsweep.sweeps.execution.trial_server"
 POLL_SECONDS = 0.2
 END_SECONDS = 15.0  # what an interrupted trial gets to write its result and close its MLflow run
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """One trial to run.
+
+    overrides: all settings but the searched ones; report: the metric that is reported after validations, and may end
+    the trial; params: the searched settings; proposal: where they are None, the arguments of `search.propose`.
+    """
+
+    overrides: tuple[str, ...]
+    folder: str
+    report: str
+    params: dict[str, Any] | None = None
+    proposal: dict[str, Any] | None = None
+    config_dir: str | None = None
+    tokens: int | None = None  # what the trial may spend
+    seconds: float | None = None
+    number: int = 0  # of the trial in its study
+
+
+@dataclass(frozen=True)
+class Proposed:
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Begun:
+    mlflow_run_id: str | None
+
+
+@dataclass(frozen=True)
+class Alive:
+    """No step was done, but something was: an evaluation goes on."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    step: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Answered with True (go on) or False (prune)."""
+
+    step: int
+    value: float
 
 
 class ProcessGoneError(Exception):
@@ -40,12 +91,7 @@ class TrialProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def run(
-        self,
-        request: TrialRequest,
-        on_message: Callable[[Any], Any],
-        is_stopped: Callable[[], bool],
-    ) -> Outcome:
+    def run(self, request: TrialRequest, on_message: Callable[[Any], Any], is_stopped: Callable[[], bool]) -> Outcome:
         """Run one trial to its end. on_message: called with each message; what it returns other than None is sent back.
 
         is_stopped: asked a few times a second; True interrupts the trial. A process that dies, or sends nothing for
@@ -101,13 +147,7 @@ class TrialProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "peftsweep.sweeps.execution.trial_server",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
+                [sys.executable, "-m", TRIAL_SERVER, str(theirs.fileno()), str(os.getpid())],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

@@ -35,8 +35,8 @@ from peftsweep.errors import (
 )
 from peftsweep.job.display import Display
 from peftsweep.records.space import as_overrides
-from peftsweep.sweeps.execution.messages import Alive, Begun, Proposed, Reported, Stepped, TrialRequest
 from peftsweep.sweeps.execution.outcomes import OUTCOME_FILE, with_result
+from peftsweep.sweeps.execution.trial_process import Alive, Begun, Proposed, Reported, Stepped, TrialRequest
 from peftsweep.sweeps.protocol.trials import Ending, Outcome
 
 STEP_MESSAGE_SECONDS = 0.5  # between messages about steps, at least

@@ -29,13 +29,12 @@ from peftsweep.records.files import SWEEP_FILE
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution import stopping
 from peftsweep.sweeps.execution.leases import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
-from peftsweep.sweeps.execution.messages import Begun, Proposed, Reported, Stepped, TrialRequest
 from peftsweep.sweeps.execution.outcomes import settle
 from peftsweep.sweeps.execution.slots import Slot
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, Tickets
-from peftsweep.sweeps.execution.trial_process import TrialProcess
+from peftsweep.sweeps.execution.trial_process import Begun, Proposed, Reported, Stepped, TrialProcess, TrialRequest
 from peftsweep.sweeps.protocol.pruning import should_prune
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import is_over
@@ -117,7 +116,9 @@ class Worker:
 
     def _work_once(self) -> bool:
         """Run one trial, or wait a moment. False: there is nothing left to wait for."""
-        self._reload_spec()
+        changed_at = (self.spec.path / SWEEP_FILE).stat().st_mtime
+        if changed_at != self._spec_read_at:  # ranges may have been widened, or studies added, since
+            self._spec_read_at, self.spec = changed_at, load_spec(self.spec.path)
         # Without a controller what waits can still be run, though nobody confirms it.
         stage = self.only_stage or self._controller_stage() or Stage.TUNE
         try:
@@ -144,12 +145,6 @@ class Worker:
         self._publish(state="waiting")
         time.sleep(IDLE_SECONDS)
         return True
-
-    def _reload_spec(self) -> None:
-        """Ranges may have been widened, or studies added, since."""
-        changed_at = (self.spec.path / SWEEP_FILE).stat().st_mtime
-        if changed_at != self._spec_read_at:
-            self._spec_read_at, self.spec = changed_at, load_spec(self.spec.path)
 
     def _work(self, study: StudySpec, stage: Stage, tickets: Tickets, trial: Trial) -> None:
         with self._alone_on_device(stage) as is_ready:
@@ -204,13 +199,14 @@ class Worker:
         proposal = None
         if known is None:
             others = [other for other in tickets.trials() if other.number != trial.number]
-            seed = stable_seed(settings.sampler_seed, study.name, trial.number)
-            sampler = {"sampler": settings.sampler.name, "kwargs": settings.sampler.kwargs, "seed": seed}
             proposal = {
                 "space": study.space,
                 "history": observations(others),
                 "direction": self.spec.direction,
-            } | sampler
+                "sampler": settings.sampler.name,
+                "kwargs": settings.sampler.kwargs,
+                "seed": stable_seed(settings.sampler_seed, study.name, trial.number),
+            }
         return TrialRequest(
             overrides=(*study.overrides, *self._job_overrides(study, stage, trial)),
             folder=str(_fresh_folder(self.spec.path / study.label, stage, trial)),

@@ -25,17 +25,18 @@ from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
 from peftsweep.job.resolve import resolve_job
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import SWEEP_FILE, SWEEPS_FOLDER, write_whole
-from peftsweep.records.limits import Limit
-from peftsweep.records.metrics import METRICS, Direction
+from peftsweep.records.limits import Limit, parse_limits
+from peftsweep.records.metrics import METRICS, Direction, candidates
 from peftsweep.records.redact import redact_params
 from peftsweep.records.settings import flatten, without_circumstances
 from peftsweep.records.space import Space, read_space
-from peftsweep.sweeps.protocol.constraints import trial_limits
 from peftsweep.sweeps.protocol.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.protocol.request import Request, build_space
 
 SPEC_SCHEMA = 1
 DEFAULT_TRIALS = 10
+# A trial never reads test data, so that a limit on these would keep nobody out.
+NOT_OF_A_TRIAL = ("test/", "base/")
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,9 @@ def load_spec(folder: Path) -> SweepSpec:
     if content.pop("schema_version", SPEC_SCHEMA + 1) > SPEC_SCHEMA:
         raise DataError(Problem("this peftsweep is too old for the sweep", str(folder), fix="Upgrade peftsweep."))
     content["studies"] = tuple(_read_study(study) for study in content["studies"])
-    content["settings"] = _read_settings(content["settings"])
+    nested = {"budget": BudgetConfig, "sampler": SamplerConfig, "pruner": PrunerConfig, "confirm": ConfirmConfig}
+    settings = content["settings"]
+    content["settings"] = SweepConfig(**(settings | {key: kind(**settings[key]) for key, kind in nested.items()}))
     content["arguments"] = tuple(content["arguments"])
     # The folder may have been moved, or be seen under another path from another machine.
     return SweepSpec(**(content | {"folder": str(folder.absolute())}))
@@ -252,12 +255,6 @@ def load_spec(folder: Path) -> SweepSpec:
 def _read_study(content: dict[str, Any]) -> StudySpec:
     spaces = {key: read_space(content[key]) for key in ("space", "asked_space")}
     return StudySpec(**(content | spaces | {"overrides": tuple(content["overrides"])}))
-
-
-def _read_settings(content: dict[str, Any]) -> SweepConfig:
-    nested = {"budget": BudgetConfig, "sampler": SamplerConfig, "pruner": PrunerConfig, "confirm": ConfirmConfig}
-    built = {key: kind(**content[key]) for key, kind in nested.items()}
-    return SweepConfig(**(content | built))
 
 
 def with_parents(spec: SweepSpec, run_ids: Mapping[str, str]) -> SweepSpec:
@@ -269,3 +266,14 @@ def with_parents(spec: SweepSpec, run_ids: Mapping[str, str]) -> SweepSpec:
 def with_space(spec: SweepSpec, label: str, space: Space) -> SweepSpec:
     studies = tuple(dataclasses.replace(s, space=space) if s.label == label else s for s in spec.studies)
     return dataclasses.replace(spec, studies=studies)
+
+
+def trial_limits(constraint: str | None) -> tuple[Limit, ...]:
+    """Several are separated by commas. Raises ConfigError for what is no limit, or is none of a trial's metrics."""
+    limits = parse_limits([constraint], "constraint") if constraint else ()
+    for limit in limits:
+        if all(key.startswith(NOT_OF_A_TRIAL) for key in candidates(limit.name)):
+            rule = "a constraint must be on what a trial measures, and a trial reads no test data"
+            fix = f"Limit memory, time, forgetting or valid/loss; afterwards, `peftsweep recommend '{limit.text}'`."
+            raise ConfigError(Problem(rule, limit.text, "constraint", fix))
+    return limits

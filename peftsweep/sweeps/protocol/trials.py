@@ -136,13 +136,11 @@ def stopped_because(trials: Sequence[Trial]) -> str | None:
 def observations(trials: Sequence[Trial]) -> list[Observation]:
     """The trials as a sampler may see them: those with settings that somebody runs or ran."""
     begun = [trial for trial in trials if trial.params and trial.state is not TrialState.WAITING]
-    return [Observation(trial.params, _state(trial), trial.value, trial.reports, trial.constraints) for trial in begun]
-
-
-def _state(trial: Trial) -> str:
-    if trial.outcome is None:
-        return "running"
-    return RESULTS[trial.outcome.ending][1] if trial.outcome.ending in RESULTS else "failed"
+    found = []
+    for trial in begun:
+        state = RESULTS.get(trial.outcome.ending, (Status.FAILED, "failed"))[1] if trial.outcome else "running"
+        found.append(Observation(trial.params, state, trial.value, trial.reports, trial.constraints))
+    return found
 
 
 def best_of(trials: Sequence[Trial], objective: str, limits: Sequence[Limit] = ()) -> Trial | None:

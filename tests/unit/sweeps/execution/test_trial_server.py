@@ -18,8 +18,8 @@ from peftsweep.errors import (
     Pruned,
 )
 from peftsweep.sweeps.execution import trial_server
-from peftsweep.sweeps.execution.messages import TrialRequest
 from peftsweep.sweeps.execution.outcomes import recorded_outcome
+from peftsweep.sweeps.execution.trial_process import TrialRequest
 from peftsweep.sweeps.execution.trial_server import BudgetSpent, serve
 from peftsweep.sweeps.execution.worker import stable_seed
 from peftsweep.sweeps.protocol.trials import Ending, Outcome

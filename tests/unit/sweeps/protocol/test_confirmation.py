@@ -9,8 +9,8 @@ import pytest
 
 from peftsweep.config.schema import ConfirmConfig
 from peftsweep.records.space import defaults_of
-from peftsweep.sweeps.protocol.confirmation import confirm_jobs_due, fresh_seeds
 from peftsweep.sweeps.protocol.specification import StudySpec
+from peftsweep.sweeps.protocol.stage import confirm_jobs_due, fresh_seeds
 from peftsweep.sweeps.protocol.trials import Ending, Terms, Trial, best_of
 from tests.unit.sweeps.conftest import make_spec
 

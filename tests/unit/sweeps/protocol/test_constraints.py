@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftsweep.errors import ConfigError
-from peftsweep.sweeps.protocol.constraints import trial_limits
+from peftsweep.sweeps.protocol.specification import trial_limits
 
 ACCELERATOR, HOST = "memory/train_peak_reserved_bytes", "memory/job_peak_rss_bytes"
 
