@@ -140,7 +140,7 @@ def _frontier(canvas: Canvas, frame: Frame, pareto: Pareto, x_key: str, y_key: s
 def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
     """The difference of each ranked row to the best, with its 95% interval; None where nothing was compared."""
     best = next((row.name for row in group.rows if row.place == 1), None)
-    gaps = {other: gap for pair in group.pairs if best and (gap := _gap_to(best, pair)) for other in [gap[0]]}
+    gaps = {gap[0]: gap for pair in group.pairs if best and (gap := _gap_to(best, pair))}
     ranked = [gaps[row.name] for row in group.rows if row.name in gaps][:MOST_GAPS]
     if best is None or group.score_name is None or not ranked:
         return None

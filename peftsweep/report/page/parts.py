@@ -101,19 +101,12 @@ def build_table(group: Group) -> dict[str, Any]:
     """
     rows = group.rows[:MOST_ROWS]
     columns = build_columns(group, rows)
-    lines = [
-        {
-            "name": row.name,
-            # Lines break between settings, not within one.
-            "settings": format_settings(row.best, short=True)
-            .replace(" ", NO_BREAK_SPACE)
-            .replace(f",{NO_BREAK_SPACE}", ", "),
-            "cells": [cells[number] for _, cells in columns],
-            "states": list(_states(row)),
-            "marks": tuple(_marks(row)),
-        }
-        for number, row in enumerate(rows)
-    ]
+    lines = []
+    for number, row in enumerate(rows):
+        settings = format_settings(row.best, short=True).replace(" ", NO_BREAK_SPACE)
+        line = {"name": row.name, "cells": [cells[number] for _, cells in columns], "states": list(_states(row))}
+        line["settings"] = settings.replace(f",{NO_BREAK_SPACE}", ", ")  # lines break between settings, not within one
+        lines.append(line | {"marks": tuple(_marks(row))})
     states = list(dict.fromkeys(state for row in rows for state in _states(row)))
     untold = len(group.rows) - len(rows)
     return {"columns": [column for column, _ in columns], "lines": lines, "states": states, "untold": untold}

@@ -19,6 +19,7 @@ from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.tuning import (
     Trial,
     Tuning,
+    agree,
     edge_warnings,
     parameter_importance,
     read_curve,
@@ -207,3 +208,13 @@ def test_the_report_warns_of_the_same_ends_as_the_sweep_and_names_the_same_value
 def test_a_trial_beyond_its_range_which_was_widened_counts_for_importance() -> None:
     trials = [trial(10 ** -(1 + i / 4), 0.5 + i / 100, capacity=(8, 16, 64)[i % 3]) for i in range(12)]
     assert parameter_importance(tuning(*trials)).keys() == {"hparams.lr", "method.capacity"}
+
+
+@pytest.mark.parametrize(("found", "wanted"), [("1e-03", 0.001), ("true", True), ("8", 8), (8, 8.0), ("nf4", "nf4")])
+def test_settings_that_mlflow_keeps_as_text_are_those_of_a_folder(found: object, wanted: object) -> None:
+    assert agree({"hparams.x": found}, {"hparams.x": wanted})
+
+
+@pytest.mark.parametrize(("found", "wanted"), [("0.002", 0.001), ("false", True), (None, 8), ("nf4", "fp4")])
+def test_other_settings_do_not_agree(found: object, wanted: object) -> None:
+    assert not agree({"hparams.x": found}, {"hparams.x": wanted})
