@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,6 @@ from peftsweep.commands.words import build_parser, parse_switch, parse_words
 from peftsweep.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    import torch
-
-    from peftsweep.exchange.finished import FinishedJob
     from peftsweep.exchange.lora import Conversion
 
 DEFAULT_RANK = 32
@@ -39,27 +35,6 @@ settings:
 """
 
 
-@dataclass(frozen=True)
-class Export:
-    """What is asked for: the job, where to, and the settings that only some kinds of export have."""
-
-    job: Path
-    folder: Path
-    rank: int | float
-    device: str | None
-    trust: bool
-
-    def open_job(self) -> FinishedJob:
-        from peftsweep.exchange.finished import open_job
-
-        return open_job(self.job, trusted=self.trust)
-
-    def choose_device(self, job: FinishedJob) -> torch.device:
-        from peftsweep.job.run import choose_device
-
-        return choose_device(self.device or job.config.device)
-
-
 def run(arguments: Sequence[str]) -> int:
     """Do one export. Raises PeftsweepError with what is wrong."""
     parser = build_parser("export", "Take something out of a finished job.", DETAILS)
@@ -69,14 +44,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*", help="key=value, see below")
     options = parser.parse_args(arguments)
     words = parse_words(f"export {options.what}", options.words, KEYS[options.what])
-    export = Export(
-        options.job,
-        Path(words["folder"]) if "folder" in words else options.job / "export" / options.what,
-        parse_rank(words.get("rank", str(DEFAULT_RANK))),
-        words.get("device"),
-        parse_switch(words, "trust", default=False),
-    )
-    {"hf": _hf, "adapter": _adapter, "merged": _merged, "lora": _lora}[options.what](export)
+    folder = Path(words["folder"]) if "folder" in words else options.job / "export" / options.what
+    rank, trusted = parse_rank(words.get("rank", str(DEFAULT_RANK))), parse_switch(words, "trust", default=False)
+    if options.what == "hf":
+        _export_result(options.job, folder)
+    else:
+        _export_weights(options.what, options.job, folder, rank, words.get("device"), trusted=trusted)
     return 0
 
 
@@ -93,42 +66,40 @@ def parse_rank(text: str) -> int | float:
     return rank
 
 
-def _hf(export: Export) -> None:
+def _export_result(job: Path, folder: Path) -> None:
     from peftsweep.exchange.result_writing import export_reference
 
-    written = export_reference(export.job, export.folder)
-    print(f"Lay {export.folder} over method_comparison of a clone of huggingface/peft:")
+    written = export_reference(job, folder)
+    print(f"Lay {folder} over method_comparison of a clone of huggingface/peft:")
     print(*(f"  {name}" for name in written.files), sep="\n")
     for note in written.notes:
         print(f"note: {note}")
 
 
-def _adapter(export: Export) -> None:
-    from peftsweep.exchange.weights import export_adapter
-
-    export_adapter(export.open_job(), export.folder)
-    print(f"adapter: {export.folder}")
-
-
-def _merged(export: Export) -> None:
-    from peftsweep.exchange.weights import export_merged
-
-    job = export.open_job()
-    export_merged(job, export.folder, export.choose_device(job))
-    print(f"merged model: {export.folder}")
-
-
-def _lora(export: Export) -> None:
+def _export_weights(
+    what: str, job_folder: Path, folder: Path, rank: int | float, device_name: str | None, *, trusted: bool
+) -> None:
+    from peftsweep.exchange.finished import open_job
     from peftsweep.exchange.lora import export_lora
+    from peftsweep.exchange.weights import export_adapter, export_merged
     from peftsweep.job.display import Display
+    from peftsweep.job.run import choose_device
 
-    job = export.open_job()
+    job = open_job(job_folder, trusted=trusted)
+    if what == "adapter":
+        export_adapter(job, folder)
+        print(f"adapter: {folder}")
+        return
+    device = choose_device(device_name or job.config.device)
+    if what == "merged":
+        export_merged(job, folder, device)
+        print(f"merged model: {folder}")
+        return
     display = Display()
-    device = export.choose_device(job)
     with display.running():
-        conversion = export_lora(job, export.folder, device, export.rank, display.progress)
+        conversion = export_lora(job, folder, device, rank, display.progress)
     _show(conversion)
-    print(f"LoRA adapter: {export.folder}")
+    print(f"LoRA adapter: {folder}")
 
 
 def _show(conversion: Conversion) -> None:
@@ -143,10 +114,7 @@ def _show(conversion: Conversion) -> None:
     table = Table(title=f"{conversion.method} as LoRA of rank {low if low == high else f'{low} to {high}'}")
     for name in ("metric", "before", "95% interval", "after", "95% interval"):
         table.add_column(name, justify="left" if name == "metric" else "right")
-    sides = (
-        (conversion.before, conversion.intervals_before),
-        (conversion.after, conversion.intervals_after),
-    )
+    sides = ((conversion.before, conversion.intervals_before), (conversion.after, conversion.intervals_after))
     for key in conversion.after:
         cells = []
         for values, intervals in sides:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftsweep.commands import commands_help
 from peftsweep.config.check import check_command_line
@@ -16,10 +16,7 @@ from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_l
 from peftsweep.config.registry import default_objective
 from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
 from peftsweep.records.files import RESULT_FILE
-from peftsweep.records.results import Status, load_result
-
-if TYPE_CHECKING:
-    from peftsweep.records.results import JobResult
+from peftsweep.records.results import JobResult, Status, load_result
 
 
 def run(arguments: Sequence[str]) -> int:

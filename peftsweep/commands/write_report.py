@@ -44,8 +44,9 @@ def run(arguments: Sequence[str]) -> int:
 
     from peftsweep.report.analysis.groups import compare
     from peftsweep.report.page.write import write_page
-    from peftsweep.report.sources import add_published, find_source, load_jobs
+    from peftsweep.report.sources import add_published, find_destination, find_source, load_jobs
     from peftsweep.report.tables import print_comparison
+    from peftsweep.tracking.reports import log_report
 
     source, name = find_source(words.get("sweep"), words.get("runs"))
     own = load_jobs(source)
@@ -56,8 +57,9 @@ def run(arguments: Sequence[str]) -> int:
     folder = Path(words.get("folder") or REPORTS_FOLDER / re.sub(r"[^\w.-]+", "-", name))
     write_tables(comparison, folder)
     print(f"files   {write_page(loaded, comparison, frontiers, folder)}")
-    if is_logged:
-        _log(own, source, folder)
+    destination = find_destination(own, source) if is_logged else None
+    if destination and (done := log_report(folder, destination.studies, destination.uri)):
+        print(f"mlflow  {done}")
     return 0
 
 
@@ -86,13 +88,3 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
 def _plain(value: object) -> object:
     """What JSON has no word for; faster than `asdict`, which copies every number of 10,000 rows."""
     return vars(value) if is_dataclass(value) else str(value)
-
-
-def _log(loaded: Loaded, source: str, folder: Path) -> None:
-    from peftsweep.report.sources import find_destination
-    from peftsweep.tracking.reports import log_report
-
-    found = find_destination(loaded, source)
-    done = found and log_report(folder, found.studies, found.uri)
-    if done:
-        print(f"mlflow  {done}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,10 @@ from peftsweep.errors import ConfigError, Problem, did_you_mean
 
 # ValueError: what Hydra raises for a group that is given a number, say.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+# Nodes of a dataclass are slow to make. The second kind is written to: each check sets the value that it reads.
+_defaults = lru_cache(OmegaConf.structured)
+_typed = lru_cache(OmegaConf.structured)
 
 
 def check_command_line(line: CommandLine) -> None:
@@ -51,7 +56,7 @@ def problems_of(overrides: Sequence[str], line: CommandLine) -> list[Problem]:
     try:
         config = compose_config(overrides, line.config_dir, with_hydra=True)
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        return [*untrusted_settings(config, line), *check_config(own, line)]
+        return [*untrusted_settings(config, line), *check_and_build(own, line)[0]]
     except COMPOSE_ERRORS as error:
         return [Problem(f"the configuration must compose ({_first_lines(error)})")]
 
@@ -66,13 +71,9 @@ def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]
         return []
 
 
-def check_config(config: DictConfig, line: CommandLine | None = None) -> list[Problem]:
-    """Problems of a composed configuration: unknown keys, types, bounds, and what doesn't go together."""
-    return check_and_build(config, line)[0]
-
-
 def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tuple[list[Problem], JobConfig | None]:
-    """Problems of a composed configuration, and the job that it describes where it can be built at all."""
+    """Problems of a composed configuration (unknown keys, types, bounds, what doesn't go together), and the job that
+    it describes where it can be built at all."""
     line = line or CommandLine(())
     try:
         schema = schema_of(config)
@@ -86,17 +87,6 @@ def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tupl
         return problems, None
     job = build_config(config)
     return list(_mismatches(job)), job
-
-
-@lru_cache
-def _defaults(schema: type) -> DictConfig:
-    return typing.cast(DictConfig, OmegaConf.structured(schema))
-
-
-@lru_cache
-def _typed(schema: type) -> DictConfig:
-    """A node that refuses values of other types. Slow to make, so one serves all checks: each sets what it reads."""
-    return typing.cast(DictConfig, OmegaConf.structured(schema))
 
 
 def build_config(config: DictConfig) -> JobConfig:
@@ -159,15 +149,10 @@ def _axis(override: Override, config_dir: Path | None) -> list[str]:
     """
     if override.is_delete():
         return [str(override.input_line)]
-    key = override.get_key_element()
-    if _is_setting(override, config_dir):
+    key, name = override.get_key_element(), override.key_or_group
+    if "/" not in name and not name.startswith("hydra") and name not in group_names(config_dir):
         key = f"++{key.lstrip('+')}"
     return [f"{key}={value}" for value in axis_values(override, config_dir)]
-
-
-def _is_setting(override: Override, config_dir: Path | None) -> bool:
-    key = override.key_or_group
-    return "/" not in key and not key.startswith("hydra") and key not in group_names(config_dir)
 
 
 def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
@@ -197,11 +182,14 @@ def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> I
             options = [f"{path}{name}" for name in known]
             yield Problem("there is no such setting", full, line.source(full), did_you_mean(full, options))
             continue
-        nested = _dataclass_in(hints[key])
-        value = _value(node, key, full)
-        if isinstance(value, Problem):
-            yield value
-        elif nested and OmegaConf.is_dict(value):
+        try:
+            value = NEEDED if OmegaConf.is_missing(node, key) else node[key]
+        except OmegaConfBaseException as error:
+            yield Problem(f"{full} must resolve ({_first_lines(error)})")
+            continue
+        types_of_key = (option for option in _options(hints[key]) if isinstance(option, type))
+        nested = next((option for option in types_of_key if dataclasses.is_dataclass(option)), None)
+        if nested and OmegaConf.is_dict(value):
             yield from _schema_problems(value, nested, f"{full}.", line)
         elif value == NEEDED:
             yield Problem(f"{full} must be given", fix=f"Add {full}=<value> to the command line.")
@@ -209,20 +197,9 @@ def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> I
             yield from _value_problems(known[key], hints[key], schema, value, full, line)
 
 
-def _value(node: DictConfig, key: str, full: str) -> Any:
-    try:
-        return NEEDED if OmegaConf.is_missing(node, key) else node[key]
-    except OmegaConfBaseException as error:
-        return Problem(f"{full} must resolve ({_first_lines(error)})")
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    options = (
-        typing.get_args(hint)
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        else (hint,)
-    )
-    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def _value_problems(
@@ -234,7 +211,10 @@ def _value_problems(
         typed[field.name] = value
         value = typed[field.name]
     except OmegaConfBaseException:
-        yield Problem(f"{full} must be {_type_name(hint)}", _plain(value), source)
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+        wanted = " or ".join(names.get(option, str(option)) for option in _options(hint))
+        given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        yield Problem(f"{full} must be {wanted}", given, source)
         return
     yield from _bound_problems(field.metadata, value, full, source)
 
@@ -245,22 +225,13 @@ def _bound_problems(bounds: typing.Mapping[str, Any], value: Any, full: str, sou
         yield Problem(f"{full} must be one of {', '.join(choices)}", value, source, did_you_mean(str(value), choices))
     if value is None or isinstance(value, str):
         return
-    if bounds.get("low") is not None and not value >= bounds["low"]:
-        yield Problem(f"{full} must be at least {bounds['low']}", value, source)
-    if bounds.get("high") is not None and not value <= bounds["high"]:
-        yield Problem(f"{full} must be at most {bounds['high']}", value, source)
-    if bounds.get("above") is not None and not value > bounds["above"]:
-        yield Problem(f"{full} must be above {bounds['above']}", value, source)
-
-
-def _type_name(hint: Any) -> str:
-    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return " or ".join(names.get(getattr(option, "__name__", ""), str(option)) for option in options)
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    for key, words, holds in (
+        ("low", "at least", operator.ge),
+        ("high", "at most", operator.le),
+        ("above", "above", operator.gt),
+    ):
+        if bounds.get(key) is not None and not holds(value, bounds[key]):
+            yield Problem(f"{full} must be {words} {bounds[key]}", value, source)
 
 
 def _modality_problem(config: DictConfig) -> Problem | None:

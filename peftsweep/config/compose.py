@@ -3,6 +3,7 @@ is."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,16 +30,14 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
+def config_folders(config_dir: Path | None) -> list[Path]:
+    """Ours, and the user's own, which wins where both have a name."""
+    return [config_folder(), *([config_dir] if config_dir else [])]
+
+
 def register_resolvers() -> None:
     """`${times:2,${method.capacity}}`: a product, an integer when all factors are integers."""
-    OmegaConf.register_new_resolver("times", _times, replace=True)
-
-
-def _times(*factors: float) -> float:
-    product: float = 1
-    for factor in factors:
-        product *= factor
-    return product
+    OmegaConf.register_new_resolver("times", lambda *factors: math.prod(factors), replace=True)
 
 
 @dataclass(frozen=True)
@@ -62,27 +61,20 @@ class CommandLine:
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
     """Read Hydra's flags and overrides. Raises ConfigError for bad syntax."""
     options = flags_parser().parse_args(list(arguments))
-    shows_only = any((options.help, options.hydra_help, options.cfg, options.info, options.shell_completion))
-    return CommandLine(
-        overrides=_parse_overrides(options.overrides),
-        config_dir=Path(options.config_dir).absolute() if options.config_dir else None,
-        multirun=bool(options.multirun),
-        shows_only=shows_only,
-    )
-
-
-def _parse_overrides(texts: Sequence[str]) -> tuple[Override, ...]:
     try:
-        return tuple(OverridesParser.create().parse_overrides(list(texts)))
+        overrides = tuple(OverridesParser.create().parse_overrides(options.overrides))
     except OverrideParseException as error:
         rule = f"a setting must be written key=value in Hydra's grammar ({str(error).splitlines()[0]})"
         raise ConfigError(Problem(rule, error.override, "the command line", "Quote special characters.")) from error
+    config_dir = Path(options.config_dir).absolute() if options.config_dir else None
+    shows_only = any((options.help, options.hydra_help, options.cfg, options.info, options.shell_completion))
+    return CommandLine(overrides, config_dir, bool(options.multirun), shows_only)
 
 
 @lru_cache
 def group_choices(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
     """The names that a group can take, ours and those of the user's own folder."""
-    folders = [config_folder() / group] + ([config_dir / group] if config_dir else [])
+    folders = [folder / group for folder in config_folders(config_dir)]
     names = {path.relative_to(folder).with_suffix("") for folder in folders for path in folder.rglob("*.yaml")}
     return tuple(sorted(name.as_posix() for name in names))
 
@@ -90,14 +82,13 @@ def group_choices(group: str, config_dir: Path | None = None) -> tuple[str, ...]
 @lru_cache
 def needs_more(group: str, name: str, config_dir: Path | None = None) -> bool:
     """Whether a choice leaves a setting open that must be given beside it."""
-    files = (folder / group / f"{name}.yaml" for folder in (config_dir, config_folder()) if folder)
+    files = (folder / group / f"{name}.yaml" for folder in config_folders(config_dir))
     return any(NEEDED in file.read_text(encoding="utf-8") for file in files if file.exists())
 
 
 @lru_cache
 def group_names(config_dir: Path | None = None) -> tuple[str, ...]:
-    folders = [config_folder()] + ([config_dir] if config_dir else [])
-    names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    names = {path.name for folder in config_folders(config_dir) for path in folder.iterdir() if path.is_dir()}
     return tuple(sorted(names - {"hydra"}))
 
 

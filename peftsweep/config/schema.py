@@ -81,12 +81,10 @@ class MethodConfig:
     paper: str = ""  # link
     capacity: int | None = number(None, low=1)  # value of the method's own size knob; null: it has none
     capacity_knob: str = ""  # what the knob is: rank, block size, virtual tokens, ...
-    lr: float = number(
-        1e-4, above=0
-    )  # published default for models of a billion parameters and more; hparams.lr follows it
-    targets: str | None = (
-        None  # a role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture
-    )
+    # Published default for models of a billion parameters and more; hparams.lr follows it.
+    lr: float = number(1e-4, above=0)
+    # A role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture.
+    targets: str | None = None
     peft: dict[str, Any] = field(default_factory=dict)  # arguments of the PEFT config
     modalities: list[str] = field(default_factory=list)  # of models that it can be put on; each YAML names them
     hook: HookConfig | None = None

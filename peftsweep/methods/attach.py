@@ -152,23 +152,17 @@ def check_argument_names(arguments: dict[str, Any], config_class: type[PeftConfi
     """Raises MethodError naming all arguments that the PEFT config doesn't have, each with the nearest it has."""
     known = list(config_class.__dataclass_fields__)
     rule = f"{config_class.__name__} has no such argument"
-    problems = [
-        Problem(rule, f"method.peft.{name}", source, did_you_mean(name, known))
-        for name in arguments
-        if name not in known
-    ]
-    if problems:
-        raise MethodError(*problems)
+    if unknown := [name for name in arguments if name not in known]:
+        raise MethodError(*(Problem(rule, f"method.peft.{n}", source, did_you_mean(n, known)) for n in unknown))
 
 
 def check_capacity(method: MethodConfig, config: PeftConfig, model: nn.Module) -> None:
     """Refuse a rank above the smaller side of a targeted layer: peft would train it, but it is no longer low-rank."""
     if method.capacity is None or method.capacity_knob != "rank":
         return
-    for layer in targeted_layers(config, model):
-        smaller_side = min(layer.sides)
-        if method.capacity > smaller_side:
-            rule = f"the rank of {method.name} must be at most {smaller_side}, the smaller side of {layer.name}"
+    for layer, sides in targeted_layers(config, model).items():
+        if method.capacity > min(sides):
+            rule = f"the rank of {method.name} must be at most {min(sides)}, the smaller side of {layer}"
             fix = "Choose a smaller capacity, or target larger layers with method.targets."
             raise MethodError(Problem(rule, method.capacity, "method.capacity", fix))
 
@@ -197,18 +191,6 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer over the method's parameters. Raises ConfigError for an unknown class or an argument that it
     doesn't take."""
-    optimizer_class = _optimizer_class(name)
-    arguments = kwargs | {"weight_decay": weight_decay}
-    try:
-        own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
-        return own or optimizer_class(list(attached.trainable_parameters().values()), lr=lr, **arguments)  # type: ignore[call-arg]
-    except TypeError as error:
-        raise ConfigError(
-            Problem(f"{name} must take its arguments ({error})", arguments, "hparams.optimizer_kwargs")
-        ) from error
-
-
-def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     known = {
         key: value
         for key, value in vars(torch.optim).items()
@@ -217,4 +199,10 @@ def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     if name not in known:
         rule = "hparams.optimizer must be a class of torch.optim"
         raise ConfigError(Problem(rule, name, "hparams.optimizer", did_you_mean(name, list(known))))
-    return known[name]
+    optimizer_class, arguments = known[name], kwargs | {"weight_decay": weight_decay}
+    try:
+        own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
+        return own or optimizer_class(list(attached.trainable_parameters().values()), lr=lr, **arguments)  # type: ignore[call-arg]
+    except TypeError as error:
+        rule = f"{name} must take its arguments ({error})"
+        raise ConfigError(Problem(rule, arguments, "hparams.optimizer_kwargs")) from error

@@ -75,12 +75,8 @@ class _Kind:
     inputs: Callable[[], tuple[torch.Tensor, ...]]  # for one forward pass
 
 
-def _floats(*shape: int) -> Callable[[], tuple[torch.Tensor, ...]]:
-    return lambda: (torch.randn(shape),)
-
-
-def _attention_inputs() -> tuple[torch.Tensor, ...]:
-    return tuple(torch.randn(2, 4, WIDTH) for _ in range(3))
+def _floats(*shape: int, count: int = 1) -> Callable[[], tuple[torch.Tensor, ...]]:
+    return lambda: tuple(torch.randn(shape) for _ in range(count))
 
 
 LAYER_KINDS = {
@@ -91,7 +87,7 @@ LAYER_KINDS = {
     "Conv3d": _Kind(lambda: nn.Conv3d(WIDTH, WIDTH, 1), _floats(2, WIDTH, 2, 2, 2)),
     "Embedding": _Kind(lambda: nn.Embedding(WIDTH, WIDTH), lambda: (torch.arange(4),)),
     "LayerNorm": _Kind(lambda: nn.LayerNorm(WIDTH), _floats(2, WIDTH)),
-    "MultiheadAttention": _Kind(lambda: nn.MultiheadAttention(WIDTH, 4), _attention_inputs),
+    "MultiheadAttention": _Kind(lambda: nn.MultiheadAttention(WIDTH, 4), _floats(2, 4, WIDTH, count=3)),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from peftsweep.config.check import modality_problem
-from peftsweep.config.compose import compose_config, config_folder, register_resolvers
+from peftsweep.config.compose import compose_config, config_folders, register_resolvers
 from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
@@ -26,7 +26,7 @@ NOT_SWEPT = {
 
 def method_files(config_dir: Path | None = None) -> dict[str, Path]:
     """Name -> YAML file, built-in and the user's own; the user's wins where both have the name."""
-    folders = [config_folder(), *([config_dir] if config_dir else [])]
+    folders = config_folders(config_dir)
     files = {path.stem: path for folder in folders for path in sorted((folder / "method").glob("*.yaml"))}
     return {name: files[name] for name in sorted(files) if name != FROM_FILE}
 
@@ -35,8 +35,10 @@ def read_method_file(path: Path) -> MethodConfig:
     """Read one YAML with its interpolations resolved. Raises ConfigError if it doesn't fit MethodConfig."""
     register_resolvers()
     try:
-        method = OmegaConf.merge(OmegaConf.structured(MethodConfig), _content(path))
-        root = OmegaConf.create({"method": method})
+        content = OmegaConf.load(path)
+        if "defaults" in content:  # it builds on another method: what Hydra composes
+            content = compose_config([f"method={path.stem}"], path.parent.parent).method
+        root = OmegaConf.create({"method": OmegaConf.merge(OmegaConf.structured(MethodConfig), content)})
         OmegaConf.resolve(root)
         read = OmegaConf.to_object(root.method)
     except Exception as error:  # OmegaConf's errors share no base with YAML's
@@ -47,22 +49,11 @@ def read_method_file(path: Path) -> MethodConfig:
     return read
 
 
-def _content(path: Path) -> Any:
-    """A file's own settings, or, where it builds on another method by a defaults list, what Hydra composes."""
-    content = OmegaConf.load(path)
-    if "defaults" not in content:
-        return content
-    return compose_config([f"method={path.stem}"], path.parent.parent).method
-
-
 def choose_methods(names: Sequence[str], config_dir: Path | None = None) -> list[MethodConfig]:
     """The methods of these names, or all. Raises ConfigError for names that no file has."""
     files = method_files(config_dir)
-    rule = "a method must be a file of conf/method"
-    problems = [
-        Problem(rule, name, "the command line", did_you_mean(name, list(files))) for name in names if name not in files
-    ]
-    if problems:
+    rule, line = "a method must be a file of conf/method", "the command line"
+    if problems := [Problem(rule, name, line, did_you_mean(name, list(files))) for name in names if name not in files]:
         raise ConfigError(*problems)
     return [read_method_file(files[name]) for name in names or files]
 

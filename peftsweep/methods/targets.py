@@ -5,7 +5,6 @@ Used when a method names a role (`targets: mlp`), and when the installed peft kn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig
@@ -139,27 +138,22 @@ def _ia3_targets(architecture: str) -> dict[str, Any]:
     return {"target_modules": _copied(targets), "feedforward_modules": _copied(feedforward)}
 
 
-@dataclass(frozen=True)
-class TargetedLayer:
-    """A layer that a method is put on; sides: its input and output features."""
+def targeted_layers(config: Any, model: nn.Module) -> dict[str, tuple[int, int]]:
+    """The layers with two sides that a PEFT config names, each with its input and output features.
 
-    name: str
-    sides: tuple[int, int]
-
-
-def targeted_layers(config: Any, model: nn.Module) -> list[TargetedLayer]:
-    """The layers with two sides that a PEFT config names; none where it names modules in another way, or not yet."""
+    None where it names modules in another way, or not yet.
+    """
     targets = getattr(config, "target_modules", None)
-    found = []
+    found = {}
     for name, module in model.named_modules() if targets else ():
         sides = (getattr(module, "in_features", None), getattr(module, "out_features", None))
         is_named = targets == "all-linear" or check_target_module_exists(config, name)
         if isinstance(sides[0], int) and isinstance(sides[1], int) and is_named:
-            found.append(TargetedLayer(name, (sides[0], sides[1])))
+            found[name] = (sides[0], sides[1])
     return found
 
 
-def layers_named_by(arguments: dict[str, Any], model: nn.Module) -> list[TargetedLayer]:
+def layers_named_by(arguments: dict[str, Any], model: nn.Module) -> dict[str, tuple[int, int]]:
     """The same before there is a config, from its arguments: all PEFT methods read these two as LoRA does."""
     targets, excluded = arguments.get("target_modules"), arguments.get("exclude_modules")
     return targeted_layers(LoraConfig(target_modules=targets, exclude_modules=excluded), model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from peftsweep.config.check import build_config, check_command_line, check_config, problems_of
+from peftsweep.config.check import build_config, check_and_build, check_command_line, problems_of
 from peftsweep.config.compose import compose_config, config_folder, parse_command_line
 from peftsweep.methods.catalog import method_files, read_method_file
 
@@ -147,10 +147,10 @@ def test_capacity_reaches_the_peft_config():
 
 
 def test_a_search_space_that_is_upside_down_is_told():
-    problems = check_config(compose_config(["method.search_space.lr=[1e-2,1e-5]"]))
+    problems = check_and_build(compose_config(["method.search_space.lr=[1e-2,1e-5]"]))[0]
     assert ["search_space.lr" in str(problem) for problem in problems] == [True]
 
 
 def test_capacities_that_fall_or_repeat_are_told():
-    problems = check_config(compose_config(["method.search_space.capacity=[8,4,4]"]))
+    problems = check_and_build(compose_config(["method.search_space.capacity=[8,4,4]"]))[0]
     assert ["search_space.capacity" in str(problem) for problem in problems] == [True]

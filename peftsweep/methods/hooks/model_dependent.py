@@ -34,7 +34,7 @@ class CommonDivisor(MethodHook):
 
     def configure(self, arguments: dict[str, Any], context: HookContext) -> dict[str, Any]:
         layers = layers_named_by(arguments, context.model)
-        common = math.gcd(*(side for layer in layers for side in layer.sides))
+        common = math.gcd(*(side for sides in layers.values() for side in sides))
         return {self.argument: max(n for n in range(1, self.most + 1) if common % n == 0)} | arguments
 
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from peftsweep.config.check import build_config, check_config, problems_of
+from peftsweep.config.check import build_config, check_and_build, problems_of
 from peftsweep.config.compose import compose_config, parse_command_line
 from peftsweep.config.schema import JobConfig
 from peftsweep.modalities.text.settings import SftConfig
@@ -92,7 +92,7 @@ def test_a_built_configuration_has_its_tasks_own_fields():
 def test_checking_changes_nothing():
     config = compose_config([])
     before = OmegaConf.to_yaml(config)
-    check_config(config)
+    check_and_build(config)
     assert OmegaConf.to_yaml(config) == before
 
 

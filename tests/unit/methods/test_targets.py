@@ -77,7 +77,7 @@ def test_every_name_of_a_role_is_a_module_of_the_diffusion_transformer(role: str
 
 def test_new_biases_go_to_every_linear_layer_of_the_blocks() -> None:
     model = tiny_transformer()
-    named = {layer.name for layer in layers_named_by({"target_modules": TARGETS[FLUX2]["bias"]}, model)}
+    named = set(layers_named_by({"target_modules": TARGETS[FLUX2]["bias"]}, model))
     blocks = [key for key, module in model.named_modules() if isinstance(module, nn.Linear) and "blocks." in key]
     assert named == set(blocks)
 
