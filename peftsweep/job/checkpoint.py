@@ -71,7 +71,7 @@ def restore_checkpoint(content: dict[str, Any], model: nn.Module, state: Trainin
         rule = "a job resumes with the model and method of its checkpoint; these weights differ"
         raise DataError(Problem(rule, other[:3], "resume", "Resume with the settings of the interrupted job."))
     for name, tensor in stored.items():
-        own[name].copy_(tensor)
+        own[name].detach().copy_(tensor)
     state.optimizer.load_state_dict(content["optimizer"])
     state.scheduler.load_state_dict(content["scheduler"])
     state.step, state.tokens = content["step"], content["tokens"]
@@ -80,16 +80,15 @@ def restore_checkpoint(content: dict[str, Any], model: nn.Module, state: Trainin
 
 def changing_weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers that training may change: all but the frozen weights of the base model."""
-    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     return {
-        name: tensor
+        name: tensor.detach()
         for name, tensor in _tensors(model).items()
-        if not isinstance(model, PeftModel) or name in trained or not _is_base_weight(name)
+        if not isinstance(model, PeftModel) or tensor.requires_grad or not _is_base_weight(name)
     }
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _is_base_weight(name: str) -> bool:

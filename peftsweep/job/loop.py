@@ -69,13 +69,12 @@ def train(
         NonFiniteLossError: the loss or the gradient of a step is NaN or infinite; the model keeps the weights of the
             step before.
     """
-    device = next(model.parameters()).device
     model.train()
     while state.step < hparams.max_steps:
         group = list(islice(batches, hparams.gradient_accumulation))
         tokens = sum(task.tokens(batch) for batch in group)
         with callbacks.measure_step(tokens):
-            metrics = _optimizer_step(model, task, group, state, hparams, callbacks, device)
+            metrics = _optimizer_step(model, task, group, state, hparams, callbacks)
         state.tokens += tokens
         callbacks.report(state.step, metrics)
         _between_steps(model, state, hparams, callbacks)
@@ -88,10 +87,8 @@ def _optimizer_step(
     state: TrainingState,
     hparams: HparamsConfig,
     callbacks: LoopCallbacks,
-    device: torch.device,
 ) -> dict[str, float]:
-    targets = max(1, sum(task.targets(batch) for batch in group))
-    loss = _accumulate_gradients(model, task, group, targets, hparams.amp, device, callbacks.own_loss)
+    loss = _accumulate_gradients(model, task, group, hparams.amp, callbacks.own_loss)
     _refuse_non_finite("loss", loss, state.step + 1)
     trained = [weight for weight in model.parameters() if weight.grad is not None]
     norm = nn.utils.clip_grad_norm_(trained, hparams.max_grad_norm or math.inf).item()
@@ -106,16 +103,12 @@ def _optimizer_step(
 
 
 def _accumulate_gradients(
-    model: nn.Module,
-    task: TrainableTask,
-    group: Sequence[Batch],
-    targets: int,
-    amp: bool,
-    device: torch.device,
-    own_loss: Callable[[], Tensor | None],
+    model: nn.Module, task: TrainableTask, group: Sequence[Batch], amp: bool, own_loss: Callable[[], Tensor | None]
 ) -> float:
     """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large
     batch."""
+    device = next(model.parameters()).device
+    targets = max(1, sum(task.targets(batch) for batch in group))
     total = torch.zeros((), device=device)
     for batch in group:
         on_device = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}

@@ -30,10 +30,10 @@ from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import (
     CONFIG_FILE,
     HISTORY_FILE,
-    IMAGES_FOLDER,
     PREDICTIONS_FILE,
     RESULT_FILE,
     SAMPLES_FOLDER,
+    read_history,
 )
 from peftsweep.records.pictures import plain_caption, sample_name, write_pictures
 from peftsweep.records.redact import redact_params
@@ -43,6 +43,10 @@ from peftsweep.tracking.tracker import NoTracker, Tracker, default_run_name, ope
 log = logging.getLogger(__name__)
 
 DISK_IS_FULL = "No space left on device"  # safetensors and torch tell the cause in their text alone
+LESS_MEMORY = (
+    "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, "
+    "lower hparams.max_seq_length, or choose a narrower model.dtype."
+)
 
 
 class JobRecord:
@@ -73,8 +77,9 @@ class JobRecord:
         now = time.time()
         history = self.folder / HISTORY_FILE
         if not self._has_logged:
-            _forget_steps(history, step)
             self._has_logged = True
+            kept = [row for row in read_history(history) if row["step"] < step]  # a resumed job does the others again
+            history.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
         with history.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, "unix_seconds": round(now, 3), **finite}) + "\n")
@@ -99,10 +104,6 @@ class JobRecord:
         """One JSON line an item."""
         with (self.folder / name).open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-
-    def write_images(self, images: Mapping[str, np.ndarray]) -> None:
-        """The pictures that were judged, as PNG files under images/."""
-        write_pictures(images, self.folder / IMAGES_FOLDER)
 
 
 @contextmanager
@@ -141,18 +142,6 @@ def _claim(folder: Path, resumed: str | None) -> None:
         raise OutputError(Problem(rule, str(folder), "hydra.run.dir", "Choose another folder."))
 
 
-def _forget_steps(history: Path, first_step: int) -> None:
-    """Drop the lines of steps that a resumed job does again, and the torn last line of one that was killed."""
-    kept = []
-    for line in history.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] < first_step:
-                kept.append(f"{line}\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    history.write_text("".join(kept), encoding="utf-8")
-
-
 def _new_result(config: JobConfig) -> JobResult:
     return JobResult(
         status=Status.OK,
@@ -169,19 +158,13 @@ def _new_result(config: JobConfig) -> JobResult:
 
 
 def _open_tracker(config: JobConfig, folder: Path, result: JobResult, run_id: str | None) -> Tracker:
-    tags = {
-        "method": result.method,
-        "model": result.model,
-        "task": result.task,
-        "stage": str(result.stage),
-        "seed": str(result.seed),
-    }
+    told = ("method", "model", "task", "stage", "seed", *(["study"] if result.study else []))
     return open_tracker(
         uri=config.tracking.uri,
         experiment=config.tracking.experiment,
         run_name=default_run_name(result, folder),
         folder=folder,
-        tags=tags | ({"study": result.study} if result.study else {}),
+        tags={key: str(getattr(result, key)) for key in told},
         system_metrics=config.tracking.system_metrics,
         run_id=run_id,
         parent_run_id=config.tracking.parent_run_id,
@@ -190,10 +173,9 @@ def _open_tracker(config: JobConfig, folder: Path, result: JobResult, run_id: st
 
 def _conclude(record: JobRecord, error: BaseException) -> BaseException:
     """Book a failed job and answer the exception that the caller should see."""
-    status, shown = _diagnose(error)
-    record.result.status = status
+    record.result.status, shown = _diagnose(error)
     record.result.cause = str(shown) or type(shown).__name__
-    if status is Status.FAILED and not isinstance(shown, PeftsweepError):
+    if record.result.status is Status.FAILED and not isinstance(shown, PeftsweepError):
         log.error("%s", "".join(traceback.format_exception(error)))
         record.result.cause = f"{type(error).__name__}: {error}"
     _close(record)
@@ -210,22 +192,14 @@ def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
     if isinstance(error, OutOfMemoryError):
         return Status.OOM, error
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return Status.OOM, _out_of_memory(error)
+        reason = str(error).splitlines()[0] if str(error) else "host"
+        rule = f"the job must fit in memory ({reason})"
+        return Status.OOM, OutOfMemoryError(Problem(rule, fix=LESS_MEMORY))
     if getattr(error, "errno", None) == errno.ENOSPC or DISK_IS_FULL in str(error):
         rule = "the disk must have room for the job's files"
-        return Status.FAILED, OutputError(
-            Problem(rule, getattr(error, "filename", None), fix="Free some and run again.")
-        )
+        problem = Problem(rule, getattr(error, "filename", None), fix="Free some and run again.")
+        return Status.FAILED, OutputError(problem)
     return Status.FAILED, error
-
-
-def _out_of_memory(error: BaseException) -> OutOfMemoryError:
-    reason = str(error).splitlines()[0] if str(error) else "host"
-    fix = (
-        "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, "
-        "lower hparams.max_seq_length, or choose a narrower model.dtype."
-    )
-    return OutOfMemoryError(Problem(f"the job must fit in memory ({reason})", fix=fix))
 
 
 def _close(record: JobRecord) -> None:

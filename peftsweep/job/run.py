@@ -37,7 +37,7 @@ from peftsweep.methods.attach import (
 )
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
-from peftsweep.records.files import ADAPTER_FOLDER, BASE_PREDICTIONS_FILE
+from peftsweep.records.files import ADAPTER_FOLDER, BASE_PREDICTIONS_FILE, IMAGES_FOLDER
 from peftsweep.records.pictures import write_pictures
 from peftsweep.records.results import JobResult
 
@@ -228,7 +228,7 @@ def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: Attach
     result.intervals |= scores.intervals
     result.generation_config = scores.generation_config
     result.task_version = task.version
-    record.write_images(scores.images)
+    write_pictures(scores.images, record.folder / IMAGES_FOLDER)
     write_pictures(scores.pictures, record.folder)
     if scores.items:
         record.write_items(scores.items)

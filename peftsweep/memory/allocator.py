@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 MIB = 2**20
 SMALLEST_BLOCK_BYTES = 512  # every request is rounded up to a multiple of it
@@ -32,37 +33,28 @@ class _Block:
     before: _Block | None = None
     after: _Block | None = None
 
-    @property
-    def key(self) -> tuple[int, int, int]:
-        """Best fit: the smallest block that is large enough, at the lowest address."""
-        return self.size, self.segment, self.offset
+
+_BEST_FIT = attrgetter("size", "segment", "offset")  # the smallest block that is large enough, at the lowest address
 
 
 @dataclass
 class _Pool:
     """Free blocks, smallest first."""
 
-    keys: list[tuple[int, int, int]] = field(default_factory=list)
     blocks: list[_Block] = field(default_factory=list)
 
     def add(self, block: _Block) -> None:
-        place = bisect.bisect_left(self.keys, block.key)
-        self.keys.insert(place, block.key)
-        self.blocks.insert(place, block)
+        bisect.insort(self.blocks, block, key=_BEST_FIT)
         block.is_free = True
 
-    def remove(self, block: _Block) -> None:
-        self.take_at(bisect.bisect_left(self.keys, block.key))
-
-    def take_at(self, place: int) -> _Block:
-        del self.keys[place]
+    def take(self, least: tuple[int, int, int]) -> _Block | None:
+        """The first block from this place in the order on."""
+        place = bisect.bisect_left(self.blocks, least, key=_BEST_FIT)
+        if place == len(self.blocks):
+            return None
         block = self.blocks.pop(place)
         block.is_free = False
         return block
-
-    def take(self, size: int) -> _Block | None:
-        place = bisect.bisect_left(self.keys, (size, -1, -1))
-        return self.take_at(place) if place < len(self.keys) else None
 
 
 class CachingAllocator:
@@ -81,7 +73,7 @@ class CachingAllocator:
             return
         size = _round_up(size_bytes, SMALLEST_BLOCK_BYTES)
         pool = self._pools[size <= SMALL_BYTES]
-        block = pool.take(size) or self._new_segment(size)
+        block = pool.take((size, -1, -1)) or self._new_segment(size)
         rest = block.size - size
         if rest >= SMALLEST_BLOCK_BYTES if block.is_small else rest > SMALL_BYTES:
             pool.add(_split(block, size))
@@ -94,16 +86,19 @@ class CachingAllocator:
             return
         pool = self._pools[block.is_small]
         if block.after is not None and block.after.is_free:
-            pool.remove(block.after)
+            pool.take(_BEST_FIT(block.after))
             _join(block, block.after)
         if block.before is not None and block.before.is_free:
-            pool.remove(block.before)
+            pool.take(_BEST_FIT(block.before))
             block = _join(block.before, block)
         pool.add(block)
 
     def _new_segment(self, size: int) -> _Block:
         is_small = size <= SMALL_BYTES
-        whole = SMALL_SEGMENT_BYTES if is_small else _large_segment(size)
+        if is_small:
+            whole = SMALL_SEGMENT_BYTES
+        else:
+            whole = LARGE_SEGMENT_BYTES if size < LARGE_ALONE_BYTES else _round_up(size, ROUND_SEGMENT_BYTES)
         self._segments += 1
         self.reserved_bytes += whole
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
@@ -124,10 +119,6 @@ def peak_reserved(events: Iterable[tuple[int, int]]) -> int:
 
 def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
-
-
-def _large_segment(size: int) -> int:
-    return LARGE_SEGMENT_BYTES if size < LARGE_ALONE_BYTES else _round_up(size, ROUND_SEGMENT_BYTES)
 
 
 def _split(block: _Block, size: int) -> _Block:

@@ -76,20 +76,24 @@ class Ledger(TorchDispatchMode):
         for tensor in tensors:
             if tensor.is_meta:
                 self._book(tensor, category)
-                self._recategorise(self._entries[id(tensor.untyped_storage())], category)
+                entry = self._entries[id(tensor.untyped_storage())]
+                self._now[entry.category] -= entry.size
+                self._now[category] += entry.size
+                entry.category = category
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = ANSWERS[func](*args, **kwargs) if func in ANSWERS else NotImplemented
+        out = NotImplemented
+        if func in ANSWERS and next((leaf.is_meta for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), True):
+            out = ANSWERS[func](*args, **kwargs)
         if out is NotImplemented:
             out = func(*args, **kwargs)
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.is_meta and leaf.layout is torch.strided:
-                self._book(leaf, Category.LOGITS if self._is_logits(leaf) else self.category)
+                is_logits = leaf.dim() > 1 and leaf.shape[-1] == self._vocabulary
+                is_activation = self.category is Category.ACTIVATIONS
+                self._book(leaf, Category.LOGITS if is_activation and is_logits else self.category)
         return out
-
-    def _is_logits(self, tensor: Tensor) -> bool:
-        return self.category is Category.ACTIVATIONS and tensor.dim() > 1 and tensor.shape[-1] == self._vocabulary
 
     def _book(self, tensor: Tensor, category: Category) -> None:
         storage = tensor.untyped_storage()
@@ -99,7 +103,7 @@ class Ledger(TorchDispatchMode):
         self._names += 1
         entry = _Entry(self._names, storage.nbytes(), category)
         # A storage's Python object lives exactly as long as the storage itself, whoever holds it.
-        entry.reference = weakref.ref(storage, lambda _: self._let_go(key))
+        entry.reference = weakref.ref(storage, lambda _: self._release(key))
         self._entries[key] = entry
         self._events.append((entry.name, entry.size))
         self._now[category] += entry.size
@@ -107,22 +111,15 @@ class Ledger(TorchDispatchMode):
         if self._now_bytes > self._peak_bytes:
             self._peak_bytes, self._at_peak = self._now_bytes, dict(self._now)
 
-    def _let_go(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         entry = self._entries.pop(key)
         self._events.append((entry.name, -1))
         self._now[entry.category] -= entry.size
         self._now_bytes -= entry.size
 
-    def _recategorise(self, entry: _Entry, category: Category) -> None:
-        self._now[entry.category] -= entry.size
-        self._now[category] += entry.size
-        entry.category = category
-
 
 def _scalar(tensor: Tensor) -> Any:
     """No to questions (is anything infinite, is nothing padded?), one for numbers."""
-    if not tensor.is_meta:
-        return NotImplemented
     return False if tensor.dtype == torch.bool else 1.0 if tensor.is_floating_point() else 1
 
 
@@ -134,15 +131,11 @@ def _random(size: Sequence[int], **options: Any) -> Any:
 
 def _all_chosen(tensor: Tensor) -> Any:
     """As if every element were chosen: the most that can be."""
-    if not tensor.is_meta:
-        return NotImplemented
     return torch.empty((tensor.numel(), tensor.dim()), dtype=torch.int64, device="meta")
 
 
 def _index(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
     """tensor[mask] chooses every element that the mask has."""
-    if not tensor.is_meta:
-        return NotImplemented
     plain: list[Tensor | None] = []
     for index in indices:
         is_mask = index is not None and index.dtype in (torch.bool, torch.uint8)
@@ -151,34 +144,29 @@ def _index(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
 
 
 def _counts(tensor: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
-    if not tensor.is_meta:
-        return NotImplemented
     return torch.empty(max(1, minlength), dtype=torch.int64 if weights is None else weights.dtype, device="meta")
 
 
 def _copy_on_meta(tensor: Tensor, **options: Any) -> Any:
     """A copy to the host, of which there is none here."""
-    if not tensor.is_meta:
-        return NotImplemented
     return aten._to_copy.default(tensor, **options | {"device": tensor.device, "pin_memory": None})
 
 
 def _block_diagonal(blocks: Sequence[Tensor]) -> Any:
     """One matrix, as CUDA makes it; on the meta device torch pads each block and joins them."""
-    if not blocks[0].is_meta:
-        return NotImplemented
     shape = sum(block.shape[0] for block in blocks), sum(block.shape[1] for block in blocks)
     return torch.empty(shape, dtype=blocks[0].dtype, device="meta")
 
 
-# What is asked of values, or done otherwise than on CUDA -> the answer without values; NotImplemented: as torch does.
+# What is asked of values of meta tensors, or done otherwise than on CUDA -> the answer without values; NotImplemented:
+# as torch does.
 ANSWERS: dict[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: _scalar,
     aten.nonzero.default: _all_chosen,
     aten._to_copy.default: _copy_on_meta,
     aten.index.Tensor: _index,
     aten.bincount.default: _counts,
-    aten.equal.default: lambda one, other: False if one.is_meta else NotImplemented,
+    aten.equal.default: lambda one, other: False,
     aten.rand.default: _random,
     aten.block_diag.default: _block_diagonal,
 }

@@ -17,6 +17,7 @@ its seconds nor its memory nor its joules count as training.
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import time
@@ -29,7 +30,7 @@ from peftsweep.memory.meters import DeviceMeter, HostMemoryMeter
 
 # `save` (checkpoints, artifacts) is a part of the job that has no metric of its own.
 Phase = Literal["setup", "train", "eval", "save"]
-REPORTED_PHASES: tuple[Phase, ...] = ("setup", "train", "eval")
+REPORTED: tuple[Phase, ...] = ("setup", "train", "eval")
 
 
 @dataclass
@@ -59,8 +60,7 @@ class Probe:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._device, self._host, self._clock = device, host, clock
-        earlier = carried or Carried()
-        self._total = replace(earlier, phase_seconds=dict(earlier.phase_seconds))
+        self._total = copy.deepcopy(carried or Carried())
         self._step_seconds: list[float] = []
         self._step_reserved_bytes: list[int] = []
         self._phases: list[Phase] = []
@@ -106,14 +106,22 @@ class Probe:
         """What a checkpoint must keep so that a resumed job reports the whole of it."""
         self._end_segment()
         self._start_segment()
-        phase_seconds = dict(self._total.phase_seconds)
-        return replace(self._total, job_seconds=self._job_seconds(), phase_seconds=phase_seconds)
+        return replace(copy.deepcopy(self._total), job_seconds=self._job_seconds())
 
     def metrics(self) -> dict[str, float]:
         """Everything measured so far under the keys of `results.METRICS`; what was not measured is absent."""
         self._end_segment()
         self._start_segment()
-        return self._time_metrics() | self._memory_metrics() | self._train_metrics()
+        seconds = self._total.phase_seconds
+        metrics = {f"time/{phase}_seconds": seconds[phase] for phase in REPORTED if phase in seconds}
+        metrics["time/job_seconds"] = self._job_seconds()
+        if self._step_seconds:
+            metrics["time/step_median_seconds"] = statistics.median(self._step_seconds)
+        if (speed := self.train_tokens_per_second()) is not None:
+            metrics["train/tokens_per_second"] = speed
+        if "train" in seconds and self._total.train_joules is not None:
+            metrics["energy/train_joules"] = self._total.train_joules
+        return metrics | self._memory_metrics()
 
     def _start_segment(self) -> None:
         self._device.start_segment()
@@ -143,14 +151,6 @@ class Probe:
     def _job_seconds(self) -> float:
         return self._total.job_seconds + self._clock() - self._job_start
 
-    def _time_metrics(self) -> dict[str, float]:
-        seconds = self._total.phase_seconds
-        metrics = {f"time/{phase}_seconds": seconds[phase] for phase in REPORTED_PHASES if phase in seconds}
-        metrics["time/job_seconds"] = self._job_seconds()
-        if self._step_seconds:
-            metrics["time/step_median_seconds"] = statistics.median(self._step_seconds)
-        return metrics
-
     def _memory_metrics(self) -> dict[str, float]:
         """No accelerator ever reserves nothing, so a peak of 0 bytes is a peak that nobody measured."""
         peaks = ("train_peak_reserved_bytes", "train_peak_allocated_bytes", "job_peak_reserved_bytes")
@@ -160,12 +160,4 @@ class Probe:
             # The smallest value that at least 99 of 100 don't exceed: always one that was measured.
             metrics["memory/train_reserved_p99_bytes"] = sorted(reserved)[math.ceil(0.99 * len(reserved)) - 1]
         metrics["memory/job_peak_rss_bytes"] = self._host.peak_bytes()
-        return metrics
-
-    def _train_metrics(self) -> dict[str, float]:
-        metrics = {}
-        if (speed := self.train_tokens_per_second()) is not None:
-            metrics["train/tokens_per_second"] = speed
-        if "train" in self._total.phase_seconds and self._total.train_joules is not None:
-            metrics["energy/train_joules"] = self._total.train_joules
         return metrics
