@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import rich
 from rich.console import Console
@@ -32,10 +32,8 @@ class Display:
             disable=not self.console.is_terminal,
         )
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        with self._bars:
-            yield
+    def running(self) -> AbstractContextManager[object]:
+        return self._bars
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -49,15 +47,11 @@ class Display:
     ) -> Iterator[Callable[[int, dict[str, float]], None]]:
         """A bar that shows the current loss; what is yielded takes the step and its metrics."""
         bar = self._bars.add_task(description, total=total, completed=done, note="")
-        seen: dict[str, float] = {}
+        labels, seen = {"train/loss": "loss", "valid/loss": "valid"}, dict[str, float]()
 
         def show(step: int, metrics: dict[str, float]) -> None:
             seen.update(metrics)
-            note = "  ".join(
-                f"{label} {seen[key]:.4f}"
-                for label, key in (("loss", "train/loss"), ("valid", "valid/loss"))
-                if key in seen
-            )
+            note = "  ".join(f"{label} {seen[key]:.4f}" for key, label in labels.items() if key in seen)
             self._bars.update(bar, completed=step, note=note)
 
         yield show
@@ -65,11 +59,8 @@ class Display:
 
 def result_table(result: JobResult) -> Table:
     """The result of one job: the score with its interval and the base model's, then what it cost."""
-    table = Table(
-        title=f"{result.method} on {result.model}, task {result.task}, seed {result.seed}: {result.status}",
-        title_justify="left",
-    )
-    table.add_column("metric")
+    title = f"{result.method} on {result.model}, task {result.task}, seed {result.seed}: {result.status}"
+    table = Table("metric", title=title, title_justify="left")
     table.add_column("value", justify="right")
     table.add_column("95% interval", justify="right")
     for label, metric in _shown_metrics():

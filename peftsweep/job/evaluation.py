@@ -34,15 +34,9 @@ class BaseMeasure:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Metrics under their final keys, and what belongs to them. images: the pictures that were judged; pictures: made
-    for a person to look at."""
+class Scores(Evaluation):
+    """Metrics under their final keys, and what belongs to them. pictures: made for a person to look at."""
 
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    items: list[dict[str, Any]] = field(default_factory=list)
-    generation_config: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, np.ndarray] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -102,15 +96,10 @@ def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: 
     if not read_test:
         return Scores(metrics)
     tested = task.evaluate(model, "test")
-    metrics |= _under("test", tested.metrics)
-    intervals = _under("test", tested.intervals)
-    if base.evaluation is not None:
-        metrics |= _under("base", base.evaluation.metrics)
-        intervals |= _under("base", base.evaluation.intervals)
-    images = _under("test", tested.images) | (_under("base", base.evaluation.images) if base.evaluation else {})
-    pictures = task.pictures(base.evaluation, tested)
-    return Scores(metrics, intervals, tested.items, tested.generation_config, images, pictures)
-
-
-def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}/{name}": value for name, value in values.items()}
+    scores = Scores(metrics, {}, tested.items, tested.generation_config, {}, task.pictures(base.evaluation, tested))
+    for prefix, evaluation in (("test", tested), ("base", base.evaluation)):
+        if evaluation is not None:
+            scores.metrics.update({f"{prefix}/{name}": value for name, value in evaluation.metrics.items()})
+            scores.intervals.update({f"{prefix}/{name}": ends for name, ends in evaluation.intervals.items()})
+            scores.images.update({f"{prefix}/{name}": picture for name, picture in evaluation.images.items()})
+    return scores

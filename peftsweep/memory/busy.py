@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from peftsweep.errors import DeviceBusyError, Problem
 from peftsweep.memory.meters import open_nvml_handle
@@ -38,26 +37,18 @@ def refuse_busy_device(
     use = (read_use or read_device_use)(device)
     if use is None or held_by_others_bytes(use) <= BUSY_BYTES:
         return
-    raise DeviceBusyError(
-        Problem(
-            rule=f"others may hold at most {BUSY_BYTES / 1e6:.0f} MB of the GPU that a job is measured on",
-            value=f"{held_by_others_bytes(use) / 1e6:.0f} MB",
-            source=device,
-            fix="Wait for them, choose another GPU with CUDA_VISIBLE_DEVICES, or allow sharing; "
-            "times and energy can't be compared then.",
-        )
+    rule = f"others may hold at most {BUSY_BYTES / 1e6:.0f} MB of the GPU that a job is measured on"
+    fix = (
+        "Wait for them, choose another GPU with CUDA_VISIBLE_DEVICES, or allow sharing; "
+        "times and energy can't be compared then."
     )
+    raise DeviceBusyError(Problem(rule, f"{held_by_others_bytes(use) / 1e6:.0f} MB", device, fix))
 
 
 def held_by_others_bytes(use: DeviceUse) -> int:
     """Memory in use minus our own. Where our own is only known in part, the rest of it is estimated in our favour."""
-    if use.own_listed_bytes is not None:
-        own_bytes = use.own_listed_bytes
-    elif use.own_context:
-        own_bytes = use.own_reserved_bytes + CONTEXT_ALLOWANCE_BYTES
-    else:
-        own_bytes = 0
-    return max(0, use.used_bytes - own_bytes)
+    estimated = use.own_reserved_bytes + CONTEXT_ALLOWANCE_BYTES if use.own_context else 0
+    return max(0, use.used_bytes - (estimated if use.own_listed_bytes is None else use.own_listed_bytes))
 
 
 def read_device_use(device: str) -> DeviceUse | None:
@@ -71,15 +62,11 @@ def read_device_use(device: str) -> DeviceUse | None:
     try:
         # Version 2 keeps the driver's own reserve, up to a gigabyte, apart from what processes use.
         used_bytes = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2).used
-        own_listed_bytes = _own_listed_bytes(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except pynvml.NVMLError:
         return None
+    # Without this process, or with a usedGpuMemory of None, under some drivers.
+    listed = next((process.usedGpuMemory for process in processes if process.pid == os.getpid()), None)
     own_context = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     reserved_bytes = torch.cuda.memory_reserved(device) if own_context else 0
-    return DeviceUse(int(used_bytes), own_listed_bytes, reserved_bytes, own_context)
-
-
-def _own_listed_bytes(processes: list[Any]) -> int | None:
-    """None where this process is not in the list, or is without a figure (usedGpuMemory is None under some drivers)."""
-    own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
-    return int(own[0]) if own and own[0] is not None else None
+    return DeviceUse(int(used_bytes), None if listed is None else int(listed), reserved_bytes, own_context)

@@ -93,9 +93,8 @@ def open_nvml_handle(device: str) -> Any | None:
     try:
         pynvml.nvmlInit()
         name = _nvml_name(device)
-        if name.isdigit():
-            return pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        return pynvml.nvmlDeviceGetHandleByUUID(name)
+        by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
+        return by_index(int(name)) if name.isdigit() else by_uuid(name)
     except pynvml.NVMLError:
         return None
 
@@ -137,14 +136,11 @@ def _find_energy_counter(device: str) -> Callable[[], int] | None:
         return None
     import pynvml
 
-    def read_millijoules() -> int:
-        return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-
     try:
-        read_millijoules()
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:
         return None
-    return read_millijoules
+    return lambda: int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
 
 
 class HostMemoryMeter:

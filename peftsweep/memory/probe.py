@@ -2,17 +2,6 @@
 
 A phase entered inside another one suspends it: a validation in the middle of training is booked as `eval`, and neither
 its seconds nor its memory nor its joules count as training.
-
-    probe = Probe(build_device_meter("cuda"), HostMemoryMeter())
-    with probe.phase("setup"):
-        ...
-    with probe.phase("train"):
-        for batch in batches:
-            with probe.step(tokens=batch.n_tokens):
-                ...
-            with probe.phase("eval"):
-                ...
-    probe.metrics()
 """
 
 from __future__ import annotations

@@ -95,17 +95,15 @@ def predict_memory(config: JobConfig, device: torch.device) -> dict[str, float]:
     except Exception as error:  # whatever a model's own code brings: a prediction that fails must not cost the job
         log.warning("There is no plan of this job's memory (%s). %s", type(error).__name__, error)
         return {}
-    if card_bytes is not None and not plan.fits(card_bytes):
-        _warn_or_refuse(config, plan, card_bytes)
-    return {"plan/train_peak_bytes": plan.train_peak_bytes}
-
-
-def _warn_or_refuse(config: JobConfig, plan: MemoryPlan, card_bytes: int) -> None:
+    predicted: dict[str, float] = {"plan/train_peak_bytes": plan.train_peak_bytes}
+    if card_bytes is None or plan.fits(card_bytes):
+        return predicted
     need = f"{plan.low_bytes / GB:.3g} to {plan.high_bytes / GB:.3g} GB of the {card_bytes / GB:.3g} GB there are"
     fix = "fit=true takes a smaller batch; `peftsweep plan` with the same settings tells what else helps."
     if config.stage == Stage.TUNE and plan.low_bytes > card_bytes:
         raise OutOfMemoryError(Problem(f"a trial must fit the card; this one was refused, as it needs {need}", fix=fix))
     log.warning("Training is predicted to need %s. %s", need, fix)
+    return predicted
 
 
 def remedies(config: JobConfig, plan: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:

@@ -25,7 +25,7 @@ from peftsweep.job.plan.trace import (
 from peftsweep.memory.allocator import peak_reserved
 from peftsweep.memory.ledger import Ledger, MemoryTrace
 from peftsweep.methods.attach import AttachedMethod
-from peftsweep.modalities.base import Length, PlannedStep, Skeleton, modality_of
+from peftsweep.modalities.base import PlannedStep, Skeleton, modality_of
 from peftsweep.modalities.skeleton import build_skeleton
 
 # How far predictions were from the published peaks of the reference benchmark: tests/bench/bench_plan.py.
@@ -82,16 +82,6 @@ class MemoryPlan:
         return self.high_bytes <= card_bytes
 
 
-@dataclass(frozen=True)
-class _Attached:
-    """A method on a model without weights. adapter_bytes: of the file that a job would leave; packed_params: quantised
-    weights, which are no parameters here."""
-
-    method: AttachedMethod
-    adapter_bytes: int
-    packed_params: int
-
-
 class Planner:
     """One method on one model, to be asked about several batches."""
 
@@ -111,7 +101,9 @@ class Planner:
             config.model, config.task, config.hparams, self._skeleton, Path(config.cache)
         )
         self._how = () if outlined(config.method) is config.method else (NOT_CALIBRATED,)
-        self._attached: _Attached | None = None
+        self._attached: AttachedMethod | None = None
+        self._adapter_bytes = 0  # of the file that a job would leave
+        self._packed_params = 0  # quantised weights, which are no parameters here
         self._plans: dict[tuple[int, int], MemoryPlan] = {}  # by rows of a batch, and batches of a step
 
     def serves(self, config: JobConfig) -> bool:
@@ -133,8 +125,23 @@ class Planner:
             self._attached, trace = self._first(config)
         else:
             trace = self._follow(config, self._attached)
-        notes = (f"sizes: {self._skeleton.source}", self._length.source, *self._how, *_settings_not_traced(config))
-        return _plan(config, self._attached, trace, self._length, notes)
+        reserved = peak_reserved(trace.events)
+        trainable, total = self._attached.count_parameters()  # only now: an optimizer may freeze some
+        parts = {str(category): size for category, size in trace.at_peak.items()}
+        return MemoryPlan(
+            method=config.method.name,
+            model=config.model.name,
+            batch_size=config.hparams.batch_size,
+            gradient_accumulation=config.hparams.gradient_accumulation,
+            tokens=self._length.tokens,
+            trainable_params=trainable,
+            total_params=total + self._packed_params,
+            adapter_bytes=self._adapter_bytes,
+            train_peak_bytes=reserved,
+            train_allocated_bytes=trace.peak_allocated_bytes,
+            parts=parts | {ALLOCATOR: reserved - trace.peak_allocated_bytes},
+            notes=(f"sizes: {self._skeleton.source}", self._length.source, *self._how, *_settings_not_traced(config)),
+        )
 
     @cached_property
     def evaluation_peak_bytes(self) -> int | None:
@@ -145,7 +152,7 @@ class Planner:
         after, as text encoder and VAE do, is not in it.
         """
         assert self._attached is not None
-        model, tokens = self._attached.method.model, self._length.tokens
+        model, tokens = self._attached.model, self._length.tokens
         task, hparams = self._config.task, self._config.hparams
         step = self._build_step(self._config, self._skeleton, hparams.eval_batch_size, tokens)
         passes = [
@@ -161,7 +168,7 @@ class Planner:
         finally:
             model.train(was_training)
 
-    def _first(self, config: JobConfig) -> tuple[_Attached, MemoryTrace]:
+    def _first(self, config: JobConfig) -> tuple[AttachedMethod, MemoryTrace]:
         """On the meta device, or on one block with weights: some methods ask for them when they are attached, some
         when they are used."""
         try:
@@ -171,18 +178,24 @@ class Planner:
             try:
                 attached = self._ready(attach_to_one_block(config, self._skeleton))
                 trace = self._follow(config, attached)
+            except MethodError:
+                raise
             except UNTRACEABLE as error:  # of the two the one that isn't about missing weights
-                raise _untraceable(config, error) from error
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                rule = f"a plan needs a method that can be traced without weights ({reason[:200]})"
+                raise MethodError(Problem(rule, config.method.name, "method", RUN_A_SHORT_JOB)) from error
             self._how = (*self._how, ON_ONE_BLOCK)
             return attached, trace
 
-    def _ready(self, method: AttachedMethod) -> _Attached:
-        adapter_bytes, dtype = saved_bytes(method.model), self._config.model.dtype
-        return _Attached(method, adapter_bytes, quantise_weights(method.model, dtype) if dtype in QUANTISED else 0)
+    def _ready(self, attached: AttachedMethod) -> AttachedMethod:
+        dtype = self._config.model.dtype
+        self._adapter_bytes = saved_bytes(attached.model)
+        self._packed_params = quantise_weights(attached.model, dtype) if dtype in QUANTISED else 0
+        return attached
 
-    def _follow(self, config: JobConfig, attached: _Attached) -> MemoryTrace:
+    def _follow(self, config: JobConfig, attached: AttachedMethod) -> MemoryTrace:
         step = self._build_step(config, self._skeleton, config.hparams.batch_size, self._length.tokens)
-        return trace_training(attached.method, step, config.hparams, self._skeleton.config.get("vocab_size"))
+        return trace_training(attached, step, config.hparams, self._skeleton.config.get("vocab_size"))
 
 
 def _reserved_by(model: nn.Module, forward: Callable[[nn.Module], object]) -> int:
@@ -200,36 +213,6 @@ def plan_job(config: JobConfig) -> MemoryPlan:
 def with_batch(config: JobConfig, batch_size: int, gradient_accumulation: int) -> JobConfig:
     hparams = dataclasses.replace(config.hparams, batch_size=batch_size, gradient_accumulation=gradient_accumulation)
     return dataclasses.replace(config, hparams=hparams)
-
-
-def _untraceable(config: JobConfig, error: Exception) -> MethodError:
-    if isinstance(error, MethodError):
-        return error
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    rule = f"a plan needs a method that can be traced without weights ({reason[:200]})"
-    return MethodError(Problem(rule, config.method.name, "method", RUN_A_SHORT_JOB))
-
-
-def _plan(
-    config: JobConfig, attached: _Attached, trace: MemoryTrace, length: Length, notes: tuple[str, ...]
-) -> MemoryPlan:
-    reserved = peak_reserved(trace.events)
-    trainable, total = attached.method.count_parameters()  # only now: a method's own optimizer may freeze some
-    parts = {str(category): size for category, size in trace.at_peak.items()}
-    return MemoryPlan(
-        method=config.method.name,
-        model=config.model.name,
-        batch_size=config.hparams.batch_size,
-        gradient_accumulation=config.hparams.gradient_accumulation,
-        tokens=length.tokens,
-        trainable_params=trainable,
-        total_params=total + attached.packed_params,
-        adapter_bytes=attached.adapter_bytes,
-        train_peak_bytes=reserved,
-        train_allocated_bytes=trace.peak_allocated_bytes,
-        parts=parts | {ALLOCATOR: reserved - trace.peak_allocated_bytes},
-        notes=notes,
-    )
 
 
 def _settings_not_traced(config: JobConfig) -> tuple[str, ...]:

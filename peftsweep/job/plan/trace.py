@@ -120,7 +120,7 @@ def trace_training(
         callbacks = LoopCallbacks(
             after_step=lambda done: hook.after_step(model, done), own_loss=lambda: hook.own_loss(model)
         )
-        with _gradients_told(attached, ledger):
+        with _gradients_booked(attached, ledger):
             train(model, step, itertools.repeat(step.batch), state, hparams, callbacks)
     return ledger.trace()
 
@@ -144,7 +144,7 @@ def _buffers_on_device(model: nn.Module) -> Iterator[torch.Tensor]:
 
 
 @contextmanager
-def _gradients_told(attached: AttachedMethod, ledger: Ledger) -> Iterator[None]:
+def _gradients_booked(attached: AttachedMethod, ledger: Ledger) -> Iterator[None]:
     def book(weight: torch.Tensor) -> None:
         assert weight.grad is not None
         ledger.book([weight.grad], Category.GRADIENTS)
@@ -184,8 +184,9 @@ def _on_meta(ledger: Ledger) -> Iterator[None]:
 
 def saved_bytes(model: nn.Module) -> int:
     """Size of the adapter file that a job would leave."""
-    if isinstance(model, PeftModel):
-        saved = get_peft_model_state_dict(model, save_embedding_layers=False)
-    else:
-        saved = dict(model.named_parameters())
+    with _on_meta(Ledger()):  # peft copies a prompt's tensors to the host
+        if isinstance(model, PeftModel):
+            saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+        else:
+            saved = dict(model.named_parameters())
     return sum(weight.numel() * weight.element_size() for weight in saved.values())
