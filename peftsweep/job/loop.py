@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import NonFiniteLossError, Problem
-from peftsweep.modalities.base import Batch, BatchLoss
-
-
-class TrainableTask(Protocol):
-    """The part of a task that the loop sees."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
-    def targets(self, batch: Batch) -> int: ...
-    def tokens(self, batch: Batch) -> int: ...
+from peftsweep.modalities.base import Batch, TrainableTask
 
 
 @dataclass

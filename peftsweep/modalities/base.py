@@ -65,14 +65,19 @@ class Length:
     source: str
 
 
-class PlannedStep(Protocol):
+class TrainableTask(Protocol):
+    """The part of a task that the training loop sees."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
+    def targets(self, batch: Batch) -> int: ...
+    def tokens(self, batch: Batch) -> int: ...
+
+
+class PlannedStep(TrainableTask, Protocol):
     """A training step as a plan traces it: what the loop asks of a task, and the batch on the host that takes most."""
 
     @property
     def batch(self) -> Batch: ...
-    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
-    def targets(self, batch: Batch) -> int: ...
-    def tokens(self, batch: Batch) -> int: ...
 
 
 class Modality(ModalitySettings):
