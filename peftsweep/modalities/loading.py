@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -79,6 +80,13 @@ def base_location(model: ModelConfig) -> str:
     if Path(location).is_dir() and not (Path(location) / modality.index_file).exists():
         raise ModelError(Problem(f"a model folder must hold a {modality.index_file}", model.id, "model.id"))
     return location
+
+
+def quantised_placement(model: ModelConfig, config_class: Any, device: torch.device) -> dict[str, Any]:
+    """How transformers or diffusers is told to quantise. config_class: the library's own BitsAndBytesConfig."""
+    four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    options = {"load_in_8bit": True} if model.dtype == "int8" else four_bit
+    return {"quantization_config": config_class(**options), "device_map": {"": device}}
 
 
 def _require_quantisation(model: ModelConfig, device: torch.device) -> None:

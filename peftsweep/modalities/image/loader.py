@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import BitsAndBytesConfig, DiffusionPipeline, Flux2Transformer2DModel
@@ -15,7 +14,7 @@ from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.image.pipeline import DiffusionParts
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
-from peftsweep.modalities.loading import fingerprint_folder, quiet
+from peftsweep.modalities.loading import fingerprint_folder, quantised_placement, quiet
 
 PIPELINES = ("Flux2KleinPipeline",)
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -27,15 +26,17 @@ def load_pipeline(spec: ModelConfig, location: str, device: torch.device) -> Bas
     device: where a quantised transformer is placed; others are loaded on the host. Raises ModelError as load_base does,
     and for a pipeline of another class.
     """
+    dtype = torch.bfloat16 if spec.dtype in QUANTISED else getattr(torch, spec.dtype)
+    placement = quantised_placement(spec, BitsAndBytesConfig, device) if spec.dtype in QUANTISED else {}
     with model_errors(spec.id), quiet():
         folder = _fetched(location, spec)
         _require_components(folder, spec)
         transformer, info = Flux2Transformer2DModel.from_pretrained(
-            folder, subfolder="transformer", output_loading_info=True, **_placement(spec, device)
+            folder, subfolder="transformer", output_loading_info=True, dtype=dtype, **placement
         )
         require_all_weights(info["missing_keys"], spec.id)
         revision = folder.name if folder != Path(location) else fingerprint_pipeline(folder)
-        parts = DiffusionParts(folder, f"{revision} {spec.dtype}", _dtype_of_parts(spec))
+        parts = DiffusionParts(folder, f"{revision} {spec.dtype}", dtype)
     transformer.requires_grad_(False).eval()
     return BaseModel(transformer, None, revision, spec.id == EMBEDDED, parts)
 
@@ -63,17 +64,3 @@ def _require_components(folder: Path, spec: ModelConfig) -> None:
     if missing:
         rule = f"a pipeline folder must hold {', '.join(COMPONENTS)}"
         raise ModelError(Problem(rule, f"without {', '.join(missing)}", spec.id, "Download or save it whole."))
-
-
-def _placement(spec: ModelConfig, device: torch.device) -> dict[str, Any]:
-    if spec.dtype not in QUANTISED:
-        return {"dtype": getattr(torch, spec.dtype)}
-    if spec.dtype == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True)
-    else:
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    return {"quantization_config": config, "dtype": torch.bfloat16, "device_map": {"": device}}
-
-
-def _dtype_of_parts(spec: ModelConfig) -> torch.dtype:
-    return torch.bfloat16 if spec.dtype in QUANTISED else getattr(torch, spec.dtype)

@@ -53,11 +53,7 @@ class PhotoSource:
     open: Callable[[str], list[Photo]]
 
 
-@dataclass(frozen=True)
-class _Unopened:
-    name: str
-    prompt: str
-    open: Callable[[], tuple[str, np.ndarray]]  # digest, pixels
+_Unopened = tuple[str, str, Callable[[], tuple[str, np.ndarray]]]  # name, prompt, opens it: digest, pixels
 
 
 def build_source(config: ImageGenConfig, *, embedded_model: bool) -> PhotoSource:
@@ -71,7 +67,7 @@ def build_source(config: ImageGenConfig, *, embedded_model: bool) -> PhotoSource
     if kind == "embedded":
         return PhotoSource(kind, partial(_drawn_photos, config))
     splits = _split(_folder_photos(config) if kind == "files" else _hub_photos(config), config)
-    return PhotoSource(kind, lambda split: [Photo(one.name, one.prompt, *one.open()) for one in splits[split]])
+    return PhotoSource(kind, lambda split: [Photo(name, prompt, *read()) for name, prompt, read in splits[split]])
 
 
 def centre_square(pixels: np.ndarray) -> np.ndarray:
@@ -136,9 +132,7 @@ def _folder_photos(config: ImageGenConfig) -> list[_Unopened]:
     one_prompt = config.instance_prompt
     prompts = dict.fromkeys(files, one_prompt) if one_prompt else _prompts_of_rows(folder, files)
     return [
-        _Unopened(
-            str(path.relative_to(folder)), prompt, partial(_read_file, path, path.stat().st_mtime_ns, config.resolution)
-        )
+        (str(path.relative_to(folder)), prompt, partial(_read_file, path, path.stat().st_mtime_ns, config.resolution))
         for path, prompt in prompts.items()
     ]
 
@@ -182,7 +176,7 @@ def _hub_photos(config: ImageGenConfig) -> list[_Unopened]:
         raise DataError(Problem(rule, len(prompts), "task.prompts", fix))
     names = [f"{config.dataset}, row {number}" for number in range(len(encoded))]
     return [
-        _Unopened(name, prompt, partial(_read, data, config.resolution, name))
+        (name, prompt, partial(_read, data, config.resolution, name))
         for name, prompt, data in zip(names, prompts, encoded, strict=True)
     ]
 

@@ -37,8 +37,7 @@ class FlowStep:
     def targets(self, batch: Batch) -> int:
         return len(batch["latents"])
 
-    def tokens(self, batch: Batch) -> int:
-        return len(batch["latents"])
+    tokens = targets
 
 
 def build_flow_step(task: ImageGenConfig, skeleton: Skeleton, rows: int) -> FlowStep:

@@ -81,22 +81,16 @@ def decode_greedily(
                 gc.collect()
                 if next(model.parameters()).is_cuda:
                     torch.cuda.empty_cache()
-    return Decoded(queue.generations, _generation_config(eos_token_id, batch_size, max_new_tokens))
-
-
-def _generation_config(eos_token_id: int | None, batch_size: int, max_new_tokens: int) -> dict[str, Any]:
-    return {
+    plain = {
         "do_sample": False,
         "num_beams": 1,
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
         "repetition_penalty": 1.0,
-        "max_new_tokens": max_new_tokens,
-        "eos_token_id": eos_token_id,
-        "pad_token_id": eos_token_id,
-        "batch_size": batch_size,
     }
+    ends = {"max_new_tokens": max_new_tokens, "eos_token_id": eos_token_id, "pad_token_id": eos_token_id}
+    return Decoded(queue.generations, {**plain, **ends, "batch_size": batch_size})
 
 
 @dataclass

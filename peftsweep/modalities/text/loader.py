@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from peftsweep.config.schema import EMBEDDED, ModelConfig
+from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
-from peftsweep.modalities.loading import quiet, revision_of
+from peftsweep.modalities.loading import quantised_placement, quiet, revision_of
 
 
 def load_language_model(spec: ModelConfig, location: str, device: torch.device) -> BaseModel:
@@ -23,8 +23,11 @@ def load_language_model(spec: ModelConfig, location: str, device: torch.device) 
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         config = AutoConfig.from_pretrained(location, **options)
         tokenizer = _load_tokenizer(location, options)
+        placement = {"dtype": getattr(torch, spec.dtype, None), "attn_implementation": spec.attn_implementation}
+        if spec.dtype in QUANTISED:
+            placement = quantised_placement(spec, BitsAndBytesConfig, device)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location, config=config, output_loading_info=True, **options, **_placement(spec, device)
+            location, config=config, output_loading_info=True, **options, **placement
         )
     model, info = loaded
     require_all_weights(info["missing_keys"], spec.id)
@@ -38,17 +41,6 @@ def _load_tokenizer(location: str, options: dict[str, Any]) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _placement(spec: ModelConfig, device: torch.device) -> dict[str, Any]:
-    if spec.dtype == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
-    if spec.dtype == "int4":
-        four_bit = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
-        return {"quantization_config": four_bit, "device_map": {"": device}}
-    return {"dtype": getattr(torch, spec.dtype), "attn_implementation": spec.attn_implementation}
 
 
 def _require_end_token(tokenizer: Any, spec: ModelConfig) -> None:

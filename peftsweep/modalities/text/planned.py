@@ -38,8 +38,7 @@ class LanguageStep:
     def targets(self, batch: Batch) -> int:
         return batch["labels"].numel()
 
-    def tokens(self, batch: Batch) -> int:
-        return batch["labels"].numel()
+    tokens = targets
 
 
 def rows_of_targets(rows: int, tokens: int) -> Batch:
