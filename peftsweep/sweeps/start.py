@@ -141,11 +141,8 @@ def build_settings(values: Mapping[str, Any]) -> SweepConfig:
         lambda: trial_limits(settings.constraint),
     ]
     if settings.name is not None and not FOLDER_NAME.fullmatch(settings.name):
-        rule, fix = (
-            "a sweep's name must be that of a folder under outputs/sweeps",
-            "Use letters, digits, '-', '_' and '.'.",
-        )
-        problems.append(Problem(rule, settings.name, "name", fix))
+        rule = "a sweep's name must be that of a folder under outputs/sweeps"
+        problems.append(Problem(rule, settings.name, "name", "Use letters, digits, '-', '_' and '.'."))
     for check in checks:
         try:
             check()

@@ -59,9 +59,7 @@ def _next_allowance(budget: Budget, counted: Sequence[Trial]) -> float | None:
     limit = float(budget.tokens if budget.tokens is not None else budget.gpu_seconds or 0)
     whole = max((_spent(budget, trial) for trial in counted if trial.value is not None), default=None)
     open_trials = [trial for trial in counted if not trial.is_finished]
-    if (
-        whole is None
-    ):  # all so far failed, or one still runs: wait for it, else go on with what is left, but not for ever
+    if whole is None:  # all so far failed, or one still runs: wait for it, else go on with what is left, not for ever
         left = limit - sum(_spent(budget, trial) for trial in counted)
         return left if left > 0 and not open_trials and len(counted) < MOST_BLIND_TRIALS else None
     # One that ran out of memory at once has spent nothing, but costs what the shortest useful trial does.
