@@ -75,6 +75,13 @@ class Job:
             rule = f"a job's test items must be readable ({error})"
             raise DataError(Problem(rule, str(path), fix="Run the job again, or move its folder away.")) from None
 
+    def prompts(self) -> list[str]:
+        """Of its pictures that have a photo, in the order of its contact sheet; none if it left no test items."""
+        path = self.file(PREDICTIONS_FILE)
+        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path else []
+        by_photo = {item["photo"]: str(item["prompt"]) for item in items if {"photo", "prompt"} <= item.keys()}
+        return list(by_photo.values())
+
     def history(self) -> list[dict[str, Any]]:
         """What was measured by step: `step`, `unix_seconds` and keys of METRICS. Empty if nothing is left of it."""
         return read_history(self.file(HISTORY_FILE))

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 class _StudyRun:
     run_id: str
     artifact_uri: str
-    tags: Mapping[str, str]
+    tags: dict[str, str]
 
 
 def log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str | None) -> str | None:
@@ -57,7 +57,8 @@ def log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str 
     began = time.perf_counter()
     uri = resolve_uri(uri)
     try:
-        runs = [run for run in _runs(uri) if _is_wanted(run, studies)]
+        wanted = [study_tags(name, tags).items() for name, tags in studies.items()]
+        runs = [run for run in _runs(uri) if any(tags <= run.tags.items() for tags in wanted)]
         if not runs:
             return None
         with tempfile.TemporaryDirectory() as place:
@@ -68,20 +69,17 @@ def log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str 
         reason = error if isinstance(error, TrackingError) else f"MLflow must take a report ({brief(error)})."
         _log.warning("%s The report is in %s.", reason, folder)
         return None
-    return _told(len(runs), logged, time.perf_counter() - began)
-
-
-def _told(runs: int, logged: int, seconds: float) -> str:
-    where = f"{REPORT_FOLDER}/ in the {'run of 1 study' if runs == 1 else f'runs of {runs} studies'}"
+    seconds = time.perf_counter() - began
+    where = "run of 1 study" if len(runs) == 1 else f"runs of {len(runs)} studies"
     took = f", in {seconds:.0f} s" if seconds >= 1 else ""
-    return f"{where}{took}" if logged else f"{where}, unchanged{took}"
+    return f"{REPORT_FOLDER}/ in the {where}{'' if logged else ', unchanged'}{took}"
 
 
 def _runs(uri: str) -> Sequence[_StudyRun]:
     """The studies' runs of a store, without making one."""
     path = sqlite_path(uri)
     if path is not None:
-        return list(_runs_of_file(path)) if path.exists() else []
+        return _runs_of_file(path) if path.exists() else []
     if REDACTED in uri:
         fix = "Name the store, runs=<uri>, or leave it out: log=false."
         raise TrackingError(Problem("the address of the MLflow store must be whole", redact_forms(uri), fix=fix))
@@ -89,17 +87,13 @@ def _runs(uri: str) -> Sequence[_StudyRun]:
     return [_StudyRun(run.info.run_id, run.info.artifact_uri or "", run.data.tags) for run in found]
 
 
-def _runs_of_file(path: Path) -> Iterator[_StudyRun]:
+def _runs_of_file(path: Path) -> list[_StudyRun]:
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
         rows = database.execute(_QUERY, (*_KEYS, STAGE_TAG, STUDY_STAGE)).fetchall()
-    tags: dict[tuple[str, str], dict[str, str]] = {}  # by run id and artifact URI
+    runs: dict[str, _StudyRun] = {}
     for run_id, artifact_uri, key, value in rows:
-        tags.setdefault((run_id, artifact_uri or ""), {})[key] = value
-    yield from (_StudyRun(*run, tags_of_run) for run, tags_of_run in tags.items())
-
-
-def _is_wanted(run: _StudyRun, studies: Mapping[str, Mapping[str, str]]) -> bool:
-    return any(study_tags(name, tags).items() <= run.tags.items() for name, tags in studies.items())
+        runs.setdefault(run_id, _StudyRun(run_id, artifact_uri or "", {})).tags[key] = value
+    return list(runs.values())
 
 
 def _stage(folder: Path, staged: Path) -> None:
@@ -114,30 +108,19 @@ def _stage(folder: Path, staged: Path) -> None:
 
 
 def _log_files(uri: str, runs: Sequence[_StudyRun], staged: Path) -> int:
-    """Answers how many runs did not have them."""
-    far = []
+    """Copied where artifacts lie here; else sent, but for runs that have this very report. Answers to how many."""
+    content = hashlib.sha256()
+    for path in sorted(path for path in staged.rglob("*") if path.is_file()):
+        content.update(path.relative_to(staged).as_posix().encode() + b"\0" + path.read_bytes())
+    digest, logged, client = content.hexdigest()[:32], 0, None
     for run in runs:
         if artifacts := local_folder(run.artifact_uri):
             shutil.copytree(staged, artifacts / REPORT_FOLDER, dirs_exist_ok=True)
+        elif run.tags.get(REPORT_TAG) == digest:
+            continue
         else:
-            far.append(run)
-    return len(runs) - len(far) + (_send(uri, far, staged) if far else 0)
-
-
-def _send(uri: str, runs: Sequence[_StudyRun], staged: Path) -> int:
-    """To runs whose artifacts are elsewhere; those that have this very report are left alone."""
-    digest = _digest(staged)
-    lacking = [run for run in runs if run.tags.get(REPORT_TAG) != digest]
-    if lacking:
-        client = connect(uri)
-        for run in lacking:
+            client = client or connect(uri)
             client.log_artifacts(run.run_id, str(staged), REPORT_FOLDER)
             client.set_tag(run.run_id, REPORT_TAG, digest)
-    return len(lacking)
-
-
-def _digest(folder: Path) -> str:
-    found = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:32]
+        logged += 1
+    return logged

@@ -118,7 +118,12 @@ def open_tracker(
     try:
         store = open_store(uri, experiment)
         tags = {**tags, **_parent_tag(store, parent_run_id)}
-        tracker = reopen_run(store, run_id, folder) if run_id else _create_run(store, run_name, folder, tags)
+        if run_id:
+            tracker = reopen_run(store, run_id, folder)
+        else:
+            with explained(Problem("MLflow must take a new run", run_name)):
+                run = store.client.create_run(store.experiment_id, run_name=run_name, tags=full_tags(tags))
+            tracker = MlflowTracker(store, run.info.run_id, folder)
     except UnreachableError as error:
         _log.warning("%s The job goes on without MLflow. %s", error, _import_advice(folder))
         return NoTracker()
@@ -322,12 +327,6 @@ def known_pictures(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
     """Key and step of what a run holds."""
     found = (_LOGGED_PICTURE.fullmatch(info.path) for info in client.list_artifacts(run_id, IMAGES_FOLDER))
     return {(match["key"], int(match["step"])) for match in found if match}
-
-
-def _create_run(store: Store, run_name: str, folder: Path, tags: Mapping[str, str]) -> MlflowTracker:
-    with explained(Problem("MLflow must take a new run", run_name)):
-        run = store.client.create_run(store.experiment_id, run_name=run_name, tags=full_tags(tags))
-    return MlflowTracker(store, run.info.run_id, folder)
 
 
 def _parent_tag(store: Store, parent_run_id: str | None) -> dict[str, str]:

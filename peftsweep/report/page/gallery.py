@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftsweep.records.files import PREDICTIONS_FILE
 from peftsweep.records.jobs import Job
 from peftsweep.records.pictures import SHEET_COLUMNS, SHEET_EMPTY, SHEET_FILE, SHEET_GAP, SHEET_LINE, SHEET_SIDES
 from peftsweep.report.analysis.comparison import Row
@@ -63,7 +61,7 @@ def read_gallery(rows: Sequence[Row], jobs: Sequence[Job]) -> Gallery:
     columns = {name: first.columns[name] for name in SHARED if name in first.columns}
     columns |= {name: cut.columns[ADAPTED] for name, cut in alike.items()}
     _, job = sheets[next(iter(alike))]
-    return Gallery(tuple(columns), tuple(_prompts(first, columns, _texts(job))), whole)
+    return Gallery(tuple(columns), tuple(_prompts(first, columns, job.prompts())), whole)
 
 
 def _sheets(rows: Sequence[Row], by_location: dict[str, Job]) -> Iterator[tuple[str, tuple[Image, Job]]]:
@@ -118,14 +116,6 @@ def _prompts(first: Cut, columns: Mapping[str, Sequence[Image | None]], texts: S
         pictures = (column[number] for column in columns.values())
         encoded = tuple(_encoded(picture) if picture else "" for picture in pictures)
         yield Prompt(text, "" if text else _encoded(words), encoded)
-
-
-def _texts(job: Job) -> list[str]:
-    """Prompts with a photo, in a sheet's order; none if the job left no test items."""
-    path = job.file(PREDICTIONS_FILE)
-    lines = path.read_text(encoding="utf-8").splitlines() if path else []
-    items = [json.loads(line) for line in lines]
-    return list({item["photo"]: str(item["prompt"]) for item in items if {"photo", "prompt"} <= item.keys()}.values())
 
 
 def _whole(name: str, picture: Image) -> dict[str, Any]:
