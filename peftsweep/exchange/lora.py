@@ -11,10 +11,10 @@ import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel, save_as_lora
+from safetensors import safe_open
 
 from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import DataError, MethodError, Problem
@@ -110,11 +110,12 @@ def _evaluate(job: FinishedJob, base: BaseModel, model: PeftModel, progress: Pro
 
 def _compare(job: FinishedJob, folder: Path, rank: int | float, evaluation: Evaluation) -> Conversion:
     result = job.result
-    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     weights = folder / "adapter_model.safetensors"
     measured = {f"test/{name}": value for name, value in evaluation.metrics.items()}
     measured["adapter/file_bytes"] = weights.stat().st_size
-    ranks = _ranks(saved, weights)
+    with safe_open(str(weights), framework="pt") as stream:
+        names = [name for name in stream.keys() if name.endswith("lora_A.weight")]  # noqa: SIM118 - no mapping
+        ranks = [stream.get_slice(name).get_shape()[0] for name in names]
     return Conversion(
         job=str(job.folder),
         method=result.method,
@@ -127,15 +128,6 @@ def _compare(job: FinishedJob, folder: Path, rank: int | float, evaluation: Eval
         test_items=result.test_items,
         environment=describe_environment(),
     )
-
-
-def _ranks(saved: dict[str, Any], weights: Path) -> list[int]:
-    """Rank of each layer, from the shapes of what was saved."""
-    from safetensors import safe_open
-
-    with safe_open(str(weights), framework="pt") as stream:
-        names = [name for name in stream.keys() if name.endswith("lora_A.weight")]  # noqa: SIM118 - no mapping
-        return [stream.get_slice(name).get_shape()[0] for name in names]
 
 
 def _write(job: FinishedJob, folder: Path, conversion: Conversion, evaluation: Evaluation) -> None:

@@ -31,7 +31,6 @@ SCORED_THERE = 0  # task_version: answers were judged by the benchmark's own cod
 class ReferenceJob:
     """One result file: as a job's result, its metrics by step, and what the file says."""
 
-    experiment: str  # lora/llama-3.2-3B-rank32
     result: JobResult
     history: list[dict[str, Any]]
     source: dict[str, Any]
@@ -92,10 +91,10 @@ def _read(source: dict[str, Any]) -> ReferenceJob:
     entries = list(source["train_info"].get("metrics") or [])
     history = list(_history(entries))
     status, cause = _status(source)
-    experiment, config = str(run["experiment_name"]), _config(run, task)
+    config = _config(run, task)
     result = JobResult(
         status=status,
-        method=experiment.replace("/", "--"),
+        method=config["method"]["name"],
         model=config["model"]["name"],
         task=task,
         seed=int(run["train_config"]["seed"]),
@@ -111,7 +110,7 @@ def _read(source: dict[str, Any]) -> ReferenceJob:
         environment=_environment(source),
         started_at=str(run.get("created_at") or ""),
     )
-    return ReferenceJob(experiment, result, history, source)
+    return ReferenceJob(result, history, source)
 
 
 def _task_of(settings: Mapping[str, Any]) -> str:

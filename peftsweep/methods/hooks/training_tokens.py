@@ -24,7 +24,11 @@ class TextPrefix(CalibratedHook):
         return arguments
 
     def calibrate(self, model: PeftModel, context: HookContext) -> None:
-        text = self.text or _text_of(context)
+        text = self.text
+        if not text:
+            context.require_batches("a prefix from text")
+            rows = [batch["input_ids"][batch["attention_mask"].bool()] for batch in context.batches]
+            text = str(context.tokenizer.decode(torch.cat(rows), skip_special_tokens=True))
         length = active_config(model).num_virtual_tokens
         initialize_kv_prefix_from_text(model, context.tokenizer, text=text, use_chat_template=False, max_length=length)
 
@@ -69,13 +73,3 @@ class ContextTokens(CalibratedHook):
         types = torch.where(is_answer, 4, 2).tolist()
         found = {"cpt_token_ids": ids[: self.tokens].tolist(), "cpt_tokens_type_mask": types}
         return found | arguments
-
-
-def _text_of(context: HookContext) -> str:
-    context.require_batches("a prefix from text")
-    rows = [
-        ids[mask.bool()]
-        for batch in context.batches
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    ]
-    return str(context.tokenizer.decode(torch.cat(rows), skip_special_tokens=True))
