@@ -13,7 +13,7 @@ from peftsweep.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from peftsweep.exchange.lora import Conversion
 
-DEFAULT_RANK = 32
+DEFAULT_RANK = "32"
 KEYS = {
     "hf": ("folder",),
     "adapter": ("folder", "trust"),
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     words = parse_words(f"export {options.what}", options.words, KEYS[options.what])
     folder = Path(words["folder"]) if "folder" in words else options.job / "export" / options.what
-    rank, trusted = parse_rank(words.get("rank", str(DEFAULT_RANK))), parse_switch(words, "trust", default=False)
+    rank, trusted = parse_rank(words.get("rank", DEFAULT_RANK)), parse_switch(words, "trust", default=False)
     if options.what == "hf":
         _export_result(options.job, folder)
     else:

@@ -48,7 +48,6 @@ def build_hook(config: HookConfig | None) -> MethodHook:
     known = [name for name in inspect.signature(hook_class).parameters if not name.startswith("_")]
     unknown = sorted(set(config.kwargs) - set(known))
     if unknown:
-        raise MethodError(
-            Problem(f"hook {config.name} takes {known or 'no arguments'}", unknown[0], "method.hook.kwargs")
-        )
+        rule = f"hook {config.name} takes {known or 'no arguments'}"
+        raise MethodError(Problem(rule, unknown[0], "method.hook.kwargs"))
     return hook_class(**config.kwargs)

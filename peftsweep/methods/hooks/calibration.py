@@ -131,10 +131,8 @@ def as_plain_lora(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _velora_flags(model: nn.Module) -> list[tuple[str, dict[str, bool]]]:
-    name_of_flags = "lora_velora_initialized"
-    return [
-        (name, vars(module)[name_of_flags]) for name, module in model.named_modules() if name_of_flags in vars(module)
-    ]
+    key = "lora_velora_initialized"
+    return [(name, vars(module)[key]) for name, module in model.named_modules() if key in vars(module)]
 
 
 @torch.no_grad()
