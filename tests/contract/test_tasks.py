@@ -253,12 +253,16 @@ def rows_of_split(task: Any, split: str) -> set[tuple[float, ...]]:
 def refuse_test_data(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, reading the test split fails."""
 
-    def refuse() -> list[Row]:
-        raise AssertionError("test data was read")
-
     source = task._source
-    closed = {"open": lambda split: refuse() if split == "test" else source.open(split)}
-    monkeypatch.setattr(task, "_source", replace(source, **(closed if hasattr(source, "open") else {"test": refuse})))
+    opener = "open" if hasattr(source, "open") else "read"  # of photos, of rows
+    open_split = getattr(source, opener)
+
+    def refuse(split: str) -> Any:
+        if split == "test":
+            raise AssertionError("test data was read")
+        return open_split(split)
+
+    monkeypatch.setattr(task, "_source", replace(source, **{opener: refuse}))
 
 
 def test_every_row_comes_once_an_epoch_without_end(task: Task, setup: Setup) -> None:
