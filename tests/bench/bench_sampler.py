@@ -27,7 +27,7 @@ import optuna
 from scipy.interpolate import PchipInterpolator
 
 from peftsweep.records.space import CAPACITY, LR, Dimension, Space
-from peftsweep.sweeps.execution.optuna_internals import storage_id
+from peftsweep.sweeps.execution.storage import storage_id
 from peftsweep.sweeps.protocol.pruning import report_steps, should_prune
 from peftsweep.sweeps.protocol.search import Observation, propose
 

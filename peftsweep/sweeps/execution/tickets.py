@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.results import Stage
 from peftsweep.records.space import Space
-from peftsweep.sweeps.execution.optuna_internals import forget_claimed_trial, storage_id
+from peftsweep.sweeps.execution.storage import forget_claimed_trial, storage_id
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 from peftsweep.sweeps.protocol.stage import stage_study_name
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
