@@ -19,7 +19,7 @@ from peftsweep.config.registry import schema_of, settings_that_run_code
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Problem
 
-# Whole names: a prefix would trust everything that a module imports, `peftsweep.cli.os.system` for one.
+# Whole names: a prefix would trust everything that a module imports, `peftsweep.__main__.os.system` for one.
 TRUSTED_TARGETS = frozenset(
     {
         BASIC_LAUNCHER,

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import peftsweep
-from peftsweep.cli import main
+from peftsweep.__main__ import main
 from peftsweep.records.results import Stage
 
 pytestmark = pytest.mark.process

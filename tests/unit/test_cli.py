@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import rich
 
-from peftsweep.cli import main
+from peftsweep.__main__ import main
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
 HEAVY = {"torch", "transformers", "peft", "mlflow", "datasets"}
@@ -167,7 +167,7 @@ def test_show_only_commands_explain_a_bad_setting_too(run):
 
 
 def test_a_configuration_mistake_is_told_without_torch():
-    code = "import sys; from peftsweep.cli import main; code = main(['method=lroa']); print(code, *sys.modules)"
+    code = "import sys; from peftsweep.__main__ import main; code = main(['method=lroa']); print(code, *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     answer, *modules = done.stdout.split()
     assert answer == "2"
@@ -191,7 +191,7 @@ def test_a_task_of_another_modality_is_told(run):
 EVIL = {
     "a callback": "hydra: {callbacks: {x: {_target_: os.system, command: touch pwned}}}",
     "a callback through our imports": (
-        "hydra: {callbacks: {x: {_target_: peftsweep.cli.os.system, command: touch pwned}}}"
+        "hydra: {callbacks: {x: {_target_: peftsweep.__main__.os.system, command: touch pwned}}}"
     ),
     "a launcher": "hydra: {launcher: {_target_: subprocess.Popen}}",
     "a log handler": "hydra: {job_logging: {handlers: {x: {class: logging.os.system, command: touch pwned}}}}",
@@ -383,7 +383,9 @@ def test_help_and_commands_are_listed(run):
 def test_the_installed_command_is_the_same_program():
     from importlib.metadata import entry_points
 
-    assert [entry.value for entry in entry_points(group="console_scripts", name="peftsweep")] == ["peftsweep.cli:main"]
+    assert [entry.value for entry in entry_points(group="console_scripts", name="peftsweep")] == [
+        "peftsweep.__main__:main"
+    ]
 
 
 def test_a_reader_that_leaves_early_is_no_error():

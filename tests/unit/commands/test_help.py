@@ -18,7 +18,7 @@ def test_each_command_is_one_module_with_the_same_door():
 def test_help_and_a_misspelt_command_import_nothing_slow():
     code = f"""
 import sys
-from peftsweep.cli import main
+from peftsweep.__main__ import main
 from peftsweep.commands import COMMANDS
 for name in [*COMMANDS, "repot"]:
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peftsweep.cli import main
+from peftsweep.__main__ import main
 from peftsweep.commands import plan_memory as command
 from peftsweep.errors import ConfigError, MethodError, ModelError
 from peftsweep.job.plan import planner
@@ -121,7 +121,7 @@ def test_plan_is_a_word_of_the_command_line(capsys: pytest.CaptureFixture[str]) 
 
 def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     code = (
-        "import sys\nfrom peftsweep.cli import main\n"
+        "import sys\nfrom peftsweep.__main__ import main\n"
         "codes = main(['plan', '--help']), main(['plan', 'method=lorra'])\n"
         "print(codes[0], codes[1] != 0, 'torch' in sys.modules)"
     )

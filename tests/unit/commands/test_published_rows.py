@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peftsweep.cli import main
+from peftsweep.__main__ import main
 from tests.benchmark_results import image_file, text_file
 from tests.job_writer import write_job, write_sweep
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 import rich
 
-from peftsweep.cli import main
+from peftsweep.__main__ import main
 from peftsweep.config.compose import parse_command_line
 from peftsweep.sweeps.execution.controller import only_controller
 from peftsweep.sweeps.protocol.request import read_request

@@ -100,8 +100,8 @@ def test_checking_changes_nothing():
     "target",
     [
         "os.system",
-        "peftsweep.cli.os.system",
-        "peftsweep.cli.main",
+        "peftsweep.__main__.os.system",
+        "peftsweep.__main__.main",
         "hydra.experimental.callbacks.logging.os.system",
         "hydra_plugins.anything.Launcher.os.system",
         "hydra_plugins.somebody.elses.FastLauncher",

@@ -154,7 +154,7 @@ def test_the_command_logs_to_a_local_store_without_mlflow(
 ) -> None:
     """Its import would take longer than the report."""
     sweep = write_sweep(tmp_path / "monday", {"lora": {1: [1, 0]}, "oft": {1: [1, 1]}})
-    code = "import sys; from peftsweep.cli import main; main(sys.argv[1:]); "
+    code = "import sys; from peftsweep.__main__ import main; main(sys.argv[1:]); "
     code += "print('imported:', *sorted({'mlflow', 'torch'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code, "report", f"runs={sweep}", f"folder={tmp_path / 'report'}"],
