@@ -47,7 +47,13 @@ def run(arguments: Sequence[str]) -> int:
     folder = Path(words["folder"]) if "folder" in words else options.job / "export" / options.what
     rank, trusted = parse_rank(words.get("rank", DEFAULT_RANK)), parse_switch(words, "trust", default=False)
     if options.what == "hf":
-        _export_result(options.job, folder)
+        from peftsweep.exchange.result_writing import export_reference
+
+        written = export_reference(options.job, folder)
+        print(f"Lay {folder} over method_comparison of a clone of huggingface/peft:")
+        print(*(f"  {name}" for name in written.files), sep="\n")
+        for note in written.notes:
+            print(f"note: {note}")
     else:
         _export_weights(options.what, options.job, folder, rank, words.get("device"), trusted=trusted)
     return 0
@@ -64,16 +70,6 @@ def parse_rank(text: str) -> int | float:
         rule = "rank must be a whole number of at least 1, or a share between 0 and 1"
         raise ConfigError(Problem(rule, text, "rank=", "rank=32, or rank=0.95."))
     return rank
-
-
-def _export_result(job: Path, folder: Path) -> None:
-    from peftsweep.exchange.result_writing import export_reference
-
-    written = export_reference(job, folder)
-    print(f"Lay {folder} over method_comparison of a clone of huggingface/peft:")
-    print(*(f"  {name}" for name in written.files), sep="\n")
-    for note in written.notes:
-        print(f"note: {note}")
 
 
 def _export_weights(

@@ -1,12 +1,19 @@
-"""`peftsweep ui`: MLflow in a browser."""
+"""`peftsweep ui`: MLflow's pages on a store, for this machine only."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 
 from peftsweep.commands.words import build_parser
+from peftsweep.errors import Problem, TrackingError
+from peftsweep.records.redact import redact_forms
 
 URI_HELP = "tracking URI (default: MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db)"
+_HOST = "127.0.0.1"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -15,6 +22,47 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--port", type=int, default=5000)
     options = parser.parse_args(arguments)
-    from peftsweep.tracking.ui import serve_ui
-
     return serve_ui(options.uri, options.port)
+
+
+def serve_ui(uri: str | None, port: int) -> int:
+    """Run `mlflow ui` until Ctrl-C; returns its exit code.
+
+    Raises:
+        TrackingError: there is nothing to show, somebody else serves it already, or the port is taken.
+    """
+    from peftsweep.tracking.store import resolve_uri
+
+    uri = resolve_uri(uri)
+    _check_can_serve(uri, port)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port), "--workers", "1"]
+    # By environment: a database password on the command line is visible to everybody on the machine.
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its extra processes serve no page of ours
+    print(f"MLflow: http://{_HOST}:{port}  (Ctrl-C to stop)", flush=True)
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to the server too
+            process.wait()
+            return 0
+
+
+def _check_can_serve(uri: str, port: int) -> None:
+    if uri.startswith(("http://", "https://")):
+        raise TrackingError(
+            Problem("a tracking server serves its own pages", redact_forms(uri), fix="Open it in a browser.")
+        )
+    from peftsweep.tracking.store import sqlite_path
+
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise TrackingError(Problem("the database must exist", str(path), "tracking.uri", "Run a job first."))
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise TrackingError(
+                Problem(f"the port must be free ({error.strerror})", port, "port", "Choose another.")
+            ) from None

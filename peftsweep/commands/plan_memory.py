@@ -146,14 +146,13 @@ def _plain(row: PlannedJob, card_bytes: int | None) -> dict[str, object]:
 
 
 def _show(rows: Sequence[PlannedJob], card_bytes: int | None) -> None:
-    """Two tables, so that each is as wide as a terminal: what is needed, and what it is needed for."""
     from rich.console import Console
 
     console = Console()
     planned = [(row, row.plan) for row in rows if row.plan is not None]
     if planned:
-        console.print(_needs_table(planned, with_most_rows=card_bytes is not None))
-        console.print(_parts_table(planned))
+        for table in _tables(planned, with_most_rows=card_bytes is not None):
+            console.print(table)
         for note in sorted({note for _, plan in planned for note in plan.notes}):
             console.print(f"  {note}", highlight=False, style="dim")
     for row in rows:
@@ -168,19 +167,26 @@ def _show(rows: Sequence[PlannedJob], card_bytes: int | None) -> None:
                 console.print(f"  {change}: {_gib(plan.train_peak_bytes)} GiB, {verdict}", highlight=False)
 
 
-def _needs_table(planned: Sequence[tuple[PlannedJob, MemoryPlan]], *, with_most_rows: bool) -> Table:
-    """fits: the smallest card that is enough for training; most rows: of a batch that the named card can train."""
+def _tables(planned: Sequence[tuple[PlannedJob, MemoryPlan]], *, with_most_rows: bool) -> tuple[Table, Table]:
+    """What is needed, and what it is needed for; two, so that each is as wide as a terminal.
+
+    fits: the smallest card that is enough for training; most rows: of a batch that the named card can train.
+    """
     from rich.table import Table
 
-    table = Table("method", "rows", box=None, pad_edge=False, header_style="bold")
+    firsts = ("method", "GiB at peak")
+    needs, parts = (Table(first, "rows", box=None, pad_edge=False, header_style="bold") for first in firsts)
     for heading in ("trained", "adapter", "peak GiB", "range", "eval", "fits"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        needs.add_column(heading, justify="right", no_wrap=True)
     if with_most_rows:
-        table.add_column("most rows", justify="right")
+        needs.add_column("most rows", justify="right")
+    names = list(planned[0][1].parts)
+    for name in names:
+        parts.add_column(SHORT.get(name, name), justify="right")
     for row, plan in planned:
         smallest = next((f"{card} GB" for card, fits in row.fits_gb.items() if fits), f"over {max(row.fits_gb)} GB")
         adapter = plan.adapter_bytes
-        table.add_row(
+        needs.add_row(
             row.method,
             _rows(plan),
             _count(plan.trainable_params),
@@ -191,19 +197,8 @@ def _needs_table(planned: Sequence[tuple[PlannedJob, MemoryPlan]], *, with_most_
             smallest,
             *([str(row.largest_batch)] if with_most_rows else []),
         )
-    return table
-
-
-def _parts_table(planned: Sequence[tuple[PlannedJob, MemoryPlan]]) -> Table:
-    from rich.table import Table
-
-    table = Table("GiB at peak", "rows", box=None, pad_edge=False, header_style="bold")
-    names = list(planned[0][1].parts)
-    for name in names:
-        table.add_column(SHORT.get(name, name), justify="right")
-    for row, plan in planned:
-        table.add_row(row.method, _rows(plan), *(_gib(plan.parts[name]) for name in names))
-    return table
+        parts.add_row(row.method, _rows(plan), *(_gib(plan.parts[name]) for name in names))
+    return needs, parts
 
 
 def _rows(plan: MemoryPlan) -> str:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names, needs_more
 from peftsweep.config.registry import find_modality, modality_names, schema_of
-from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig, SearchSpaceConfig
+from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig
 from peftsweep.config.trust import untrusted_settings
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
@@ -216,10 +216,7 @@ def _value_problems(
         given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         yield Problem(f"{full} must be {wanted}", given, source)
         return
-    yield from _bound_problems(field.metadata, value, full, source)
-
-
-def _bound_problems(bounds: typing.Mapping[str, Any], value: Any, full: str, source: str) -> Iterator[Problem]:
+    bounds = field.metadata
     choices = bounds.get("choices")
     if choices and value not in choices:
         yield Problem(f"{full} must be one of {', '.join(choices)}", value, source, did_you_mean(str(value), choices))
@@ -255,7 +252,11 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
         fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
         yield Problem(rule, fix=fix)
     yield from find_modality(model.modality).problems(config)
-    yield from _space_problems(method.search_space)
+    space = method.search_space
+    if len(space.lr) != 2 or not 0 < space.lr[0] < space.lr[1]:
+        yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", space.lr)
+    if space.capacity is not None and space.capacity != sorted(set(space.capacity)):
+        yield Problem("method.search_space.capacity must rise without repeats", space.capacity)
     if config.gpu is not None:
         try:
             parse_bytes(config.gpu, "gpu")
@@ -274,10 +275,3 @@ def modality_problem(method: MethodConfig) -> Problem | None:
     rule = f"method {method.name} must name the modalities that it serves: {' or '.join(known)}"
     fix = "Write `modalities: [text]`, or more of them, in its YAML."
     return Problem(rule, unknown, "method.modalities", fix)
-
-
-def _space_problems(space: SearchSpaceConfig) -> Iterator[Problem]:
-    if len(space.lr) != 2 or not 0 < space.lr[0] < space.lr[1]:
-        yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", space.lr)
-    if space.capacity is not None and space.capacity != sorted(set(space.capacity)):
-        yield Problem("method.search_space.capacity must rise without repeats", space.capacity)

@@ -69,20 +69,15 @@ def _untrusted_nodes(node: Any, path: str, line: CommandLine) -> Iterator[Proble
         full = f"{path}{key}"
         if OmegaConf.is_missing(node, key):
             continue
-        if OmegaConf.is_interpolation(node, key):
-            yield from _untrusted_value(_resolved(node, key), str(key), full, line)
-        elif OmegaConf.is_config(value := node[key]):
+        try:
+            value = node[key]
+        except OmegaConfBaseException:  # what only a running job knows, its folder for one
+            value = None
+        is_interpolation = OmegaConf.is_interpolation(node, key)
+        if OmegaConf.is_config(value) and not is_interpolation:
             yield from _untrusted_nodes(value, f"{full}.", line)
-        elif value is not None:
+        elif value is not None or is_interpolation:
             yield from _untrusted_value(value, str(key), full, line)
-
-
-def _resolved(node: Any, key: Any) -> Any:
-    """None for what only a running job knows, its folder for one."""
-    try:
-        return node[key]
-    except OmegaConfBaseException:
-        return None
 
 
 def _untrusted_value(value: Any, key: str, full: str, line: CommandLine) -> Iterator[Problem]:

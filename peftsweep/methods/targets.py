@@ -5,6 +5,7 @@ Used when a method names a role (`targets: mlp`), and when the installed peft kn
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from peft import LoraConfig
@@ -99,12 +100,7 @@ def modules_of_role(role: str, architecture: str) -> Modules:
     if role not in roles:
         rule = f"targets must be one of {', '.join(roles)} for {architecture}"
         raise MethodError(Problem(rule, role, "method.targets"))
-    return _copied(roles[role])
-
-
-def _copied(modules: Modules) -> Modules:
-    """peft keeps, and may change, the list that it is given."""
-    return modules if isinstance(modules, str) else list(modules)
+    return copy(roles[role])  # peft keeps, and may change, the list that it is given
 
 
 def _roles_of(architecture: str, source: str) -> Roles:
@@ -125,7 +121,7 @@ def _choice_of_peft(peft_type: PeftType, architecture: str) -> dict[str, Any]:
     if architecture in mapping:
         return {"target_modules": mapping[architecture]}
     roles = _roles_of(architecture, "method.peft.target_modules")
-    return {"target_modules": _copied(roles[DEFAULT_ROLES.get(peft_type, "default")])}
+    return {"target_modules": copy(roles[DEFAULT_ROLES.get(peft_type, "default")])}
 
 
 def _ia3_targets(architecture: str) -> dict[str, Any]:
@@ -135,7 +131,7 @@ def _ia3_targets(architecture: str) -> dict[str, Any]:
     else:
         roles = _roles_of(architecture, "method.peft.target_modules")
         targets, feedforward = roles["ia3"], roles["ia3_feedforward"]
-    return {"target_modules": _copied(targets), "feedforward_modules": _copied(feedforward)}
+    return {"target_modules": copy(targets), "feedforward_modules": copy(feedforward)}
 
 
 def targeted_layers(config: Any, model: nn.Module) -> dict[str, tuple[int, int]]:

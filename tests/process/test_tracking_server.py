@@ -143,7 +143,7 @@ def test_a_job_outlives_its_server_and_is_completed_by_import(server: Server, ca
 
 def test_the_pages_open_and_ctrl_c_closes_them(empty_database: Path) -> None:
     port = free_port()
-    code = f"from peftsweep.tracking.ui import serve_ui; exit(serve_ui('sqlite:///{empty_database}', {port}))"
+    code = f"from peftsweep.commands.open_ui import serve_ui; exit(serve_ui('sqlite:///{empty_database}', {port}))"
     pages = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"))

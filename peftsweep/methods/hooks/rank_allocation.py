@@ -44,7 +44,10 @@ class RankAllocation(MethodHook):
         if allocator is not None:
             pattern = active_config(model).rank_pattern or {}
             return {name: dict(getattr(allocator, name)) for name in ADALORA_AVERAGES} | {"rank_pattern": pattern}
-        averages = {name: _subspace_averages(layer) for name, layer in _adamss_layers(model)}
+        averages = {
+            path: {name: _known_averages(getattr(layer, name)) for name in ADAMSS_AVERAGES}
+            for path, layer in _adamss_layers(model)
+        }
         frozen = [name for name, weight in model.named_parameters() if "adamss_" in name and not weight.requires_grad]
         return {"averages": averages, "frozen": frozen}
 
@@ -55,8 +58,11 @@ class RankAllocation(MethodHook):
                 setattr(allocator, name, _to_device(state[name], model))
             active_config(model).rank_pattern = state["rank_pattern"] or None
             return
-        for name, layer in _adamss_layers(model):
-            _put_subspace_averages(layer, _to_device(state["averages"][name], model))
+        for path, layer in _adamss_layers(model):
+            for name, per_adapter in _to_device(state["averages"][path], model).items():
+                rows = getattr(layer, name)
+                for adapter, known in per_adapter.items():
+                    rows[adapter] = [known.get(i) for i in range(len(rows[adapter]))]
         for name, weight in model.named_parameters():
             if name in state["frozen"]:
                 weight.requires_grad_(False)
@@ -84,20 +90,9 @@ def _adamss_layers(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if hasattr(module, ADAMSS_AVERAGES[0])]
 
 
-def _subspace_averages(layer: Any) -> dict[str, dict[str, dict[int, Tensor]]]:
-    """Attribute -> adapter -> subspace -> moving average; subspaces without one yet are left out."""
-    found = {}
-    for name in ADAMSS_AVERAGES:
-        per_adapter = getattr(layer, name).items()
-        found[name] = {key: {i: x for i, x in enumerate(row) if x is not None} for key, row in per_adapter}
-    return found
-
-
-def _put_subspace_averages(layer: Any, averages: dict[str, dict[str, dict[int, Tensor]]]) -> None:
-    for name, per_adapter in averages.items():
-        for adapter, row in per_adapter.items():
-            length = len(getattr(layer, name)[adapter])
-            getattr(layer, name)[adapter] = [row.get(i) for i in range(length)]
+def _known_averages(rows: dict[str, list[Tensor | None]]) -> dict[str, dict[int, Tensor]]:
+    """Adapter -> subspace -> moving average; subspaces without one yet are left out."""
+    return {adapter: {i: x for i, x in enumerate(row) if x is not None} for adapter, row in rows.items()}
 
 
 def _to_device(value: Any, model: nn.Module) -> Any:

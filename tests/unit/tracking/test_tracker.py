@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from peftsweep.commands.open_ui import serve_ui
 from peftsweep.errors import DataError, TrackingError
 from peftsweep.records.mlflow_format import params_of
 from peftsweep.records.pictures import sample_name, write_pictures
@@ -25,7 +26,6 @@ from peftsweep.records.results import JobResult, Status, save_result
 from peftsweep.tracking.restore import import_jobs
 from peftsweep.tracking.store import Store, open_store, resolve_uri
 from peftsweep.tracking.tracker import MlflowTracker, NoTracker, Tracker, default_run_name, known_pictures, open_tracker
-from peftsweep.tracking.ui import serve_ui
 
 EXPERIMENT = "peftsweep"
 HISTORY = [
@@ -529,7 +529,8 @@ def test_system_metrics_are_watched_until_the_job_ends(uri: str, folder: Path, m
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:
-    code = "import sys; from peftsweep.tracking import reading, reports, restore, studies, tracker, ui;"
+    code = "import sys; from peftsweep.tracking import reading, reports, restore, studies, tracker;"
+    code += "from peftsweep.commands import open_ui;"
     code += "sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
