@@ -27,9 +27,7 @@ import yaml
 
 _WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 NAMES: dict[str, list[str]] = _WORDS["names"]  # by pronoun
-THINGS, HOLDERS, ANIMALS, PLACES, COLOURS, DAYS, WEATHER = (
-    _WORDS[kind] for kind in ("things", "holders", "animals", "places", "colours", "days", "weather")
-)
+THINGS, HOLDERS, DAYS = _WORDS["things"], _WORDS["holders"], _WORDS["days"]
 GAINS, LOSSES, QUESTIONS = _WORDS["gains"], _WORDS["losses"], _WORDS["questions"]
 LARGEST = 99  # every number in a story stays below a hundred
 TRAIN_SHARE, VALID_SHARE = 0.8, 0.1  # the rest is test
@@ -198,93 +196,20 @@ def make_problems(split: str, count: int, seed: int = 0) -> list[Problem]:
 
 def make_passage(rng: random.Random) -> str:
     """A few sentences that are no problem: the general text on which forgetting is measured."""
-    return rng.choice([_diary, _walk, _search, _family, _thought, _order, _after, _start, _asked])(rng)
-
-
-def _person(rng: random.Random) -> tuple[str, str]:
-    pronoun = rng.choice(["she", "he"])
-    return rng.choice(NAMES[pronoun]), pronoun
-
-
-def _diary(rng: random.Random) -> str:
-    day, (name, pronoun) = rng.randrange(7), _person(rng)
-    first, second, place = rng.choice(WEATHER), rng.choice(WEATHER), rng.choice(PLACES)
-    return (
-        f"Today is {DAYS[day]} and {first}. Tomorrow is {DAYS[(day + 1) % 7]}, and people say that then {second}. "
-        f"{name} stays in the {place} because {pronoun} likes it when {first}."
-    )
-
-
-def _walk(rng: random.Random) -> str:
-    (name, pronoun), animal, colour = _person(rng), rng.choice(ANIMALS), rng.choice(COLOURS)
-    start, end = rng.sample(PLACES, 2)
-    return (
-        f"{name} walks from the {start} to the {end} with a {colour} {animal}. The {animal} of {name} is {colour}. "
-        f"When they come to the {end}, {pronoun} sits down and the {colour} {animal} sleeps."
-    )
-
-
-def _search(rng: random.Random) -> str:
-    (name, pronoun), thing = _person(rng), rng.choice(THINGS)
-    wrong, right = rng.sample(PLACES, 2)
-    return (
-        f"{name} has a question: where are the {thing}? They are not in the {wrong}. Let us think. "
-        f"{name} looks in the {right} and there {pronoun} finds the {thing}. The answer is the {right}, not the "
-        f"{wrong}."
-    )
-
-
-def _family(rng: random.Random) -> str:
-    child, mother, father = rng.choice(NAMES["he"]), rng.choice(NAMES["she"]), rng.choice(NAMES["he"])
-    place = rng.choice(PLACES)
-    return (
-        f"{mother} is the mother of {child}, and {father} is his father. So {child} is the son of {mother} and "
-        f"{father}. They live near the {place}, and {child} goes to the {place} with {father} on {rng.choice(DAYS)}."
-    )
-
-
-def _thought(rng: random.Random) -> str:
-    (name, pronoun), place = _person(rng), rng.choice(PLACES)
-    animal, colour = rng.choice(ANIMALS), rng.choice(COLOURS)
-    return (
-        f"To answer a question one must think. {name} goes step by step: first {pronoun} sees that the {animal} "
-        f"is {colour}, then that it lives in the {place}. So by each step {name} knows more of the {colour} {animal}."
-    )
-
-
-def _order(rng: random.Random) -> str:
-    (name, _), things = _person(rng), rng.sample(THINGS, 3)
-    return (
-        f"{name} puts the {things[0]} on the table, then the {things[1]}, then the {things[2]}. "
-        f"The {things[0]} came first, the {things[1]} after them, and the {things[2]} were last."
-    )
-
-
-def _after(rng: random.Random) -> str:
-    (name, pronoun), friend, things = _person(rng), rng.choice(NAMES["she"] + NAMES["he"]), rng.sample(THINGS, 2)
-    done = rng.choice(["finding", "buying", "making", "losing", "selling", "throwing away"])
-    return (
-        f"After {done} the {things[0]}, {name} has time. With the {things[1]} from {friend}, {pronoun} goes to "
-        f"the {rng.choice(PLACES)}. After giving the {things[1]} to {friend}, {name} is "
-        f"{rng.choice(['happy', 'tired', 'at home'])}."
-    )
-
-
-def _start(rng: random.Random) -> str:
-    (name, pronoun), friend, things = _person(rng), rng.choice(NAMES["she"] + NAMES["he"]), rng.sample(THINGS, 2)
-    return (
-        f"{name} starts with the {things[0]} and ends with the {things[1]}. {friend} starts with the {things[1]}. "
-        f"Together they have {things[0]} and {things[1]}, and {pronoun} likes that."
-    )
-
-
-def _asked(rng: random.Random) -> str:
-    (name, pronoun), animal, colour, place = _person(rng), rng.choice(ANIMALS), rng.choice(COLOURS), rng.choice(PLACES)
-    return (
-        f"{name} has a {colour} {animal} in the {place}. Question: Where is the {animal} of {name}? Think.\n"
-        f"Answer: {name} has the {animal} in the {place}. The answer is the {place}, where {pronoun} has the "
-        f"{colour} {animal}."
-    )
+    passage = rng.choice(_WORDS["passages"])
+    kinds = _WORDS | NAMES | {"people": NAMES["she"] + NAMES["he"]}
+    words: dict[str, str] = {}
+    for slots, kind in passage["draws"].items():
+        names = slots.split()
+        if kind == "person":
+            words["pronoun"] = rng.choice(["she", "he"])
+            words["name"] = rng.choice(NAMES[words["pronoun"]])
+        else:
+            drawn = rng.sample(kinds[kind], len(names)) if len(names) > 1 else [rng.choice(kinds[kind])]
+            words |= zip(names, drawn, strict=True)
+    if "day" in words:
+        words["tomorrow"] = DAYS[(DAYS.index(words["day"]) + 1) % len(DAYS)]
+    return str(passage["text"].format(**words))
 
 
 def make_fact(rng: random.Random) -> str:
