@@ -22,7 +22,7 @@ def _import_jobs(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--experiment", default="peftsweep")
     options = parser.parse_args(arguments)
-    from peftsweep.sweeps.study_runs import publish
+    from peftsweep.sweeps.publishing import publish
     from peftsweep.tracking.restore import import_jobs
 
     sweeps = [path for path in options.paths if (path / SWEEP_FILE).exists()]

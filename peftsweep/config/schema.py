@@ -1,7 +1,7 @@
 """What one can choose: a dataclass per configuration group. Imports no torch, so that a typo is told at once.
 
 A field's metadata holds its bounds or choices, whether it can run code that somebody sent (`runs_code`, for the
-command line only), and the part that it plays when jobs are compared; `check.py`, `trust.py` and `records.settings`
+command line only), and the part that it plays when jobs are compared; `check.py`, `trust.py` and `records.job_settings`
 read them. A new knob is one line here and its value in a YAML. What only one modality has stands in its own folder:
 modalities/<name>/settings.py.
 """

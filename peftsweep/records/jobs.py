@@ -22,9 +22,9 @@ from peftsweep.records.files import (
     find_files,
     read_history,
 )
+from peftsweep.records.job_settings import compared_settings
 from peftsweep.records.metrics import within_ends
 from peftsweep.records.results import JobResult, Status, load_result
-from peftsweep.records.settings import compared_settings
 from peftsweep.records.studies import Study, read_studies
 from peftsweep.statistics.intervals import two_way_interval
 

@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from peftsweep.records.job_settings import flatten
 from peftsweep.records.jobs import finite
 from peftsweep.records.metrics import METRICS
 from peftsweep.records.redact import redact, redact_params
 from peftsweep.records.results import JobResult, parse_result, to_content
-from peftsweep.records.settings import flatten
 from peftsweep.records.space import Space, read_space
 from peftsweep.records.studies import Study
 

@@ -45,7 +45,7 @@ from peftsweep.sweeps.protocol.specification import (
     with_parents,
 )
 from peftsweep.sweeps.protocol.trials import current
-from peftsweep.sweeps.study_runs import finish_studies, open_parents
+from peftsweep.sweeps.publishing import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import Progress, dry_run_table, final_table, notes, print_plain, wide_console
 from peftsweep.tracking.store import resolve_uri

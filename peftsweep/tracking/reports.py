@@ -22,7 +22,7 @@ from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.mlflow_format import REPORT_TAG, STAGE_TAG, STUDY_STAGE, STUDY_TAG, TAG, study_tags
 from peftsweep.records.redact import REDACTED, redact_forms
 from peftsweep.tracking.store import brief, connect, local_folder, resolve_uri, sqlite_path
-from peftsweep.tracking.studies import study_runs
+from peftsweep.tracking.study_runs import study_runs
 
 REPORT_FOLDER = "report"  # among a run's artifacts
 _TEXTS = ("index.html", "table.csv", "table.md", "figures/*.svg")

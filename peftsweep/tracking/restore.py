@@ -12,7 +12,7 @@ from peftsweep.records.files import ADAPTER_FOLDER, ARTIFACT_FOLDER, HISTORY_FIL
 from peftsweep.records.mlflow_format import COMPLETE_TAG, JOB_TAG, PARENT_TAG, job_id
 from peftsweep.records.results import JobResult, load_result
 from peftsweep.tracking.store import Store, find_run, milliseconds, open_store
-from peftsweep.tracking.studies import create_study_run, find_study_run, study_runs
+from peftsweep.tracking.study_runs import create_study_run, find_study_run, study_runs
 from peftsweep.tracking.tracker import (
     MlflowTracker,
     default_run_name,

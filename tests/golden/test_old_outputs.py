@@ -18,7 +18,7 @@ from peftsweep.report.analysis.recommend import Wish, recommend
 from peftsweep.report.sources import load_jobs
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.protocol.specification import load_spec
-from peftsweep.sweeps.study_runs import publish
+from peftsweep.sweeps.publishing import publish
 from peftsweep.sweeps.table import TABLE_FILE, build_table
 from peftsweep.tracking.restore import import_jobs
 

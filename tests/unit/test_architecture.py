@@ -137,7 +137,7 @@ SEES_THE_JOB = {
     "job.resolve",
     "job.run",
     "job.record",
-    "records.settings",
+    "records.job_settings",
     "exchange.experiments",
     "exchange.finished",
     "modalities.base",

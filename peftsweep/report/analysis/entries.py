@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peftsweep.records.job_settings import differing_keys
 from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval
 from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import JobResult, Stage, Status
-from peftsweep.records.settings import differing_keys
 from peftsweep.records.space import CAPACITY, LR
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row

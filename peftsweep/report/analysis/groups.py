@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
+from peftsweep.records.job_settings import differing_keys
 from peftsweep.records.jobs import REFERENCE, Job, Loaded
 from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
-from peftsweep.records.settings import differing_keys
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
 from peftsweep.report.analysis.entries import Entry, build_entries
 from peftsweep.statistics.intervals import Floats, as_matrix

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.files import SWEEP_FILE
+from peftsweep.records.job_settings import without_circumstances
 from peftsweep.records.redact import redact_forms
-from peftsweep.records.settings import without_circumstances
 from peftsweep.records.space import Space, describe_range
 from peftsweep.sweeps.protocol.specification import SweepSpec, load_spec, with_space
 

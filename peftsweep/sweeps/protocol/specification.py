@@ -25,10 +25,10 @@ from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
 from peftsweep.job.resolve import resolve_job
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import SWEEP_FILE, SWEEPS_FOLDER, write_whole
+from peftsweep.records.job_settings import flatten, without_circumstances
 from peftsweep.records.limits import Limit, parse_limits
 from peftsweep.records.metrics import METRICS, Direction, candidates
 from peftsweep.records.redact import redact_params
-from peftsweep.records.settings import flatten, without_circumstances
 from peftsweep.records.space import Space, read_space
 from peftsweep.sweeps.protocol.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.protocol.request import Request, build_space

@@ -17,7 +17,7 @@ from job_writer import write_sweep
 from peftsweep.tracking import reports as module
 from peftsweep.tracking.reports import log_report
 from peftsweep.tracking.store import Store, open_store
-from peftsweep.tracking.studies import open_studies
+from peftsweep.tracking.study_runs import open_studies
 
 LORA, OFT = ({"method": method, "model": "pocket-llama", "task": "metamath"} for method in ("lora", "oft"))
 STUDIES = {"monday/lora": LORA, "monday/oft": OFT}

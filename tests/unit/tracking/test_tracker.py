@@ -529,7 +529,7 @@ def test_system_metrics_are_watched_until_the_job_ends(uri: str, folder: Path, m
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:
-    code = "import sys; from peftsweep.tracking import reading, reports, restore, studies, tracker;"
+    code = "import sys; from peftsweep.tracking import reading, reports, restore, study_runs, tracker;"
     code += "from peftsweep.commands import open_ui;"
     code += "sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from peftsweep.config.schema import JobConfig
+from peftsweep.records.job_settings import compared_settings, differing_keys, flatten, without_circumstances
 from peftsweep.records.jobs import load_folder
 from peftsweep.records.results import JobResult, Status, save_result
-from peftsweep.records.settings import compared_settings, differing_keys, flatten, without_circumstances
 from peftsweep.report.analysis.groups import compare
 
 CHANGES: list[dict[str, Any]] = [

@@ -16,7 +16,7 @@ from peftsweep.errors import TrackingError
 from peftsweep.records.results import JobResult, Status, save_result
 from peftsweep.tracking.restore import import_jobs
 from peftsweep.tracking.store import Store, open_store
-from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
+from peftsweep.tracking.study_runs import StudyRuns, close_lost_runs, open_studies
 from peftsweep.tracking.summary import Score, StudySummary
 from peftsweep.tracking.tracker import open_tracker
 

@@ -22,7 +22,7 @@ from peftsweep.sweeps.protocol.stage import stage_study_name
 from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.table import SweepRow, SweepTable, build_table
 from peftsweep.tracking.restore import ImportReport, import_jobs
-from peftsweep.tracking.studies import StudyRuns, close_lost_runs, open_studies
+from peftsweep.tracking.study_runs import StudyRuns, close_lost_runs, open_studies
 from peftsweep.tracking.summary import Score, StudySummary
 
 
