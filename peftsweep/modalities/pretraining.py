@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +41,14 @@ def pretrain(
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
     """Linear warm-up over 2% of the steps, then cosine to a twentieth of the optimizer's rate."""
-    return LambdaLR(optimizer, partial(_rate_factor, steps=steps))
-
-
-def _rate_factor(step: int, steps: int) -> float:
     warmup = max(1, steps // 50)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return LambdaLR(optimizer, factor)
 
 
 def muon(module: nn.Module, peak: float, weight_decay: float = 0.0) -> list[Optimizer]:

@@ -21,7 +21,9 @@ def draw_contact_sheet(captions: Mapping[str, str], columns: Mapping[str, Mappin
     captions: key of a row -> its text; columns: name -> key of a row -> uint8 (s, s, 3). A picture that is not there
     leaves its place empty.
     """
-    side = _cell_side(columns)
+    # As large as the largest picture; small ones are scaled up so that they can be seen.
+    sides = [len(picture) for pictures in columns.values() for picture in pictures.values()]
+    side = min(max([SHEET_SIDES[0], *sides]), SHEET_SIDES[1])
     width = SHEET_GAP + len(columns) * (side + SHEET_GAP)
     font = ImageFont.load_default(FONT_PIXELS)
     lines = [textwrap.wrap(text, int(width / font.getlength("n")), max_lines=3) for text in captions.values()]
@@ -38,12 +40,6 @@ def draw_contact_sheet(captions: Mapping[str, str], columns: Mapping[str, Mappin
         draw.multiline_text((SHEET_GAP, top + side + SHEET_GAP // 2), "\n".join(text), INK, font)
         top += height
     return np.asarray(sheet)
-
-
-def _cell_side(columns: Mapping[str, Mapping[str, np.ndarray]]) -> int:
-    """As large as the largest picture; small ones are scaled up so that they can be seen."""
-    sides = [len(picture) for pictures in columns.values() for picture in pictures.values()]
-    return min(max([SHEET_SIDES[0], *sides]), SHEET_SIDES[1])
 
 
 def _cell(picture: np.ndarray | None, side: int) -> Image.Image:

@@ -29,7 +29,9 @@ def load_pipeline(spec: ModelConfig, location: str, device: torch.device) -> Bas
     dtype = torch.bfloat16 if spec.dtype in QUANTISED else getattr(torch, spec.dtype)
     placement = quantised_placement(spec, BitsAndBytesConfig, device) if spec.dtype in QUANTISED else {}
     with model_errors(spec.id), quiet():
-        folder = _fetched(location, spec)
+        folder = Path(location)
+        if not folder.is_dir():  # of one from the hub, the snapshot, whose name is the commit
+            folder = Path(DiffusionPipeline.download(location, revision=spec.revision))
         _require_components(folder, spec)
         transformer, info = Flux2Transformer2DModel.from_pretrained(
             folder, subfolder="transformer", output_loading_info=True, dtype=dtype, **placement
@@ -46,13 +48,6 @@ def fingerprint_pipeline(folder: Path) -> str:
     parts = [fingerprint_folder(folder / component) for component in COMPONENTS if (folder / component).is_dir()]
     settings = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*/*config.json"))]
     return hashlib.sha256(json.dumps([*parts, *settings]).encode()).hexdigest()[:40]
-
-
-def _fetched(location: str, spec: ModelConfig) -> Path:
-    """The folder of a pipeline; of one from the hub, the snapshot, whose name is the commit."""
-    if Path(location).is_dir():
-        return Path(location)
-    return Path(DiffusionPipeline.download(location, revision=spec.revision))
 
 
 def _require_components(folder: Path, spec: ModelConfig) -> None:

@@ -89,16 +89,13 @@ class ImageTask:
         self._encodings = Encodings(self._parts, cache, options)
         self._splits: dict[str, EncodedPhotos] = {}
         self._samples: dict[str, np.ndarray] = {}
-        self._prior = self._draw_prior(base)  # by the bare base: later there is a method on it
+        self._prior: np.ndarray | None = None
+        if config.prior_photos:  # drawn by the bare base: later there is a method on it
+            self._prior = prior_pictures(partial(self._draw, base.model), base, config, cache)
 
     @cached_property
     def _encoder(self) -> ImageEncoder:
         return load_image_encoder(self._encoder_name, self._device)
-
-    def _draw_prior(self, base: BaseModel) -> np.ndarray | None:
-        if not self._config.prior_photos:
-            return None
-        return prior_pictures(partial(self._draw, base.model), base, self._config, self._cache)
 
     def datasets(self) -> list[DatasetInfo]:
         return [
@@ -131,19 +128,16 @@ class ImageTask:
     def _training_set(self) -> TrainingSet:
         self._learn_prompts()
         split = self._split("train")
+        latents = split.latents.unsqueeze(1)  # (n, v, c, h, w)
+        if self._config.augment:
+            cut = [random_squares(photo.pixels, VARIANTS, seed) for seed, photo in enumerate(split.photos)]
+            latents = self._encodings.of_pictures(np.concatenate(cut)).unflatten(0, (len(cut), VARIANTS))
         return TrainingSet(
-            self._training_latents(split),
+            latents,
             self._encodings.of_prompts(split.prompts),
             None if self._prior is None else self._encodings.of_pictures(self._prior),
             None if self._prior is None else self._encodings.of_prompts([self._config.prior_prompt or ""]),
         )
-
-    def _training_latents(self, split: EncodedPhotos) -> Tensor:
-        """(n, v, c, h, w)."""
-        if not self._config.augment:
-            return split.latents.unsqueeze(1)
-        cut = [random_squares(photo.pixels, VARIANTS, seed) for seed, photo in enumerate(split.photos)]
-        return self._encodings.of_pictures(np.concatenate(cut)).unflatten(0, (len(cut), VARIANTS))
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
         """See modalities.base.Task. Also opens the validation photos, so that unusable ones end a job before its first

@@ -94,7 +94,11 @@ def normalise_answer(text: str) -> str:
     """
     sentence = _SENTENCE_END.split(_rewrite(text), maxsplit=1)[0].strip()
     number = _read_number(_right_hand_side(sentence))
-    return _plain_text(sentence) if number is None else _write_number(number)
+    if number is not None:
+        return _write_number(number)
+    # Spaces around symbols carry no meaning: `( 3, 4 )` is `(3,4)`.
+    tight = re.sub(r"\s*([^\w\s])\s*", r"\1", sentence.casefold())
+    return " ".join(tight.split()).strip(".,;:!?\"'*")
 
 
 def _braced(text: str) -> str:
@@ -157,9 +161,3 @@ def _write_number(number: Fraction) -> str:
     digits = str(abs(number.numerator) * 10**places // number.denominator).rjust(places + 1, "0")
     whole, decimals = digits[: len(digits) - places], digits[len(digits) - places :].rstrip("0")
     return f"{'-' if number < 0 else ''}{whole}{'.' + decimals if decimals else ''}"
-
-
-def _plain_text(sentence: str) -> str:
-    """Spaces around symbols carry no meaning: `( 3, 4 )` is `(3,4)`."""
-    tight = re.sub(r"\s*([^\w\s])\s*", r"\1", sentence.casefold())
-    return " ".join(tight.split()).strip(".,;:!?\"'*")

@@ -79,7 +79,10 @@ def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None
     with torch.autocast(device_type, enabled=False) if is_autocast else nullcontext():
         if TORCH_HAS_LINEAR_CROSS_ENTROPY:
             return _torch_sum(states, weight, bias, targets)
-        return _recomputed_sum(states, weight, bias, targets)
+        n_rows = _slice_tokens(len(targets), len(weight))
+        slices = zip(states.split(n_rows), targets.split(n_rows), strict=True)
+        losses = [checkpoint(_slice_sum, part, weight, bias, target, use_reentrant=False) for part, target in slices]
+        return torch.stack(losses).sum()
 
 
 def supports_fused_loss(model: nn.Module) -> bool:
@@ -114,13 +117,6 @@ def _torch_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
         states, weight, targets, linear_bias=bias, reduction=reduction, options=options
     )
     return loss.float().sum()
-
-
-def _recomputed_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    n_rows = _slice_tokens(len(targets), len(weight))
-    slices = zip(states.split(n_rows), targets.split(n_rows), strict=True)
-    losses = [checkpoint(_slice_sum, part, weight, bias, target, use_reentrant=False) for part, target in slices]
-    return torch.stack(losses).sum()
 
 
 def _slice_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

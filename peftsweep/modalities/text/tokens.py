@@ -104,20 +104,15 @@ def tokenize(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any, c
     if path not in _in_memory:
         if len(_in_memory) == ENTRIES_IN_MEMORY:
             del _in_memory[next(iter(_in_memory))]
-        _in_memory[path] = _stored(path) or _tokenize_and_store(rows, prompt_format, tokenizer, path)
+        stored = load_tensors(path, [field.name for field in fields(TokenRows)])
+        if stored is None:
+            tokens = _tokenize(rows, prompt_format, tokenizer)
+            log.info("Tokenised %d rows, %d tokens.", len(tokens), len(tokens.ids))
+            save_tensors({name: torch.from_numpy(array) for name, array in vars(tokens).items()}, path)
+        else:
+            tokens = TokenRows(*(tensor.numpy() for tensor in stored))
+        _in_memory[path] = tokens
     return _in_memory[path]
-
-
-def _stored(path: Path) -> TokenRows | None:
-    stored = load_tensors(path, [field.name for field in fields(TokenRows)])
-    return None if stored is None else TokenRows(*(tensor.numpy() for tensor in stored))
-
-
-def _tokenize_and_store(rows: Sequence[Row], prompt_format: PromptFormat, tokenizer: Any, path: Path) -> TokenRows:
-    tokens = _tokenize(rows, prompt_format, tokenizer)
-    log.info("Tokenised %d rows, %d tokens.", len(tokens), len(tokens.ids))
-    save_tensors({name: torch.from_numpy(array) for name, array in vars(tokens).items()}, path)
-    return tokens
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -222,7 +222,9 @@ GROUNDS: dict[str, tuple[Colour, Pattern | None]] = {
 def draw_toy(canvas: Canvas, toy: Toy, centre: Point, radius: float, rng: np.random.Generator) -> None:
     """Draw a toy about a centre; it is 2 radii high."""
     body, head, belly = (vary(COLOURS[colour], rng) for colour in (toy.body_colour, toy.head_colour, toy.belly_colour))
-    _draw_limbs(canvas, centre, radius, shade(body, 0.8))
+    for side in (-1, 1):
+        canvas.disc(_shifted(centre, radius, 0.34 * side, 0.9), 0.19 * radius, shade(body, 0.8), flat=0.7)
+        canvas.disc(_shifted(centre, radius, 0.62 * side, 0.2), 0.16 * radius, shade(body, 0.8))
     _draw_part(canvas, toy.body_form, _shifted(centre, radius, 0, 0.38), 0.5 * radius, body)
     _draw_belly(canvas, toy.belly, _shifted(centre, radius, 0, 0.42), 0.3 * radius, belly)
     _draw_ears(canvas, toy.ears, centre, radius, head)
@@ -241,12 +243,6 @@ def _draw_part(canvas: Canvas, form: str, centre: Point, radius: float, colour: 
             [(x - 0.5 * r, y - 1.05 * r), (x + 0.5 * r, y - 1.05 * r), (x + 1.35 * r, y + r), (x - 1.35 * r, y + r)],
             colour,
         )
-
-
-def _draw_limbs(canvas: Canvas, centre: Point, radius: float, colour: Colour) -> None:
-    for side in (-1, 1):
-        canvas.disc(_shifted(centre, radius, 0.34 * side, 0.9), 0.19 * radius, colour, flat=0.7)
-        canvas.disc(_shifted(centre, radius, 0.62 * side, 0.2), 0.16 * radius, colour)
 
 
 def _draw_belly(canvas: Canvas, belly: str, centre: Point, radius: float, colour: Colour) -> None:
