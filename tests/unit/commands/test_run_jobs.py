@@ -27,6 +27,6 @@ def test_hydras_own_sweepers_get_what_the_task_is_judged_by(
     monkeypatch.setattr(sys, "argv", ["peftsweep"])
     monkeypatch.setattr("peftsweep.job.run.run_job", finished)
     monkeypatch.setattr(run_jobs, "_run_one", lambda config: answered.append(run_one(config)))
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
-    assert run_jobs.run([f"task={task}", "tracking=none", *quiet]) == 0
+    unlogged = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    assert run_jobs.run([f"task={task}", "tracking=none", *unlogged]) == 0
     assert answered == [objective]
