@@ -49,10 +49,10 @@ def run(arguments: Sequence[str]) -> int:
     if options.what == "hf":
         from peftsweep.exchange.result_writing import export_reference
 
-        written = export_reference(options.job, folder)
+        files, notes = export_reference(options.job, folder)
         print(f"Lay {folder} over method_comparison of a clone of huggingface/peft:")
-        print(*(f"  {name}" for name in written.files), sep="\n")
-        for note in written.notes:
+        print(*(f"  {name}" for name in files), sep="\n")
+        for note in notes:
             print(f"note: {note}")
     else:
         _export_weights(options.what, options.job, folder, rank, words.get("device"), trusted=trusted)

@@ -79,7 +79,7 @@ def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tupl
         schema = schema_of(config)
     except ConfigError as error:
         return [replace(p, source=line.source(p.source) or p.source) for p in error.problems], None
-    problems = list(_schema_problems(config, schema, "", line))
+    problems = list(schema_problems(config, schema, "", line))
     if mismatch := _modality_problem(config):
         # A task's settings that follow the model's can't resolve then, which would only hide the cause.
         return [mismatch, *(problem for problem in problems if "must resolve" not in problem.rule)], None
@@ -93,11 +93,6 @@ def build_config(config: DictConfig) -> JobConfig:
     """The checked configuration as plain dataclasses; interpolations resolved."""
     merged = OmegaConf.merge(_defaults(schema_of(config)), config)
     return typing.cast(JobConfig, OmegaConf.to_object(merged))
-
-
-def setting_problems(values: typing.Mapping[str, Any], schema: type, prefix: str) -> list[Problem]:
-    """Problems of settings that are no job's: unknown keys, types, bounds."""
-    return list(_schema_problems(OmegaConf.create(dict(values)), schema, prefix, CommandLine(())))
 
 
 def _first_lines(error: Exception) -> str:
@@ -173,7 +168,9 @@ def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
         yield override.get_value_element_as_str()
 
 
-def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
+def schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
+    """Unknown keys, types and bounds of a node of OmegaConf's. path: its dotted key with the dot; line: what was
+    typed."""
     hints = typing.get_type_hints(schema)
     known = {field.name: field for field in dataclasses.fields(schema)}
     for key in node:
@@ -190,7 +187,7 @@ def _schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> I
         types_of_key = (option for option in _options(hints[key]) if isinstance(option, type))
         nested = next((option for option in types_of_key if dataclasses.is_dataclass(option)), None)
         if nested and OmegaConf.is_dict(value):
-            yield from _schema_problems(value, nested, f"{full}.", line)
+            yield from schema_problems(value, nested, f"{full}.", line)
         elif value == NEEDED:
             yield Problem(f"{full} must be given", fix=f"Add {full}=<value> to the command line.")
         else:

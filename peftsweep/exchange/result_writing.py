@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,9 @@ from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.results import JobResult, Status, load_result
 
 
-@dataclass(frozen=True)
-class Export:
-    """Files, by their path under the folder of the export, and what a reader of them should know."""
-
-    files: list[str]
-    notes: list[str]
-
-
-def export_reference(job: Path, folder: Path) -> Export:
-    """Write the experiment and the result of a job's folder under `folder`.
+def export_reference(job: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Write the experiment and the result of a job's folder under `folder`. Answers the files, by their path there, and
+    notes, what a reader of them should know.
 
     Raises:
         DataError: the job has no readable result, or its task is none of the benchmark's.
@@ -56,7 +48,7 @@ def export_reference(job: Path, folder: Path) -> Export:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return Export(list(files), list(_notes(result, has_adapter=peft_config is not None)))
+    return list(files), list(_notes(result, has_adapter=peft_config is not None))
 
 
 def _document(job: Path, result: JobResult, experiment: str, peft_config: dict[str, Any] | None) -> dict[str, Any]:

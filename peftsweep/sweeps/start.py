@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
-from peftsweep.config.check import check_command_line, setting_problems
-from peftsweep.config.compose import compose_config, parse_command_line
+from peftsweep.config.check import check_command_line, schema_problems
+from peftsweep.config.compose import CommandLine, compose_config, parse_command_line
 from peftsweep.config.hydra_internals import BASIC_LAUNCHER
 from peftsweep.config.schema import SweepConfig
 from peftsweep.errors import ConfigError, Interrupted, Problem
@@ -124,7 +124,7 @@ def build_settings(values: Mapping[str, Any]) -> SweepConfig:
     """Checked settings of the sweeper. Raises ConfigError with all that is wrong: a key or type, two budgets, and what
     would otherwise be met by the first trial that ends, or asks for its settings."""
     plain: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(dict(values)))  # type: ignore[assignment]
-    problems = setting_problems(plain, SweepConfig, SWEEPER_KEY)
+    problems = list(schema_problems(OmegaConf.create(plain), SweepConfig, SWEEPER_KEY, CommandLine(())))
     budgets = {"n_trials": plain.get("n_trials"), **(plain.get("budget") or {})}
     given = [key for key, value in budgets.items() if value is not None]
     if len(given) > 1:

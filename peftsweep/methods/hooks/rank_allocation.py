@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from peftsweep.methods.hooks.interface import HookContext, MethodHook, active_config, is_language_model
@@ -52,14 +53,15 @@ class RankAllocation(MethodHook):
         return {"averages": averages, "frozen": frozen}
 
     def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
+        state = send_to_device(state, next(model.parameters()).device)
         allocator = _rank_allocator(model)
         if allocator is not None:
             for name in ADALORA_AVERAGES:
-                setattr(allocator, name, _to_device(state[name], model))
+                setattr(allocator, name, state[name])
             active_config(model).rank_pattern = state["rank_pattern"] or None
             return
         for path, layer in _adamss_layers(model):
-            for name, per_adapter in _to_device(state["averages"][path], model).items():
+            for name, per_adapter in state["averages"][path].items():
                 rows = getattr(layer, name)
                 for adapter, known in per_adapter.items():
                     rows[adapter] = [known.get(i) for i in range(len(rows[adapter]))]
@@ -93,10 +95,3 @@ def _adamss_layers(model: nn.Module) -> list[tuple[str, Any]]:
 def _known_averages(rows: dict[str, list[Tensor | None]]) -> dict[str, dict[int, Tensor]]:
     """Adapter -> subspace -> moving average; subspaces without one yet are left out."""
     return {adapter: {i: x for i, x in enumerate(row) if x is not None} for adapter, row in rows.items()}
-
-
-def _to_device(value: Any, model: nn.Module) -> Any:
-    """Move the tensors of nested dicts to the model's device."""
-    if isinstance(value, dict):
-        return {key: _to_device(item, model) for key, item in value.items()}
-    return value.to(next(model.parameters()).device) if isinstance(value, Tensor) else value

@@ -87,8 +87,8 @@ def test_a_converted_adapter_is_judged_by_new_pictures_of_the_same_prompts(job, 
 
 def test_a_job_on_pictures_becomes_files_of_the_benchmark(job, tmp_path):
     lora = job("lora")
-    export = export_reference(lora.folder, tmp_path)
-    names = sorted(name.partition("/")[2] for name in export.files)
+    files, _ = export_reference(lora.folder, tmp_path)
+    names = sorted(name.partition("/")[2] for name in files)
     assert [name.rpartition("/")[2] for name in names[:2]] == ["adapter_config.json", "training_params.json"]
     result = json.loads(next(tmp_path.glob("*/results/*.json")).read_text())
     assert result["run_info"]["peft_config"]["peft_type"] == "LORA"

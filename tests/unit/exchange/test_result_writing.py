@@ -68,8 +68,8 @@ def make_job(folder, *, config=CONFIG, adapter=None, **changes):
 
 
 def exported(tmp_path, **changes):
-    export = export_reference(make_job(tmp_path / "job", **changes), tmp_path / "out")
-    return {name: json.loads((tmp_path / "out" / name).read_text()) for name in export.files}, export.notes
+    files, notes = export_reference(make_job(tmp_path / "job", **changes), tmp_path / "out")
+    return {name: json.loads((tmp_path / "out" / name).read_text()) for name in files}, notes
 
 
 def test_every_number_of_a_job_comes_back(tmp_path):
@@ -180,8 +180,8 @@ def comparable(value):
 @pytest.mark.skipif(not REFERENCE, reason="PEFTSWEEP_REFERENCE names no method_comparison folder of the PEFT library")
 def test_a_published_file_comes_back_as_it_was(tmp_path):
     for job in read_reference(Path(REFERENCE)).jobs:
-        export = export_reference(write_reference(job, tmp_path / "jobs"), tmp_path / "out")
-        (name,) = (name for name in export.files if "/results/" in name)
+        files, _ = export_reference(write_reference(job, tmp_path / "jobs"), tmp_path / "out")
+        (name,) = (name for name in files if "/results/" in name)
         assert json.loads((tmp_path / "out" / name).read_text()) == comparable(job.source), name
 
 
