@@ -16,7 +16,6 @@ from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.modalities.base import Skeleton, modality_of
 from peftsweep.modalities.loading import quiet
 
-TABLE = "the table of architectures"
 ARCHITECTURES = Path(__file__).with_name("architectures.yaml")
 # A model's lists of equal blocks -> the key of its configuration that says how many.
 BLOCKS = {
@@ -63,7 +62,9 @@ def _architectures() -> dict[str, dict[str, Any]]:
 
 
 def described_source(model: ModelConfig) -> str:
-    """Where the configuration of a model that is not in the table comes from."""
+    """Where the configuration of a model comes from."""
+    if known_architecture(model) is not None:
+        return "the table of architectures"
     return str(modality_of(model).embedded_models.get(model.name, model.id)) if model.id == EMBEDDED else model.id
 
 

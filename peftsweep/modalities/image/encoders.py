@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.image.pocket import DINO_FOLDER
 from peftsweep.modalities.load_errors import model_errors
-from peftsweep.modalities.loading import fingerprint_folder, quiet, revision_of
+from peftsweep.modalities.loading import quiet, revision_of
 from peftsweep.modalities.wrapped import visiting
 
 POCKET = "pocket"
@@ -94,11 +94,8 @@ def _load(choice: str, path: Path, processor_class: Any, **options: Any) -> tupl
     with model_errors(choice), quiet():
         processor = processor_class.from_pretrained(str(location), **options)
         model: Any = AutoModel.from_pretrained(str(location), dtype=torch.float32)
-    return _revision(location), model.requires_grad_(False).eval(), processor
-
-
-def _revision(folder: Path) -> str:
-    if not folder.is_dir():
-        return revision_of(str(folder))
-    settings = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*processor_config.json"))]
-    return hashlib.sha256(f"{fingerprint_folder(folder)}{settings}".encode()).hexdigest()[:40]
+    revision = revision_of(str(location))
+    if location.is_dir():  # what pictures go through before the weights counts too
+        settings = [path.read_text(encoding="utf-8") for path in sorted(location.glob("*processor_config.json"))]
+        revision = hashlib.sha256(f"{revision}{settings}".encode()).hexdigest()[:40]
+    return revision, model.requires_grad_(False).eval(), processor

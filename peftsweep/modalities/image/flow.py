@@ -97,23 +97,18 @@ def training_batches(
     order = batch_order([1] * len(data.latents), batch_size, 1, seed)
     for number, photos in islice(enumerate(order), skip, None):
         state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
-        yield _batch(data, photos, config, levels, torch.Generator().manual_seed(int(state[0])))
-
-
-def _batch(
-    data: TrainingSet, photos: list[int], config: ImageGenConfig, levels: Tensor, generator: torch.Generator
-) -> Batch:
-    variants = torch.randint(data.latents.shape[1], (len(photos),), generator=generator)
-    latents, prompt_embeds = data.latents[photos, variants], data.prompt_embeds[photos]
-    extra = {}
-    if data.prior_latents is not None and data.prior_embeds is not None:
-        chosen = torch.randint(len(data.prior_latents), (len(photos),), generator=generator)
-        latents = torch.cat([latents, data.prior_latents[chosen]])
-        prompt_embeds = torch.cat([prompt_embeds, data.prior_embeds.expand(len(photos), -1, -1)])
-        extra["is_prior"] = torch.arange(len(latents)) >= len(photos)
-    sigmas = draw_sigmas(len(latents), config, levels, generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    return {"latents": latents, "noise": noise, "sigmas": sigmas, "prompt_embeds": prompt_embeds, **extra}
+        generator = torch.Generator().manual_seed(int(state[0]))
+        variants = torch.randint(data.latents.shape[1], (len(photos),), generator=generator)
+        latents, prompt_embeds = data.latents[photos, variants], data.prompt_embeds[photos]
+        extra = {}
+        if data.prior_latents is not None and data.prior_embeds is not None:
+            chosen = torch.randint(len(data.prior_latents), (len(photos),), generator=generator)
+            latents = torch.cat([latents, data.prior_latents[chosen]])
+            prompt_embeds = torch.cat([prompt_embeds, data.prior_embeds.expand(len(photos), -1, -1)])
+            extra["is_prior"] = torch.arange(len(latents)) >= len(photos)
+        sigmas = draw_sigmas(len(latents), config, levels, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        yield {"latents": latents, "noise": noise, "sigmas": sigmas, "prompt_embeds": prompt_embeds, **extra}
 
 
 def held_out_batches(latents: Tensor, prompt_embeds: Tensor, levels: Tensor, batch_size: int) -> Iterator[Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import Flux2Transformer2DModel
@@ -18,7 +18,7 @@ from peftsweep.modalities.image.pipeline import predict_velocity
 from peftsweep.modalities.image.settings import PIXELS_PER_TOKEN, ImageGenConfig
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
-from peftsweep.modalities.skeleton import TABLE, depths_of, described_source, known_architecture
+from peftsweep.modalities.skeleton import depths_of, described_source, known_architecture
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,18 @@ def build_flow_step(task: ImageGenConfig, skeleton: Skeleton, rows: int) -> Flow
 
 def build_transformer_skeleton(model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
     """See `modalities.base.Modality.build_skeleton`."""
-    config, source = _configuration(model)
+    config = known_architecture(model) or _own_configuration(model)
     if one_of_each:
-        config |= dict.fromkeys(depths_of(config), 1)
+        config = config | dict.fromkeys(depths_of(config), 1)  # not in place: the table's entry is shared
     built: Any = Flux2Transformer2DModel.from_config({**config, "_class_name": "Flux2Transformer2DModel"})
-    return Skeleton(nn.Module.to(built, dtype), source, dict(built.config))  # diffusers' own `to` warns of nothing
+    nn.Module.to(built, dtype)  # in place; diffusers' own `to` warns of nothing
+    return Skeleton(built, described_source(model), dict(built.config))
 
 
-def _configuration(model: ModelConfig) -> tuple[dict[str, Any], str]:
-    known = known_architecture(model)
-    if known is not None:
-        return dict(known), TABLE
+def _own_configuration(model: ModelConfig) -> dict[str, Any]:
     folder = Path(base_location(model)) / "transformer"
     if folder.is_dir():
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")), described_source(model)
+        return cast(dict[str, Any], json.loads((folder / "config.json").read_text(encoding="utf-8")))
     with model_errors(model.id):
         found = Flux2Transformer2DModel.load_config(model.id, subfolder="transformer", revision=model.revision)
-    return dict(found), described_source(model)
+    return dict(found)

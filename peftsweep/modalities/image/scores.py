@@ -5,7 +5,7 @@ Embeddings are (n, d), float32, of length 1, so that a product is a cosine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +81,10 @@ def score_pictures(
         | ({} if text_similarities is None else {"text_similarity": text_similarities[number]})
         for number, seed in enumerate(seeds)
     ]
-    return Scored(items, _values(items, len(photos)))
-
-
-def _values(items: Sequence[Mapping[str, Any]], n_photos: int) -> dict[str, np.ndarray]:
     columns = {SCORE: "similarity", "memorised": "memorised", "text_similarity": "text_similarity"}
-    return {
-        name: np.array([item[column] for item in items], dtype=float).reshape(n_photos, -1)
+    values = {
+        name: np.array([item[column] for item in items], dtype=float).reshape(len(photos), -1)
         for name, column in columns.items()
         if column in items[0]
     }
+    return Scored(items, values)

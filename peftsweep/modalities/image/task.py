@@ -75,7 +75,11 @@ class ImageTask:
         self._config, self._hparams, self._source = config, hparams, source
         self._parts, self._cache, self._progress = base.parts, cache, progress
         self._device = next(base.model.parameters()).device
-        _require_whole_tokens(config.resolution, self._parts.pixels_per_token)
+        per_token = self._parts.pixels_per_token
+        if config.resolution % per_token:
+            rule = f"task.resolution must be a multiple of {per_token}, the pixels of a latent token"
+            fix = f"Take task.resolution={max(per_token, round(config.resolution / per_token) * per_token)}."
+            raise ConfigError(Problem(rule, config.resolution, "task.resolution", fix))
         drift = image_world.DRIFT_PROMPTS if base.is_embedded else REFERENCE_DRIFT_PROMPTS
         samples = {"embedded": image_world.SAMPLE_PROMPTS, "hub": REFERENCE_SAMPLE_PROMPTS}
         self._drift_prompts = tuple(drift if config.drift_prompts is None else config.drift_prompts)
@@ -276,13 +280,6 @@ class ImageTask:
 
     def compare_retention(self, before: Tensor | None, after: Tensor | None) -> dict[str, float]:
         return {} if before is None or after is None else {"drift": mean_drift(before, after)}
-
-
-def _require_whole_tokens(resolution: int, pixels_per_token: int) -> None:
-    if resolution % pixels_per_token:
-        rule = f"task.resolution must be a multiple of {pixels_per_token}, the pixels of a latent token"
-        nearest = max(pixels_per_token, round(resolution / pixels_per_token) * pixels_per_token)
-        raise ConfigError(Problem(rule, resolution, "task.resolution", f"Take task.resolution={nearest}."))
 
 
 def _sample_stem(number: int) -> str:

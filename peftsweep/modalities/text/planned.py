@@ -15,7 +15,7 @@ from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
-from peftsweep.modalities.skeleton import TABLE, described_source, known_architecture
+from peftsweep.modalities.skeleton import described_source, known_architecture
 from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.task import build_text_task
@@ -86,7 +86,15 @@ def last_token_of_answers(config: Mapping[str, Any], rows: int, length: int) -> 
 
 def build_language_skeleton(model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
     """See `modalities.base.Modality.build_skeleton`."""
-    config, source = _configuration(model)
+    known = known_architecture(model)
+    if known is not None:
+        config = AutoConfig.for_model(**known)
+    else:
+        location = base_location(model)
+        with model_errors(model.id):
+            config = AutoConfig.from_pretrained(
+                location, revision=model.revision, trust_remote_code=model.trust_remote_code
+            )
     if one_of_each:
         config.num_hidden_layers = 1
         if getattr(config, "layer_types", None):  # full or sliding attention, block by block
@@ -95,16 +103,4 @@ def build_language_skeleton(model: ModelConfig, dtype: torch.dtype, *, one_of_ea
     options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": model.trust_remote_code}
     with model_errors(model.id):
         built = AutoModelForCausalLM.from_config(config, **options)
-    return Skeleton(built, source, config.to_dict())
-
-
-def _configuration(model: ModelConfig) -> tuple[Any, str]:
-    known = known_architecture(model)
-    if known is not None:
-        return AutoConfig.for_model(**known), TABLE
-    location = base_location(model)
-    with model_errors(model.id):
-        config = AutoConfig.from_pretrained(
-            location, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    return config, described_source(model)
+    return Skeleton(built, described_source(model), config.to_dict())
