@@ -25,8 +25,7 @@ from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.record import JobRecord, recording
-from peftsweep.memory.busy import refuse_busy_device
-from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
+from peftsweep.memory.meters import HostMemoryMeter, build_device_meter, refuse_busy_device
 from peftsweep.memory.probe import Carried, Probe
 from peftsweep.methods.attach import (
     AttachedMethod,

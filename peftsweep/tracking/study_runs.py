@@ -145,9 +145,16 @@ def open_studies(uri: str | None, experiment: str, studies: Mapping[str, Mapping
     Raises:
         TrackingError: the address, the credentials or the database are wrong, which waiting does not mend.
     """
+    run_ids = {}
     try:
         store = open_store(uri, experiment)
-        return StudyRuns(store, _open_runs(store, studies))
+        with explained(Problem("MLflow must take a run for each study", redact_forms(store.uri))):
+            existing = study_runs(store.client, [store.experiment_id])
+            for name, tags in studies.items():
+                if found := find_study_run(existing, name, tags):
+                    store.client.update_run(found, status="RUNNING")
+                run_ids[name] = found or create_study_run(store, name, tags)
+        return StudyRuns(store, run_ids)
     except UnreachableError as error:
         _log.warning("%s The sweep goes on without MLflow; import its folder later.", error)
         return StudyRuns(None, {})
@@ -163,8 +170,9 @@ def close_lost_runs(
     """
     try:
         store = open_store(uri, experiment)
-        lost = [run_id for parent in parent_run_ids for run_id in _running_children(store, parent)]
-        lost = [run_id for run_id in lost if run_id not in alive]
+        filters = [f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = 'RUNNING'" for parent in parent_run_ids]
+        running = [run for wanted in filters for run in search_runs(store.client, [store.experiment_id], wanted)]
+        lost = [run.info.run_id for run in running if run.info.run_id not in alive]
         for run_id in lost:
             tags = as_run_tags({STATUS_TAG: Status.FAILED, CAUSE_TAG: LOST_CAUSE})
             store.client.log_batch(run_id, tags=tags)
@@ -192,22 +200,6 @@ def create_study_run(store: Store, study_name: str, tags: Mapping[str, str], sta
     run_name = f"{label} ({sweep})" if sweep else label
     run = store.client.create_run(store.experiment_id, start_time, study_tags(study_name, tags), run_name)
     return str(run.info.run_id)
-
-
-def _open_runs(store: Store, studies: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    run_ids = {}
-    with explained(Problem("MLflow must take a run for each study", redact_forms(store.uri))):
-        existing = study_runs(store.client, [store.experiment_id])
-        for name, tags in studies.items():
-            if found := find_study_run(existing, name, tags):
-                store.client.update_run(found, status="RUNNING")
-            run_ids[name] = found or create_study_run(store, name, tags)
-    return run_ids
-
-
-def _running_children(store: Store, parent_run_id: str) -> list[str]:
-    wanted = f"tags.`{PARENT_TAG}` = '{parent_run_id}' and attributes.status = 'RUNNING'"
-    return [run.info.run_id for run in search_runs(store.client, [store.experiment_id], wanted)]
 
 
 def _log_plots(run_id: str, draw: Callable[[Path], object], client: MlflowClient) -> None:

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from peftsweep.memory.busy import held_by_others_bytes, read_device_use
-from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
+from peftsweep.memory.meters import HostMemoryMeter, build_device_meter, held_by_others_bytes, read_device_use
 from peftsweep.memory.probe import Probe
 
 pytestmark = [

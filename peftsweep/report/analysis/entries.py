@@ -12,7 +12,7 @@ from typing import Any
 from peftsweep.records.job_settings import differing_keys
 from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval
 from peftsweep.records.metrics import METRICS, score_keys, within_ends
-from peftsweep.records.results import JobResult, Stage, Status
+from peftsweep.records.results import Stage, Status
 from peftsweep.records.space import CAPACITY, LR
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
@@ -39,19 +39,16 @@ def build_entries(loaded: Loaded) -> list[Entry]:
     of_studies: dict[str, list[Job]] = {}
     singles: dict[tuple[Any, ...], list[Job]] = {}
     for job in sorted(loaded.jobs, key=lambda job: (job.result.started_at, job.name, job.result.method)):
-        if job.result.study is not None and job.result.stage is not Stage.SINGLE:
-            of_studies.setdefault(job.result.study, []).append(job)
+        result = job.result
+        if result.study is not None and result.stage is not Stage.SINGLE:
+            of_studies.setdefault(result.study, []).append(job)
         else:
-            singles.setdefault(_same_settings(job), []).append(job)
+            settings = json.dumps(job.settings, sort_keys=True, default=str)
+            published = job.location if job.origin == REFERENCE else None  # each stands for itself
+            key = (published, result.study, result.method, result.model, result.task, settings)
+            singles.setdefault(key, []).append(job)
     entries = [_of_study(loaded.studies.get(name, Study(name)), jobs) for name, jobs in of_studies.items()]
     return entries + [entry for jobs in singles.values() for entry in _of_singles(jobs)]
-
-
-def _same_settings(job: Job) -> tuple[Any, ...]:
-    result = job.result
-    settings = json.dumps(job.settings, sort_keys=True, default=str)
-    published = job.location if job.origin == REFERENCE else None  # each stands for itself
-    return (published, result.study, result.method, result.model, result.task, settings)
 
 
 def _of_singles(jobs: Sequence[Job]) -> list[Entry]:
@@ -68,17 +65,15 @@ def _of_singles(jobs: Sequence[Job]) -> list[Entry]:
 
 def _entry(shown: Job, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
     result = shown.result
-    name, method = _published_names(shown) if shown.origin == REFERENCE else (result.method, result.method)
+    name = method = result.method
+    if shown.origin == REFERENCE:
+        # Many published experiments are of one method, `lora--llama-3.2-3B-rank32`: what follows the method, else their
+        # folder, tells them apart. No comma: names stand in lists.
+        method, _, experiment = method.partition("--")
+        name = f"{method} {experiment or shown.name}"
     best = {key: shown.settings[key] for key in SETTINGS_SHOWN if key in shown.settings}
     row = Row(name, method, result.model, result.task, shown.origin, result.study, best)
     return _measured(row, group_key(shown), scored, jobs)
-
-
-def _published_names(job: Job) -> tuple[str, str]:
-    """Of the row, and of its method. Many published experiments are of one method, `lora--llama-3.2-3B-rank32`: what
-    follows the method, else their folder, tells them apart. No comma: names stand in lists."""
-    method, _, experiment = job.result.method.partition("--")
-    return f"{method} {experiment or job.name}", method
 
 
 def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
@@ -155,7 +150,8 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
     known = [key for key in METRICS if any(key in job.result.metrics for job in unique)]
     estimates = {key: estimate(unique, key, is_score=key == name) for key in known}
     failed = [job.result for job in jobs if job.result.status not in (Status.OK, Status.PRUNED)]
-    causes = Counter(map(_cause, failed))
+    told = [(result.status, (result.cause or "no cause was told").strip().partition("\n")[0]) for result in failed]
+    causes = Counter(f"{status}: {first_line}" for status, first_line in told)
     row = replace(
         row,
         score=estimates[name] if name else None,
@@ -166,11 +162,6 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         warnings=tuple(warnings),
     )
     return Entry(row, key, name, unique, tuple(jobs))
-
-
-def _cause(result: JobResult) -> str:
-    first_line = (result.cause or "no cause was told").strip().partition("\n")[0]
-    return f"{result.status}: {first_line}"
 
 
 def _sum(jobs: Sequence[Job], key: str) -> float | None:

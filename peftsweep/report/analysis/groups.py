@@ -85,7 +85,11 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
         rule = "Rows marked as reference are published results, not run here: other machine, one seed; not ranked."
         warnings.append(rule)
     rows = (*_placed(ranked, pairs), *rest, *shown)
-    return Group(key, _title(key), score, objective, rows, pairs, tuple(warnings), len(ranked) - len(compared))
+    kind = "tuned and confirmed" if key.stage == Stage.CONFIRM else "single jobs"
+    budget = f", {key.max_steps} steps" if key.max_steps is not None else ""
+    budget += f" of {key.batch_rows} rows" if key.batch_rows is not None else ""
+    title = f"{key.task} on {key.model}: {kind}{budget}"
+    return Group(key, title, score, objective, rows, pairs, tuple(warnings), len(ranked) - len(compared))
 
 
 def _named(entries: Sequence[Entry]) -> list[Entry]:
@@ -129,13 +133,6 @@ def _placed(ranked: Sequence[Entry], pairs: Sequence[Pair]) -> list[Row]:
         alike = tuple(name for name, is_separated in found.items() if not is_separated)
         rows.append(replace(entry.row, place=place, separated_from_best=from_best, not_separated_from=alike))
     return rows
-
-
-def _title(key: GroupKey) -> str:
-    kind = "tuned and confirmed" if key.stage == Stage.CONFIRM else "single jobs"
-    budget = f", {key.max_steps} steps" if key.max_steps is not None else ""
-    budget += f" of {key.batch_rows} rows" if key.batch_rows is not None else ""
-    return f"{key.task} on {key.model}: {kind}{budget}"
 
 
 def _doubts(ranked: Sequence[Entry], items: Mapping[str, Floats], pairs: Sequence[Pair]) -> Iterator[str]:

@@ -24,7 +24,6 @@ from peftsweep.report.figures.frame import Styles
 from peftsweep.report.page.gallery import read_gallery
 from peftsweep.report.tables import build_columns
 from peftsweep.statistics.dominance import DRAWS
-from peftsweep.statistics.pairs import Pair
 
 MOST_ROWS, MOST_PAIRS = 200, 300  # on a page; all of them are in comparison.json
 MOST_ROWS_DRAWN = 12  # of one group: the best
@@ -68,7 +67,7 @@ def build_part(
         "gaps": _show(figures, f"{name}-differences", *(ranking.draw_gaps(group, width) for width in WIDTHS))
         if is_drawn
         else "",
-        "pairs": _pairs(group),
+        "pairs": list(_pairs(group)),
         "pairs_title": quantity(group.score_name).as_difference.title if group.score_name else "",
         "tuned": [_tuned(tuning, f"{name}-{number}", figures) for number, tuning in enumerate(tunings, 1)],
         "untold": sum(bool(row.trials) for row in group.rows) - len(tunings),
@@ -130,25 +129,23 @@ def _marks(row: Row) -> Iterator[str]:
         yield counted(sum(row.causes.values()), "failure")
 
 
-def _pairs(group: Group) -> list[dict[str, Any]]:
-    """Pairs with the best first; no more than a person could read."""
+def _pairs(group: Group) -> Iterator[dict[str, Any]]:
+    """Rows compared, in words: pairs with the best first, no more than a person could read."""
+    if group.score_name is None:
+        return
     best = {row.name for row in group.rows if row.place == 1}
     ordered = sorted(group.pairs, key=lambda pair: not best & {pair.first, pair.second})
-    return [_pair(pair, group.score_name) for pair in ordered[:MOST_PAIRS] if group.score_name]
-
-
-def _pair(pair: Pair, score: str) -> dict[str, Any]:
-    """Two rows compared, in words."""
-    shown = quantity(score, [pair.difference]).as_difference
-    ends = [shown.number(end, sign=True) for end in (pair.low, pair.high) if end is not None]
-    more = needed(pair)
-    return {
-        "pair": pair,
-        "difference": shown.number(pair.difference, sign=True),
-        "interval": " to ".join(ends),
-        "p_value": "< 0.001" if pair.adjusted_p_value < 0.001 else f"{pair.adjusted_p_value:.3f}",
-        "verdict": "told apart" if pair.is_separated else f"tie; {more} would tell" if more else "tie",
-    }
+    for pair in ordered[:MOST_PAIRS]:
+        shown = quantity(group.score_name, [pair.difference]).as_difference
+        ends = [shown.number(end, sign=True) for end in (pair.low, pair.high) if end is not None]
+        more = needed(pair)
+        yield {
+            "pair": pair,
+            "difference": shown.number(pair.difference, sign=True),
+            "interval": " to ".join(ends),
+            "p_value": "< 0.001" if pair.adjusted_p_value < 0.001 else f"{pair.adjusted_p_value:.3f}",
+            "verdict": "told apart" if pair.is_separated else f"tie; {more} would tell" if more else "tie",
+        }
 
 
 def _pareto_notes(pareto: Pareto | None) -> Iterator[str]:
