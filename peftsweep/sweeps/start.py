@@ -69,16 +69,12 @@ def start_from_hydra(
     config_dir = next((Path(source.path) for source in sources if source.provider == "command-line"), None)
     line = [*(["--config-dir", str(config_dir)] if config_dir else []), "-m", *own, *arguments]
     spec = _specify(line, arguments, build_settings(settings), config_dir)
-    pool = _pool_for(spec, config, context)
-    if spec.settings.dry_run:
-        _print_dry_run(spec, pool.workers)
-        return None
     try:
-        table = run_sweep(spec, pool, Console(stderr=True))
+        table = run_sweep(spec, _pool_for(spec, config, context))
     except Interrupted as error:
         print(f"peftsweep: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    if all((row.score if spec.settings.confirm.seeds else row.objective) is None for row in table.rows):
+    if table and all((row.score if spec.settings.confirm.seeds else row.objective) is None for row in table.rows):
         raise SystemExit(1)
     return table
 
@@ -103,11 +99,8 @@ def sweep(*overrides: str, config_dir: str | Path | None = None, **settings: Any
     chosen = build_settings(OmegaConf.to_container(merged))  # type: ignore[arg-type]
     typed = [*flags, "-m", FAIR_SWEEPER, *_as_arguments(settings), *overrides]
     spec = _specify(typed, overrides, chosen, line.config_dir)
-    pool = LocalPool(*_local_slots(spec))
-    if chosen.dry_run:
-        _print_dry_run(spec, pool.workers)
-        return None
-    return run_sweep(spec, pool, Console(stderr=True)).to_frame()
+    table = run_sweep(spec, LocalPool(*_local_slots(spec)))
+    return table.to_frame() if table else None
 
 
 def _as_arguments(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -177,18 +170,18 @@ def _local_slots(spec: SweepSpec) -> tuple[list[Slot], list[Slot]]:
     return local_slots(spec.settings.workers, gpus, spec.device, may_share=spec.allow_shared_gpu, trials=trials)
 
 
-def _print_dry_run(spec: SweepSpec, workers: int) -> None:
-    console = wide_console()
-    console.print(dry_run_table(spec, workers))
-    print_plain(console, f"folder  {spec.folder}")
-
-
-def run_sweep(spec: SweepSpec, pool: WorkerPool, console: Console) -> SweepTable:
-    """Run a specified sweep to its end, print its table and answer it.
+def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
+    """Run a specified sweep to its end, print its table and answer it; of a dry run only tell what it would do.
 
     Raises ConfigError before anything starts (see `build_sweep_spec`; storage, another controller, another space);
     Interrupted after what was asked to stop has stopped: the same command goes on.
     """
+    if spec.settings.dry_run:
+        console = wide_console()
+        console.print(dry_run_table(spec, pool.workers))
+        print_plain(console, f"folder  {spec.folder}")
+        return None
+    console = Console(stderr=True)
     spec.path.mkdir(parents=True, exist_ok=True)
     with only_controller(spec.path), _messages(spec.path / LOG_FILE, console):
         storage = open_storage(spec.path, spec.settings.storage)
@@ -247,7 +240,7 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
 
 def _print_end(spec: SweepSpec, table: SweepTable, stop: Stop) -> None:
     console = wide_console()
-    console.print(final_table(table))
+    console.print(final_table(table, console))
     for note in notes(table):
         print_plain(console, note)
     if stop is not Stop.NO:

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from peftsweep.records.files import PREDICTIONS_FILE, TABLE_FILE, write_whole
 from peftsweep.records.jobs import read_item_scores, score_interval
-from peftsweep.records.metrics import METRICS, Direction, score_keys
+from peftsweep.records.metrics import METRICS, score_keys
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
 from peftsweep.sweeps.execution.tickets import stage_trials
@@ -95,7 +95,8 @@ def build_table(spec: SweepSpec, storage: BaseStorage) -> SweepTable:
     measured = {key for *_, confirm in pairs for trial in confirm if trial.outcome for key in trial.outcome.metrics}
     score = next((key for key in score_keys() if key in measured), None)
     rows = [_row(spec, study, tuned, confirm, score) for study, tuned, confirm in pairs]
-    return SweepTable(spec.name, spec.folder, spec.objective, score, tuple(sorted(rows, key=_rank(spec))))
+    rows.sort(key=lambda row: _rank(row, spec.direction))
+    return SweepTable(spec.name, spec.folder, spec.objective, score, tuple(rows))
 
 
 def _row(
@@ -169,15 +170,10 @@ def _mixed(trials: Sequence[Trial]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _rank(spec: SweepSpec) -> Any:
+def _rank(row: SweepRow, direction: str) -> tuple[int, float]:
     """Confirmed scores first, highest first; then by the objective; studies with neither last."""
-    lower_is_better = METRICS[spec.objective].direction is not Direction.HIGHER
-
-    def key(row: SweepRow) -> tuple[int, float]:
-        if row.score is not None:
-            return 0, -row.score
-        if row.objective is not None:
-            return 1, row.objective if lower_is_better else -row.objective
-        return 2, 0.0
-
-    return key
+    if row.score is not None:
+        return 0, -row.score
+    if row.objective is not None:
+        return 1, -row.objective if direction == "maximize" else row.objective
+    return 2, 0.0

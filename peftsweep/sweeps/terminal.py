@@ -5,11 +5,10 @@ from __future__ import annotations
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
@@ -153,22 +152,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """A table, and how it is shown where that is too wide: no number may be cut off."""
-
-    wide: Table
-    narrow: Table
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        natural = Measurement.get(console, options.update(width=MOST_WIDTH), self.wide).maximum
-        yield self.wide if natural <= options.max_width else self.narrow
-
-
-def final_table(table: SweepTable) -> Fitting:
+def final_table(table: SweepTable, console: Console) -> Table:
     """Method, best settings, confirmed score, what the default gives, and how the trials ended.
 
-    Narrow, settings, score and counts are each in one column, on several lines.
+    Where that is too wide for the console, settings, score and counts are each in one column, on several lines: no
+    number may be cut off.
     """
     metric = METRICS[table.score or table.objective]
     keys = list(dict.fromkeys(key for row in table.rows for key in row.best))
@@ -191,7 +179,8 @@ def final_table(table: SweepTable) -> Fitting:
         ended = [f"{count} {word}" for word, count in counts.items() if count or word == COUNTS[0]]
         cells = [row.study, "\n".join(lines), objective, f"{score}\n{interval}", default, "\n".join(ended)]
         narrow.add_row(*map(Text, cells))
-    return Fitting(wide, narrow)
+    natural = Measurement.get(console, console.options.update(width=MOST_WIDTH), wide).maximum
+    return wide if natural <= console.width else narrow
 
 
 def _setting(value: Any) -> str:

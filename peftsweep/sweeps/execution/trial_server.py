@@ -78,7 +78,8 @@ def serve(request: TrialRequest, connection: Connection) -> Outcome:
     try:
         _run(request, connection, started)
     except PeftsweepError as error:
-        ending, cause = _ending_of(error), str(error)
+        kinds = (ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
+        ending, cause = next(kinds, Ending.CRASHED), str(error)
     except KeyboardInterrupt:
         ending, cause = Ending.INTERRUPTED, "interrupted by Ctrl-C"
     except (HydraException, OmegaConfBaseException) as error:
@@ -90,10 +91,6 @@ def serve(request: TrialRequest, connection: Connection) -> Outcome:
     with contextlib.suppress(OSError):  # the disk is full: the worker gets it as a message anyway
         (Path(request.folder) / OUTCOME_FILE).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     return outcome
-
-
-def _ending_of(error: PeftsweepError) -> Ending:
-    return next((ending for kind, ending in ENDINGS.items() if isinstance(error, kind)), Ending.CRASHED)
 
 
 class _ReportingDisplay(Display):

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,23 +61,17 @@ def run_worker(
         return worker.run()
 
 
-@dataclass
 class Worker:
-    spec: SweepSpec
-    slot: Slot
-    only_stage: Stage | None
-    controller: str | None
-    log_to: IO[bytes] | int
-    _stop: Stop = Stop.NO
-    _ended: int = 0
-    _doing: dict[str, Any] = field(default_factory=dict)
-    _spec_read_at: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{self.slot.index}"
-        self._lease = LeaseFile(self.spec.path / WORKERS_FOLDER / f"{self.name}.json", self.name)
-        self._tickets = SweepTickets(open_storage(self.spec.path, self.spec.settings.storage))
-        self._process = TrialProcess(self.slot.environment(), self.log_to, self.spec.settings.stall_seconds)
+    def __init__(
+        self, spec: SweepSpec, slot: Slot, stage: Stage | None, controller: str | None, log_to: IO[bytes] | int
+    ) -> None:
+        self.spec, self.slot, self.only_stage, self.controller = spec, slot, stage, controller
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{slot.index}"
+        self._lease = LeaseFile(spec.path / WORKERS_FOLDER / f"{self.name}.json", self.name)
+        self._tickets = SweepTickets(open_storage(spec.path, spec.settings.storage))
+        self._process = TrialProcess(slot.environment(), log_to, spec.settings.stall_seconds)
+        self._stop, self._ended, self._spec_read_at = Stop.NO, 0, 0.0
+        self._doing: dict[str, Any] = {}
 
     def stop(self, stop: Stop) -> None:
         self._stop = max(self._stop, stop)

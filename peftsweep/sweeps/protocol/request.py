@@ -125,28 +125,19 @@ def _with_default(dimension: Dimension, default: Any) -> Dimension:
 def _dimension_of(override: Override, job: JobConfig) -> Dimension:
     key, sweep = override.key_or_group, override.value()
     default = _setting_of(job, key)
-    is_log = key == LR or "log" in getattr(sweep, "tags", ())
     if isinstance(sweep, IntervalSweep):
-        whole = _is_whole(sweep.start) and _is_whole(sweep.end) and isinstance(default, int)
-        _require_range(override, sweep.start, sweep.end, is_log)
-        assert sweep.start is not None
-        assert sweep.end is not None
-        dimension = Dimension(key, float(sweep.start), float(sweep.end), log=is_log, integer=whole)
-    elif isinstance(sweep, RangeSweep):
-        dimension = Dimension(key, choices=_plain_choices(sweep.range()))
-    else:
-        assert isinstance(sweep, ChoiceSweep)
-        dimension = Dimension(key, choices=_plain_choices(sweep.list))
-    if (not dimension.choices and dimension.low is None) or (isinstance(sweep, RangeSweep) and not dimension.choices):
+        is_log = key == LR or "log" in sweep.tags
+        low, high = _ends(override, sweep.start, sweep.end, is_log)
+        whole = low.is_integer() and high.is_integer() and isinstance(default, int)
+        return _with_default(Dimension(key, low, high, log=is_log, integer=whole), default)
+    assert isinstance(sweep, (ChoiceSweep, RangeSweep))
+    choices = _plain_choices(sweep.range() if isinstance(sweep, RangeSweep) else sweep.list)
+    if not choices:
         raise ConfigError(Problem("a search space must not be empty", override.input_line, "the command line"))
-    return _with_default(dimension, default)
+    return _with_default(Dimension(key, choices=choices), default)
 
 
-def _is_whole(number: Any) -> bool:
-    return isinstance(number, int) or (isinstance(number, float) and number.is_integer())
-
-
-def _require_range(override: Override, low: Any, high: Any, is_log: bool) -> None:
+def _ends(override: Override, low: Any, high: Any, is_log: bool) -> tuple[float, float]:
     problem = None
     if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in (low, high)):
         problem = "the ends of an interval must be numbers"
@@ -156,6 +147,7 @@ def _require_range(override: Override, low: Any, high: Any, is_log: bool) -> Non
         problem = "an interval on a log scale must lie above 0"
     if problem:
         raise ConfigError(Problem(problem, override.input_line, "the command line"))
+    return float(low), float(high)
 
 
 def _plain_choices(given: Iterable[Any]) -> tuple[Any, ...]:

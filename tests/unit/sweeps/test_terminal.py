@@ -68,26 +68,31 @@ def words(shown: RenderableType, width: int) -> str:
     return text
 
 
+def final_text(found: SweepTable) -> str:
+    return text_of(final_table(found, Console(width=140)), 140)
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_final_table_loses_no_number(width: int) -> None:
-    text = words(final_table(table(row(), row("prefix-tuning-text", best={LR: 1e-5}))), width)
+    rows = table(row(), row("prefix-tuning-text", best={LR: 1e-5}))
+    text = words(final_table(rows, Console(width=width)), width)
     for number in ("0.00314", "1e-05", "16", "0.4321", "65.4", "60.0", "70.1", "54.3", "24", "6", "2", "1"):
         assert number in text
 
 
 def test_the_final_table_has_gaps_where_nothing_is_known() -> None:
     gaps = row(best={}, objective=None, score=None, interval=None, default_score=None)
-    text = text_of(final_table(table(gaps)), 140)
+    text = final_text(table(gaps))
     assert "None" not in text
     assert "nan" not in text
 
 
 def test_failed_confirm_jobs_count_as_failed() -> None:
-    assert text_of(final_table(table(row(failed=20, confirm_failed=3))), 140).split()[-1] == "23"
+    assert final_text(table(row(failed=20, confirm_failed=3))).split()[-1] == "23"
 
 
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:
-    text = text_of(final_table(table(row("lora-[a]", best={"x": "[/b]"}))), 140)
+    text = final_text(table(row("lora-[a]", best={"x": "[/b]"})))
     assert "lora-[a]" in text
     assert "[/b]" in text
 
