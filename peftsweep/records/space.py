@@ -75,15 +75,12 @@ class Dimension:
     def to_value(self, coordinate: Any) -> Any:
         if self.is_ordered:
             return self.choices[int(coordinate)]
-        return self._rounded(coordinate) if isinstance(coordinate, float) else coordinate
-
-    def _rounded(self, value: float) -> float:
-        """Four digits, of the value on a log scale, of the range else: enough, and what the table shows is what ran."""
-        if self.low is None or self.high is None:
-            return value
-        span = value if self.log else self.high - self.low
+        if not isinstance(coordinate, float) or self.low is None or self.high is None:
+            return coordinate
+        # Four digits, of the value on a log scale, of the range else: enough, and what the table shows is what ran.
+        span = coordinate if self.log else self.high - self.low
         digits = 3 - math.floor(math.log10(span)) if span else 0
-        return min(max(round(value, digits), self.low), self.high)
+        return min(max(round(coordinate, digits), self.low), self.high)
 
     def holds(self, value: Any) -> bool:
         if self.choices:

@@ -77,23 +77,19 @@ def log_report(folder: Path, studies: Mapping[str, Mapping[str, str]], uri: str 
 
 def _runs(uri: str) -> Sequence[_StudyRun]:
     """The studies' runs of a store, without making one."""
-    path = sqlite_path(uri)
-    if path is not None:
-        return _runs_of_file(path) if path.exists() else []
+    if path := sqlite_path(uri):
+        runs: dict[str, _StudyRun] = {}
+        if path.exists():
+            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
+                rows = database.execute(_QUERY, (*_KEYS, STAGE_TAG, STUDY_STAGE)).fetchall()
+            for run_id, artifact_uri, key, value in rows:
+                runs.setdefault(run_id, _StudyRun(run_id, artifact_uri or "", {})).tags[key] = value
+        return list(runs.values())
     if REDACTED in uri:
         fix = "Name the store, runs=<uri>, or leave it out: log=false."
         raise TrackingError(Problem("the address of the MLflow store must be whole", redact_forms(uri), fix=fix))
     found = study_runs(connect(uri))
     return [_StudyRun(run.info.run_id, run.info.artifact_uri or "", run.data.tags) for run in found]
-
-
-def _runs_of_file(path: Path) -> list[_StudyRun]:
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
-        rows = database.execute(_QUERY, (*_KEYS, STAGE_TAG, STUDY_STAGE)).fetchall()
-    runs: dict[str, _StudyRun] = {}
-    for run_id, artifact_uri, key, value in rows:
-        runs.setdefault(run_id, _StudyRun(run_id, artifact_uri or "", {})).tags[key] = value
-    return list(runs.values())
 
 
 def _stage(folder: Path, staged: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.records.files import ADAPTER_FOLDER, ARTIFACT_FOLDER, HISTORY_FILE, RESULT_FILE, read_history
@@ -20,9 +19,6 @@ from peftsweep.tracking.tracker import (
     reopen_run,
     start_seconds,
 )
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 
 @dataclass
@@ -103,7 +99,11 @@ class _Studies:
 
 
 def _import_job(store: Store, folder: Path, result: JobResult, report: ImportReport, studies: _Studies) -> None:
-    run = _find_run(store, result)
+    # The run that the job itself began, if this store has it, else one that an earlier import made.
+    run = find_run(store, result.mlflow_run_id) if result.mlflow_run_id else None
+    if run is None:
+        wanted = f"tags.`{JOB_TAG}` = '{job_id(result)}'"
+        run = next(iter(store.client.search_runs([store.experiment_id], wanted, max_results=1)), None)
     if run is None:
         parent_run_id = studies.parent_of(result)
         run = store.client.create_run(
@@ -121,14 +121,6 @@ def _import_job(store: Store, folder: Path, result: JobResult, report: ImportRep
         tracker = reopen_run(store, run.info.run_id, folder, strict=True)
         report.completed.append(folder)
     _replay(tracker, folder, result)
-
-
-def _find_run(store: Store, result: JobResult) -> Run | None:
-    """The run that the job itself began, if this store has it, else one that an earlier import made."""
-    if result.mlflow_run_id and (run := find_run(store, result.mlflow_run_id)):
-        return run
-    found = store.client.search_runs([store.experiment_id], f"tags.`{JOB_TAG}` = '{job_id(result)}'", max_results=1)
-    return found[0] if found else None
 
 
 def _start_milliseconds(result: JobResult) -> int | None:

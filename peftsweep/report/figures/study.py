@@ -23,7 +23,7 @@ from peftsweep.report.figures.canvas import (
     series_style,
     text_width,
 )
-from peftsweep.report.figures.frame import Box, Frame, Styles, add_legend, covered, fitted, framed, spans
+from peftsweep.report.figures.frame import Frame, Styles, add_legend, covered, fitted, framed, spans
 
 PANEL_WIDTH, PANEL_HEIGHT = 360.0, 270.0
 LOG_FACTOR = 5.0  # losses that differ more are shown on a log scale
@@ -108,16 +108,12 @@ def _ring(canvas: Canvas, frame: Frame, trial: Trial | None, name: str, color: s
     labels = [
         Text(left, base, name, color, anchor, 12, bold=color == "ink", halo=True) for left, base, anchor in places
     ]
-    taken = _taken(canvas)
-    canvas.add(min(labels, key=lambda label: covered(label.box, taken, canvas)))
-
-
-def _taken(canvas: Canvas) -> list[Box]:
-    """Where trials are, with room for a ring, and what is written beside them."""
+    # Where trials are, with room for a ring, and what is written beside them.
     room = RING - 5
     marks = [list(zip(*item.points, strict=True)) for item in canvas.items if isinstance(item, Area)]
-    boxes = [(min(xs) - room, min(ys) - room, max(xs) + room, max(ys) + room) for xs, ys in marks]
-    return [*boxes, *(item.box for item in canvas.items if isinstance(item, Text) and item.halo)]
+    taken = [(min(xs) - room, min(ys) - room, max(xs) + room, max(ys) + room) for xs, ys in marks]
+    taken += [item.box for item in canvas.items if isinstance(item, Text) and item.halo]
+    canvas.add(min(labels, key=lambda label: covered(label.box, taken, canvas)))
 
 
 def draw_best_so_far(tunings: Sequence[Tuning], styles: Styles, *, by_tokens: bool) -> Canvas | None:
