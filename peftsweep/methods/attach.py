@@ -89,7 +89,12 @@ def attach_method(
     Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
     """
     if method.peft_type is None:
-        return _train_everything(method, model)
+        for name, weight in model.named_parameters():
+            if not weight.is_floating_point():
+                rule = f"full fine-tuning needs weights in floating point, but {name} is quantised"
+                fix = "Set model.dtype=bfloat16."
+                raise MethodError(Problem(rule, str(weight.dtype), f"method={method.name}", fix))
+        return AttachedMethod(model.requires_grad_(True), MethodHook())
     hook = build_hook(method.hook)
     context = HookContext(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
     with _explained(method, model):
@@ -117,15 +122,6 @@ def _shrink_storages(tensors: Iterable[torch.Tensor]) -> None:
             and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
         ):
             tensor.data = tensor.data.clone()
-
-
-def _train_everything(method: MethodConfig, model: nn.Module) -> AttachedMethod:
-    for name, weight in model.named_parameters():
-        if not weight.is_floating_point():
-            rule = f"full fine-tuning needs weights in floating point, but {name} is quantised"
-            raise MethodError(Problem(rule, str(weight.dtype), f"method={method.name}", "Set model.dtype=bfloat16."))
-    model.requires_grad_(True)
-    return AttachedMethod(model, MethodHook())
 
 
 def build_peft_config(
