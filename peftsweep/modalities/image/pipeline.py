@@ -72,10 +72,6 @@ class DiffusionParts:
             ]
         return torch.cat(found)
 
-    def velocity(self, model: nn.Module, latents: Tensor, sigmas: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """See predict_velocity."""
-        return predict_velocity(model, latents, sigmas, prompt_embeds, self.dtype)
-
     @torch.no_grad()
     def generate(
         self,

@@ -43,6 +43,7 @@ from peftsweep.modalities.image.generation import (
     seeds_of,
 )
 from peftsweep.modalities.image.photos import PhotoSource, build_source, digest_of_photos, random_squares
+from peftsweep.modalities.image.pipeline import predict_velocity
 from peftsweep.modalities.image.pocket import world as image_world
 from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, mean_drift, paired_cosines, score_pictures
 from peftsweep.modalities.image.settings import ImageGenConfig
@@ -165,7 +166,7 @@ class ImageTask:
 
     def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
         noisy = add_noise(batch["latents"], batch["noise"], batch["sigmas"])
-        velocity = self._parts.velocity(model, noisy, batch["sigmas"], batch["prompt_embeds"])
+        velocity = predict_velocity(model, noisy, batch["sigmas"], batch["prompt_embeds"], self._parts.dtype)
         return flow_losses(velocity, batch["latents"], batch["noise"])
 
     @torch.no_grad()

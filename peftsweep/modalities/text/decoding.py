@@ -308,7 +308,11 @@ def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) ->
     try:
         while queue.waiting or batch is not None:
             if queue.waiting and _should_refill(batch, batch_size):
-                batch = _refill(forward, queue, batch, batch_size)
+                n_free = batch_size - (0 if batch is None else len(batch.indices))
+                taken = queue.take(min(n_free, READ_TOGETHER))  # a few of like length at a time
+                arrived = forward.read(taken, queue.prompts, queue.eos_token_id or 0)
+                left = arrived.keep(queue.record(taken, arrived.last_token[:, None]))
+                batch = left or batch if batch is None or left is None else batch.join(left)
             elif batch is not None:
                 tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, queue.steps_allowed(batch.indices)))
                 batch = batch.keep(queue.record(batch.indices, tokens))
@@ -325,14 +329,3 @@ def _should_refill(batch: _Batch | None, batch_size: int) -> bool:
         return True
     n_free = batch_size - len(batch.indices)
     return n_free >= max(1, REFILL_SHARE * batch_size) and bool(_preallocated_layers(batch.cache))
-
-
-def _refill(forward: _ForwardPass, queue: _Queue, batch: _Batch | None, batch_size: int) -> _Batch | None:
-    """Fill the batch with waiting prompts, a few of like length at a time."""
-    while queue.waiting and _should_refill(batch, batch_size):
-        n_free = batch_size - (0 if batch is None else len(batch.indices))
-        taken = queue.take(min(n_free, READ_TOGETHER))
-        arrived = forward.read(taken, queue.prompts, queue.eos_token_id or 0)
-        left = arrived.keep(queue.record(taken, arrived.last_token[:, None]))
-        batch = left or batch if batch is None or left is None else batch.join(left)
-    return batch

@@ -11,6 +11,7 @@ from peftsweep.config.schema import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.image.loader import fingerprint_pipeline
+from peftsweep.modalities.image.pipeline import predict_velocity
 from peftsweep.modalities.loading import load_base
 
 CPU = torch.device("cpu")
@@ -100,7 +101,7 @@ def test_an_adapter_changes_the_pictures_and_gets_gradients(base: BaseModel) -> 
     plain = pictures(base, base.model, [7, 8])
     model = get_peft_model(base.model, LoraConfig(r=4, target_modules=["to_q", "linear_in"], init_lora_weights=False))
     latents = torch.randn(2, 16, 2, 2, generator=torch.Generator().manual_seed(0))
-    found = base.parts.velocity(model, latents, torch.tensor([0.3, 0.7]), embeds(base)[:2])
+    found = predict_velocity(model, latents, torch.tensor([0.3, 0.7]), embeds(base)[:2], base.parts.dtype)
     assert found.shape == latents.shape
     found.float().square().mean().backward()
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
@@ -120,7 +121,7 @@ def test_the_velocity_is_that_of_the_pipeline_itself(shared_folder: Path) -> Non
     options = {"height": RESOLUTION, "width": RESOLUTION, "num_inference_steps": 1, "guidance_scale": 1.0}
     latents = whole(prompt_embeds=prompt, latents=noise, output_type="latent", **options).images
     with torch.no_grad():
-        velocity = base.parts.velocity(base.model, noise, torch.ones(1), prompt)
+        velocity = predict_velocity(base.model, noise, torch.ones(1), prompt, base.parts.dtype)
     batch_norm = whole.vae.bn
     scale = torch.sqrt(batch_norm.running_var + whole.vae.config.batch_norm_eps).view(1, -1, 1, 1)
     expected = whole._unpatchify_latents((noise - velocity) * scale + batch_norm.running_mean.view(1, -1, 1, 1))
