@@ -53,8 +53,7 @@ def export_merged(job: FinishedJob, folder: Path, device: torch.device) -> None:
         fix = "Use export adapter. `python -m peftsweep methods` lists what each method can do."
         raise MethodError(Problem(rule, source=f"method={method.name}", fix=fix))
     prepare_folder(folder)
-    # Rounding a sum to 8 or 4 bits once more would lose some of what was learnt.
-    dtype = "bfloat16" if job.config.model.dtype in QUANTISED else job.config.model.dtype
+    dtype = unquantised(job.config.model.dtype)
     base = load_base_of(job, device, dtype=dtype)
     if job.is_full:
         shutil.copytree(job.adapter, folder, dirs_exist_ok=True)
@@ -77,6 +76,11 @@ def require_adapter(job: FinishedJob) -> None:
     if job.is_full:
         rule, fix = "full fine-tuning has no adapter: all weights were trained", "Use export merged."
         raise MethodError(Problem(rule, source=str(job.folder), fix=fix))
+
+
+def unquantised(dtype: str) -> str:
+    """The dtype to merge in: rounding a sum to 8 or 4 bits once more would lose some of what was learnt."""
+    return "bfloat16" if dtype in QUANTISED else dtype
 
 
 def model_card(job: FinishedJob, kind: str, library: str, notes: str = "") -> str:
