@@ -126,6 +126,7 @@ def photos(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tuning_never_opens_a_test_photo(photos, tmp_path, command_line):
     line = command_line(tmp_path)
     own = [*JOB, f"task.images={photos}", "task.test_photos=1", "task.valid_photos=1"]

@@ -158,6 +158,7 @@ def broken_data(tmp_path_factory, sweep_line):
     return line, seen
 
 
+@pytest.mark.slow
 def test_three_failures_in_a_row_stop_a_study_with_the_cause(broken_data):
     _, seen = broken_data
     assert seen["row"]["failed"] == 3
@@ -168,6 +169,7 @@ def test_three_failures_in_a_row_stop_a_study_with_the_cause(broken_data):
     assert {trial.attempts for trial in seen["trials"]} == {0}  # trying again could not help
 
 
+@pytest.mark.slow
 def test_retry_runs_failed_trials_and_no_others_again(broken_data):
     line, seen = broken_data
     assert "3 failed trials wait to be run again" in seen["retry"]
@@ -181,11 +183,13 @@ def test_retry_runs_failed_trials_and_no_others_again(broken_data):
     assert sum(trial.is_result for trial in trials) == 5
 
 
+@pytest.mark.slow
 def test_tuning_does_not_open_test_data(broken_data):
     line, _ = broken_data
     assert sum(trial.is_result for trial in line.tickets("ia3")) == 5
 
 
+@pytest.mark.slow
 def test_whoever_opens_that_test_data_fails(broken_data):
     """So the test above would fail too, if a trial did."""
     line, seen = broken_data

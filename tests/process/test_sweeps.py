@@ -178,6 +178,7 @@ def widened(tmp_path_factory, sweep_line):
     return line
 
 
+@pytest.mark.slow
 def test_a_range_whose_end_is_best_is_widened(widened):
     study = widened.spec().study("ia3")
     (dimension,), (asked,) = study.space, study.asked_space
@@ -188,6 +189,7 @@ def test_a_range_whose_end_is_best_is_widened(widened):
     assert all(dimension.low <= rate <= dimension.high for rate in rates)
 
 
+@pytest.mark.slow
 def test_a_budget_of_tokens_is_met(widened):
     """By as many trials as it takes; what is left over would not pay for the shortest trial that tells something."""
     trials, budget = widened.tickets("ia3"), widened.spec().tokens

@@ -240,6 +240,7 @@ def test_under_gradient_checkpointing_gradients_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("wrapping", ["full", "lora"])
+@pytest.mark.slow
 def test_compiled_model_gives_the_same_loss_and_compiles_once(wrapping: str) -> None:
     model = build_model(wrapping).eval()
     expected = language_model_loss(model, *build_batch())
