@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from optuna.trial import TrialState
 
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.records.files import SWEEP_FILE
@@ -143,6 +145,18 @@ class SweepLine(CommandLine):
                 if "peftsweep.sweeps.execution.trial_server" in process.cmdline():
                     return int(process.pid)
         return None
+
+    def kill_worker_at_work(self, *studies: str) -> bool:
+        """Kill a worker that runs a trial, once a trial of these studies is finished. It is stopped before, so that the
+        trial can't end in between. False: none is at work now."""
+        worker = self.busy_worker() if self.finished(*studies) else None
+        if worker is None:
+            return False
+        os.kill(worker.pid, signal.SIGSTOP)
+        trial = self.tickets(worker.doing["study"])[worker.doing["number"]]
+        is_at_work = trial.state is TrialState.RUNNING
+        os.kill(worker.pid, signal.SIGKILL if is_at_work else signal.SIGCONT)
+        return is_at_work
 
     def wait(self, find: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
         """Poll until there is something to find, and answer it. Fails if the process ends before."""

@@ -1,7 +1,6 @@
 """Fair sweeps whose workers are the jobs of Hydra's own launchers."""
 
 import importlib.util
-import os
 import signal
 
 import pytest
@@ -66,8 +65,7 @@ def test_ctrl_c_reaches_a_worker_in_the_controllers_own_process_and_the_sweep_go
 def test_a_sweep_survives_that_joblib_ends_all_workers_when_one_is_killed(how, tmp_path, sweep_line):
     line = sweep_line(tmp_path)
     running = line.start(*command_of(line, 3, "method=lora,ia3", *how))
-    worker = line.wait(lambda: line.busy_worker() if line.finished("lora", "ia3") else None, running)
-    os.kill(worker.pid, signal.SIGKILL)
+    line.wait(lambda: line.kill_worker_at_work("lora", "ia3"), running)
     printed = running.communicate(timeout=DEADLINE_SECONDS)[0]
     assert running.returncode == 0, printed
     assert "The launcher ended with" in printed
