@@ -21,7 +21,7 @@ from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, cost_columns, first_measured
 from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity
 from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
-from peftsweep.report.analysis.sentences import interval_text, needed
+from peftsweep.report.analysis.sentences import detectable, interval_text
 from peftsweep.statistics.pairs import Pair
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
@@ -196,16 +196,14 @@ def notes(group: Group) -> Iterator[str]:
 
 
 def needs(pair: Pair, score: str | None) -> str:
-    """What it would take to tell two rows apart."""
+    """How far apart two rows look, and how far apart they would have to be."""
     names = f"{pair.first} and {pair.second}"
     if pair.difference == 0 or score is None:
         return f"{names}: the same score."
     gap = quantity(score, [pair.difference]).as_difference.text(abs(pair.difference)).replace(NARROW_SPACE, " ")
-    if pair.more_seeds:
-        return f"{names}: {needed(pair)} would show a gap like this one ({gap}), 4 times in 5."
-    if pair.more_items:
-        return f"{names}: more seeds would not show a gap like this one ({gap}), {needed(pair)} might."
-    return f"{names}: neither more seeds nor more test items alone would show a gap like this one ({gap})."
+    if pair.detectable is None:
+        return f"{names}: {gap} apart, two adapters of one seed each."
+    return f"{names}: {gap} apart; these seeds and test items show {detectable(pair, score)}, 4 times in 5."
 
 
 def to_csv(comparison: Comparison) -> str:

@@ -68,7 +68,7 @@ class VarianceParts:
         """What the seeds' part adds to the denominator of Satterthwaite's formula."""
         if self.seeds < 2:
             return np.zeros_like(self.of_items)
-        return self.of_seeds**2 / (self.seeds - 1) + self.of_noise**2 / ((self.seeds - 1) * (self.items - 1))
+        return (self.of_seeds**2 + self.of_noise**2 / max(1, self.items - 1)) / (self.seeds - 1)
 
 
 @lru_cache
@@ -98,12 +98,16 @@ def _holding(deviations: Floats) -> Floats:
 
 
 def variance_parts(scores: Floats) -> VarianceParts:
-    """scores: (..., seeds, test items), at least 2 items. A single seed tells nothing of seeds: that part is 0 then."""
+    """scores: (..., seeds, test items). A single seed tells nothing of seeds, and a single item (the mean of a seed)
+    nothing of items and noise: these parts are 0 then."""
     seeds, items = scores.shape[-2:]
-    of_items = scores.mean(axis=-2).var(axis=-1, ddof=1) / items
+    nothing = np.zeros(scores.shape[:-2])
+    of_items = scores.mean(axis=-2).var(axis=-1, ddof=1) / items if items > 1 else nothing
     if seeds < 2:
-        return VarianceParts(of_items, np.zeros_like(of_items), np.zeros_like(of_items), seeds, items)
+        return VarianceParts(of_items, nothing, nothing, seeds, items)
     of_seeds = scores.mean(axis=-1).var(axis=-1, ddof=1) / seeds
+    if items < 2:
+        return VarianceParts(nothing, of_seeds, nothing, seeds, items)
     rest = scores - scores.mean(axis=-2, keepdims=True) - scores.mean(axis=-1, keepdims=True)
     rest = rest + scores.mean(axis=(-2, -1), keepdims=True)
     of_noise = (rest**2).sum(axis=(-2, -1)) / ((seeds - 1) * (items - 1)) / (seeds * items)

@@ -1,24 +1,21 @@
-"""Which of two rows is better, on the same test items: p-values, Holm's correction, and how much more would tell."""
+"""Which of two rows is better, on the same test items: p-values, Holm's correction, and which gap would be found."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from peftsweep.statistics.intervals import Floats, degrees_of_freedom, variance_parts
 
 LEVEL = 0.05
-POWER = 0.8  # chance that the gap is found, should it be as large as observed
-MOST_SEEDS = 100
-MOST_ITEMS_FACTOR = 1000
+POWER = 0.8  # chance that a detectable gap is found
 MCNEMAR = "McNemar's exact test"
 PAIRED_T = "paired t-test over items"
 TWO_WAY = "paired t-test over items and seeds"
+WELCH = "Welch's t-test over seeds"
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,8 @@ class Pair:
     """Two rows compared on the same test items. difference: mean score of first minus second, with its 95% interval.
 
     adjusted_p_value: after Holm, over the pairs that were tested together. is_separated: it is below 0.05.
-    more_seeds: how many more each needs so that a gap like the one observed is found with 80% chance; None where it is
-    found already, or where seeds alone can't (more_items: how many more test items might, with the seeds there are).
+    seeds: of first and second. detectable: the smallest true gap that these seeds and items would have shown (p < 0.05
+    before Holm) 4 times in 5; None where nothing is known of seeds.
     """
 
     first: str
@@ -39,8 +36,13 @@ class Pair:
     adjusted_p_value: float
     is_separated: bool
     test: str  # the name of the statistical test
-    more_seeds: int | None = None
-    more_items: int | None = None
+    seeds: tuple[int, int]
+    detectable: float | None = None
+
+    @property
+    def is_about_adapters(self) -> bool:
+        """Single seeds: what differs are two adapters. Of equal methods, such a test tells 13 to 45% of pairs apart."""
+        return max(self.seeds) < 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,6 @@ class Gap:
     difference: Floats
     of_items: Floats
     of_seeds: Floats
-    of_noise: Floats
     lost_freedom: Floats
     items: int
     seeds: tuple[int, int]
@@ -65,27 +66,35 @@ class Gap:
 
     @property
     def freedom(self) -> Floats:
-        lost = self.of_items**2 / (self.items - 1) + self.lost_freedom
+        lost = self.of_items**2 / max(1, self.items - 1) + self.lost_freedom
         return degrees_of_freedom(self.variance, lost)
 
     def p_value(self) -> Floats:
+        """Two-sided. Means of seeds alone that do not vary at all prove nothing: 1."""
         from scipy.special import stdtr
 
         deviation = np.sqrt(self.variance)
         known = deviation > 0
         ratio = np.divide(np.abs(self.difference), deviation, out=np.zeros_like(deviation), where=known)
         p_value = 2 * stdtr(self.freedom, -ratio)
-        return np.where(known, p_value, np.where(self.difference == 0, 1.0, 0.0))
+        return np.where(known, p_value, np.where((self.difference == 0) | (self.items < 2), 1.0, 0.0))
 
-    def half_width(self) -> Floats:
-        """Half of the 95% interval of the difference."""
+    def half_width(self, level: float = LEVEL) -> Floats:
+        """Half of the interval of the difference that holds the truth but for `level`: of 95% as a rule."""
         from scipy.special import stdtrit
 
-        return np.asarray(stdtrit(self.freedom, 1 - LEVEL / 2) * np.sqrt(self.variance))
+        return np.asarray(stdtrit(self.freedom, 1 - level / 2) * np.sqrt(self.variance))
+
+    def detectable(self) -> Floats:
+        """The smallest true gap that p < 0.05 would have shown 4 times in 5 with these seeds and items."""
+        from scipy.special import ndtri, stdtrit
+
+        return np.asarray((stdtrit(self.freedom, 1 - LEVEL / 2) + ndtri(POWER)) * np.sqrt(self.variance))
 
 
 def find_gap(first: Floats, second: Floats) -> Gap:
-    """first, second: (..., seeds, test items), the same items in the same order; numbers of seeds may differ.
+    """first, second: (..., seeds, test items), the same items in the same order; numbers of seeds may differ. With one
+    item, the mean of a seed, the test is Welch's over seeds.
 
     Items are paired, seeds are not. What seeds of either method add is estimated for each method by itself, since
     methods differ in it; a method with a single seed is taken to vary as the other does. A bootstrap that draws three
@@ -103,9 +112,8 @@ def find_gap(first: Floats, second: Floats) -> Gap:
         of_seeds, lost = [scale * of_seeds[known]], [scale**2 * lost[known]]
     return Gap(
         difference.mean(axis=-1),
-        difference.var(axis=-1, ddof=1) / items,
+        difference.var(axis=-1, ddof=1) / items if items > 1 else np.zeros(difference.shape[:-1]),
         np.asarray(sum(of_seeds)),
-        sides[0].of_noise + sides[1].of_noise,
         np.asarray(sum(lost)),
         items,
         (sides[0].seeds, sides[1].seeds),
@@ -115,46 +123,62 @@ def find_gap(first: Floats, second: Floats) -> Gap:
 def compare_pairs(scores: Mapping[str, Floats]) -> tuple[Pair, ...]:
     """All pairs of rows that were asked the same items, with Holm's correction over all of them.
 
-    scores: by row, (seeds, test items).
+    scores: by row, (seeds, test items), or (seeds,) of what has no items, as losses.
     """
-    names = [name for name, items in scores.items() if items.shape[-1] > 1]
+    rows = {name: values if values.ndim > 1 else values[:, None] for name, values in scores.items()}
     couples = [
         (one, other)
-        for one, other in itertools.combinations(names, 2)
-        if scores[one].shape[-1] == scores[other].shape[-1]
+        for one, other in itertools.combinations(rows, 2)
+        if rows[one].shape[-1] == rows[other].shape[-1] and _can_be_tested(rows[one], rows[other])
     ]
     if not couples:
         return ()
     from statsmodels.stats.multitest import multipletests
 
-    gaps = [find_gap(scores[one], scores[other]) for one, other in couples]
-    tests = [_test(gap, scores[one], scores[other]) for gap, (one, other) in zip(gaps, couples, strict=True)]
+    gaps = [find_gap(rows[one], rows[other]) for one, other in couples]
+    tests = [_test(gap, rows[one], rows[other]) for gap, (one, other) in zip(gaps, couples, strict=True)]
     separated, adjusted, *_ = multipletests([p_value for p_value, _ in tests], alpha=LEVEL, method="holm")
     return tuple(
-        _pair(names, gap, test, float(adjusted[i]), bool(separated[i]), LEVEL / len(couples))
+        _pair(names, gap, test, float(adjusted[i]), bool(separated[i]))
         for i, (names, gap, test) in enumerate(zip(couples, gaps, tests, strict=True))
     )
+
+
+def _can_be_tested(first: Floats, second: Floats) -> bool:
+    """Over items, or over the means of seeds if one row has two."""
+    return first.shape[-1] > 1 or max(len(first), len(second)) > 1
 
 
 def _test(gap: Gap, first: Floats, second: Floats) -> tuple[float, str]:
     """p-value, and the name of the test that it is of."""
     if gap.seeds != (1, 1):
-        return float(gap.p_value()), TWO_WAY
-    if {*first.flat, *second.flat} <= {0.0, 1.0}:
+        return float(gap.p_value()), TWO_WAY if gap.items > 1 else WELCH
+    if is_share(first) and is_share(second):
         return mcnemar_p_value(first[0], second[0]), MCNEMAR
     return float(gap.p_value()), PAIRED_T
 
 
-def _pair(
-    names: tuple[str, str], gap: Gap, test: tuple[float, str], adjusted: float, is_separated: bool, level: float
-) -> Pair:
+def _pair(names: tuple[str, str], gap: Gap, test: tuple[float, str], adjusted: float, is_separated: bool) -> Pair:
     mean, half = float(gap.difference), float(gap.half_width())
     low, high = (mean - half, mean + half) if gap.variance > 0 else (None, None)
-    pair = Pair(*names, mean, low, high, test[0], adjusted, is_separated, test[1])
-    if is_separated or mean == 0:
-        return pair
-    more_seeds = seeds_needed(gap, level)
-    return replace(pair, more_seeds=more_seeds, more_items=None if more_seeds else items_needed(gap, level))
+    detectable = float(gap.detectable()) if max(gap.seeds) > 1 and gap.variance > 0 else None
+    return Pair(*names, mean, low, high, test[0], adjusted, is_separated, test[1], gap.seeds, detectable)
+
+
+def is_best(name: str, others: Sequence[str], pairs: Sequence[Pair]) -> bool:
+    """Whether a row that has the best mean is verified to be best: two-sided p < 0.05 against every other row, without
+    correction (Hung and Fithian 2019, "Rank verification for exponential families"). Never on a single seed."""
+    against = {
+        pair.second if pair.first == name else pair.first: pair for pair in pairs if name in (pair.first, pair.second)
+    }
+    tested = [against[other] for other in others if other in against]
+    own = [pair.seeds[pair.first != name] for pair in tested]
+    return len(tested) == len(others) > 0 and min(own) > 1 and all(pair.p_value < LEVEL for pair in tested)
+
+
+def is_share(scores: Floats) -> bool:
+    """Whether items are right or wrong."""
+    return bool(((scores == 0) | (scores == 1)).all())
 
 
 def mcnemar_p_value(first: Floats, second: Floats) -> float:
@@ -163,42 +187,3 @@ def mcnemar_p_value(first: Floats, second: Floats) -> float:
 
     table = [[int(((first == a) & (second == b)).sum()) for b in (1.0, 0.0)] for a in (1.0, 0.0)]
     return float(mcnemar(table, exact=True).pvalue)
-
-
-def seeds_needed(gap: Gap, level: float = LEVEL) -> int | None:
-    """How many more seeds of each would find a gap as large as the observed one, on the same items.
-
-    None: both have a single seed, so that nothing is known of seeds, or `MOST_SEEDS` would not be enough.
-    """
-    if max(gap.seeds) < 2:
-        return None
-    have = min(gap.seeds)
-    seeds = np.arange(have + 1, MOST_SEEDS + 1)
-    of_items = max(0.0, float(gap.of_items - gap.of_noise))
-    of_seeds = float(gap.of_seeds + gap.of_noise) * have / seeds
-    lost = of_items**2 / (gap.items - 1) + of_seeds**2 / (_spreading(gap, have) * (seeds - 1))
-    enough = _is_enough(float(gap.difference), of_items + of_seeds, lost, level)
-    return int(seeds[enough][0]) - have if enough.any() else None
-
-
-def _spreading(gap: Gap, have: int) -> float:
-    """How many of the two spread over seeds: 2 where both do alike, 1 where one does and the other hardly. The fewer,
-    the fewer degrees of freedom a seed more of each brings."""
-    lost = float(gap.lost_freedom) * (have - 1)
-    return min(2.0, max(1.0, float(gap.of_seeds + gap.of_noise) ** 2 / lost)) if lost > 0 else 2.0
-
-
-def items_needed(gap: Gap, level: float = LEVEL) -> int | None:
-    """How many more test items would find such a gap with the seeds there are; None: no number would."""
-    factor = np.geomspace(1, MOST_ITEMS_FACTOR, 200)
-    of_items = float(gap.of_items) / factor
-    lost = of_items**2 / (gap.items * factor - 1) + float(gap.lost_freedom)
-    enough = _is_enough(float(gap.difference), of_items + float(gap.of_seeds), lost, level)
-    return math.ceil(gap.items * (factor[enough][0] - 1)) or 1 if enough.any() else None
-
-
-def _is_enough(difference: float, variance: Floats, lost: Floats, level: float) -> npt.NDArray[np.bool_]:
-    from scipy.special import ndtri, stdtrit
-
-    quantiles = stdtrit(degrees_of_freedom(variance, lost), 1 - level / 2) + ndtri(POWER)
-    return np.asarray(abs(difference) >= quantiles * np.sqrt(variance))

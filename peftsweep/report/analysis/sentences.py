@@ -81,24 +81,19 @@ def describe_estimate(estimate: Estimate | None, shown: Quantity) -> str:
 
 
 def _needed(group: Group, best: Row, tied: Sequence[Row]) -> Iterator[str]:
-    """What would break the tie with the runner-up."""
+    """What would have told the best from the runner-up."""
     if tied:
         wanted = {best.name, tied[0].name}
         pair = next((pair for pair in group.pairs if {pair.first, pair.second} == wanted), None)
-        names = f"To tell {best.name} from {tied[0].name}"
-        if pair and (more := needed(pair)):
-            yield f"{names} it takes {more}, if the gap is as large as it looks."
-        elif pair and pair.difference:
-            yield f"{names}, neither more seeds nor more test items alone would do, if the gap is as small as it looks."
+        if pair and pair.difference and pair.detectable is not None and group.score_name:
+            names = f"{best.name} and {tied[0].name}"
+            yield f"{names} would be told apart 4 times in 5 if they were {detectable(pair, group.score_name)} apart."
 
 
-def needed(pair: Pair) -> str:
-    """What it would take to tell two rows apart, should the gap be as large as it looks; empty if nothing would."""
-    if pair.more_seeds:
-        return f"{counted(pair.more_seeds, 'more seed')} each"
-    if pair.more_items:
-        return f"about {pair.more_items:,} more test items"
-    return ""
+def detectable(pair: Pair, score: str) -> str:
+    """The smallest gap of two rows that would have been found, with its unit."""
+    gap = pair.detectable or 0.0
+    return quantity(score, [gap]).as_difference.text(gap).replace(NARROW_SPACE, " ")
 
 
 def _cheapest(rows: Sequence[Row]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from peftsweep.records.jobs import REFERENCE, Job, Loaded
 from peftsweep.records.quantities import NO_BREAK_SPACE, counted, format_settings, joined, quantity, some
 from peftsweep.report.analysis.comparison import Group, Row
 from peftsweep.report.analysis.frontier import Pareto
-from peftsweep.report.analysis.sentences import answer, needed, protocol
+from peftsweep.report.analysis.sentences import answer, protocol
 from peftsweep.report.analysis.tuning import (
     Tuning,
     edge_warnings,
@@ -138,13 +138,12 @@ def _pairs(group: Group) -> Iterator[dict[str, Any]]:
     for pair in ordered[:MOST_PAIRS]:
         shown = quantity(group.score_name, [pair.difference]).as_difference
         ends = [shown.number(end, sign=True) for end in (pair.low, pair.high) if end is not None]
-        more = needed(pair)
         yield {
             "pair": pair,
             "difference": shown.number(pair.difference, sign=True),
             "interval": " to ".join(ends),
             "p_value": "< 0.001" if pair.adjusted_p_value < 0.001 else f"{pair.adjusted_p_value:.3f}",
-            "verdict": "told apart" if pair.is_separated else f"tie; {more} would tell" if more else "tie",
+            "verdict": "told apart" if pair.is_separated else "not told apart",
         }
 
 

@@ -186,10 +186,11 @@ def test_the_page_is_given_all_that_was_found(sweep: Path, monkeypatch: pytest.M
     assert folder == Path("outputs/reports/monday")
 
 
-def test_what_would_separate_two_rows_is_told_in_words(sweep: Path) -> None:
+def test_the_gap_that_would_have_been_found_is_told_beside_the_one_that_was_seen(sweep: Path) -> None:
     group = compare(load_jobs(sweep)).groups[0]
     tied = next(pair for pair in group.pairs if {pair.first, pair.second} == {"b", "c"})
-    assert "would show a gap like this one (2.5 percentage points)" in needs(tied, group.score_name)
+    told = needs(tied, group.score_name)
+    assert "2.5 percentage points apart; these seeds and test items show" in told
 
 
 def test_a_report_of_folders_imports_no_torch_and_no_mlflow(sweep: Path) -> None:

@@ -15,9 +15,7 @@ from peftsweep.statistics.pairs import (
     Floats,
     compare_pairs,
     find_gap,
-    items_needed,
     mcnemar_p_value,
-    seeds_needed,
 )
 
 SIMULATED = 3000
@@ -156,53 +154,8 @@ def test_p_values_are_corrected_for_the_number_of_pairs() -> None:
 def test_rows_that_answer_all_alike_are_one() -> None:
     same = np.array([[1.0, 0, 1]])
     (pair,) = compare_pairs({"a": same, "b": same})
-    assert (pair.p_value, pair.is_separated, pair.low, pair.more_seeds, pair.more_items) == (
-        1.0,
-        False,
-        None,
-        None,
-        None,
-    )
+    assert (pair.p_value, pair.is_separated, pair.low, pair.detectable) == (1.0, False, None, None)
 
 
 def test_rows_with_other_items_are_not_compared() -> None:
     assert compare_pairs({"a": np.ones((1, 3)), "b": np.zeros((1, 4))}) == ()
-
-
-def test_the_seeds_that_are_said_to_be_needed_do_find_the_gap_four_times_in_five() -> None:
-    """Of methods whose gap and whose spread over seeds are those that were observed."""
-    first, second = simulate((3, 3), 2000, of_seeds=(0.06, 0.06), gap=0.1, count=200)
-    typical = [seeds_needed(find_gap(one, other)) for one, other in zip(first, second, strict=True)]
-    seeds = 3 + round(float(np.median([needed for needed in typical if needed])))
-    found = find_gap(*simulate((seeds, seeds), 2000, of_seeds=(0.06, 0.06), gap=0.1, count=300)).p_value() < 0.05
-    assert 0.65 <= np.mean(found) <= 0.97
-
-
-def test_nothing_is_said_of_seeds_where_nothing_is_known_of_them() -> None:
-    first, second = simulate((1, 1), 100, of_seeds=(0.0, 0.0), gap=0.02, count=1)
-    assert seeds_needed(find_gap(first[0], second[0])) is None
-
-
-def test_where_seeds_cant_help_items_may() -> None:
-    draw = np.random.default_rng(0)
-    easy = draw.random((1, 40)) < 0.5
-    first = np.repeat(easy, 3, axis=0).astype(float)
-    second = first.copy()
-    second[:, :6] = np.array([0, 0, 0, 1, 1, 0])
-    assert seeds_needed(find_gap(first, second)) is None
-    needed = items_needed(find_gap(first, second))
-    assert needed is not None
-    assert needed > 40
-
-
-def test_where_only_one_of_two_spreads_over_seeds_more_of_them_are_needed() -> None:
-    """As many as do find the gap, of a method whose seeds have a standard deviation of 0.06 and one that has none."""
-    gap, level = 0.15, 0.05 / 15
-    draw = np.random.default_rng(0)
-    items = draw.normal(0.5, 0.1, (1, 300))
-    needed = seeds_needed(find_gap(np.repeat(items, 3, axis=0), items - gap + [[-0.06], [0.0], [0.06]]), level)
-    assert needed is not None
-    seeds = 3 + needed
-    spread = draw.normal(0.0, 0.06, (500, seeds, 1))
-    found = find_gap(np.repeat(items[None], seeds, axis=1), items - gap + spread).p_value() < level
-    assert 0.65 <= np.mean(found) <= 0.97

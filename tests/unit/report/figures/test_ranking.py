@@ -187,8 +187,8 @@ def group(*pairs: Pair) -> Group:
 
 def test_gaps_are_told_as_other_minus_best_whichever_way_the_pair_was_compared() -> None:
     told = (
-        Pair("oft", "lora", -0.1, -0.15, -0.05, 0.01, 0.02, True, "t"),
-        Pair("lora", "ia3", 0.2, 0.1, 0.3, 0.01, 0.02, True, "t"),
+        Pair("oft", "lora", -0.1, -0.15, -0.05, 0.01, 0.02, True, "t", (3, 3)),
+        Pair("lora", "ia3", 0.2, 0.1, 0.3, 0.01, 0.02, True, "t", (3, 3)),
     )
     canvas = draw_gaps(group(*told))
     assert canvas is not None

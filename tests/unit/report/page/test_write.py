@@ -118,16 +118,10 @@ def test_a_cost_whose_intervals_overlap_does_not_decide_a_tie(high: float, told:
     assert [line for line in found.details if line.startswith(told)]
 
 
-def test_a_gap_that_neither_seeds_nor_items_alone_would_show_is_told_to_be_one() -> None:
-    pair = Pair("lora", "oft", 0.01, -0.1, 0.1, 0.5, 0.5, False, "t-test")
+def test_the_gap_that_would_have_been_found_is_told() -> None:
+    pair = Pair("lora", "oft", 0.01, -0.1, 0.1, 0.5, 0.5, False, "t-test", (3, 3), detectable=0.15)
     found = answer(group(row("lora", 0.8, 1), row("oft", 0.79, 2), pairs=(pair,)))
-    assert any("neither more seeds nor more test items alone" in told for told in found.details)
-
-
-def test_what_would_break_the_tie_is_told() -> None:
-    pair = Pair("lora", "oft", 0.01, -0.1, 0.1, 0.5, 0.5, False, "t-test", more_seeds=4)
-    found = answer(group(row("lora", 0.8, 1), row("oft", 0.79, 2), pairs=(pair,)))
-    assert any("4 more seeds each" in told for told in found.details)
+    assert any("told apart 4 times in 5 if they were 15.0 percentage points apart" in told for told in found.details)
 
 
 def test_the_protocol_is_told_in_five_sentences_for_a_tuned_sweep(tmp_path: Path) -> None:
