@@ -74,17 +74,36 @@ def judge(
     """
     if not scores or looks[0] < 2 or list(looks) != sorted(set(looks)):
         raise ValueError(f"looks must rise from 2 seeds on, for one method at least: {looks}, {len(scores)} methods")
-    rows = {name: values if values.ndim > 1 else values[:, None] for name, values in scores.items()}
-    levels = look_levels(looks)
+    rows, levels = _matrices(scores), look_levels(looks)
     verdict = Verdict(Kind.OPEN, None, tuple(rows), dict.fromkeys(rows, looks[0]), margin, {}, {}, 0, levels[0], {})
     proven = looks[-1] if is_collapse_known else min(FEWEST, looks[-1])
     for look, level, upcoming in zip(looks, levels, (*looks[1:], None), strict=True):
         if any(len(rows[name]) < seeds for name, seeds in verdict.wanted.items()):
             return verdict
         verdict = _judge_look(rows, verdict, look, level, upcoming, proven)
-        if verdict.kind is not Kind.OPEN or look in verdict.wanted.values():
+        if lacking := [name for name in verdict.contenders if len(rows[name]) < look]:
+            return replace(verdict, kind=Kind.OPEN, wanted=dict.fromkeys(lacking, look))
+        if verdict.kind is not Kind.OPEN:
             return verdict
     return verdict
+
+
+def judge_once(scores: Mapping[str, Floats], *, margin: float) -> Verdict:
+    """The verdict of a single look at all seeds that there are, of one method more than of another: of jobs that no
+    sequential confirmation made. scores, margin: as `judge` takes them.
+
+    Raises ValueError: a method has fewer than 2 seeds, which tell nothing of seeds.
+    """
+    rows = _matrices(scores)
+    if min(map(len, rows.values())) < 2:
+        raise ValueError(f"a method needs 2 seeds at least: {', '.join(f'{n} {len(row)}' for n, row in rows.items())}")
+    unseen = Verdict(Kind.OPEN, None, tuple(rows), {}, margin, {}, {}, 0, LEVEL, {})
+    return _judge_look(rows, unseen, max(map(len, rows.values())), LEVEL, None, proven=0)
+
+
+def _matrices(scores: Mapping[str, Floats]) -> dict[str, Floats]:
+    """(seeds, test items) each; the mean of a seed counts as one item."""
+    return {name: values if values.ndim > 1 else values[:, None] for name, values in scores.items()}
 
 
 def look_levels(looks: Sequence[int]) -> list[float]:
@@ -96,7 +115,7 @@ def _judge_look(
     rows: Mapping[str, Floats], before: Verdict, look: int, level: float, upcoming: int | None, proven: int
 ) -> Verdict:
     seen = {name: row[:look] for name, row in rows.items()}
-    order = sorted(seen, key=lambda name: -seen[name].mean())
+    order = sorted(seen, key=lambda name: (-seen[name].mean(), name))  # the same whoever asks, and in whatever order
     leader = order[0]
     dropped, gaps = {}, {}
     for name in order[1:]:
@@ -122,8 +141,6 @@ def _judge_look(
         look=look,
         level=level,
     )
-    if lacking := [name for name in contenders if len(rows[name]) < look]:
-        return replace(found, wanted=dict.fromkeys(lacking, look))
     if look >= proven and len(contenders) == 1:
         return replace(found, kind=Kind.BEST, wanted={})
     if look >= proven and max(within.values()) <= before.margin:
