@@ -21,6 +21,7 @@ SOURCES = ("auto", "hub", "files", "embedded")  # where a task's data are from
 STAGES = ("single", "tune", "confirm")
 SAMPLERS = ("gp", "tpe", "random")
 PRUNERS = ("successive_halving", "median", "none")
+RULES = ("sequential", "fixed")  # how many fresh seeds the best settings get
 
 
 # The part that a field of JobConfig plays in a comparison, where it is no setting that must be equal.
@@ -192,10 +193,14 @@ class PrunerConfig:
 
 @dataclass
 class ConfirmConfig:
-    """The best settings of each study, trained anew and judged on test data."""
+    """The best settings of each study, trained anew with fresh seeds and judged on test data."""
 
-    seeds: int = number(3, low=0)  # fresh seeds; 0: tune only
-    default_seeds: int = number(1, low=0)  # of them, how many the published default is run with too, to compare
+    rule: str = one_of("sequential", RULES)
+    # sequential: numbers of seeds after which the contenders are judged; who is out gets no more
+    looks: list[int] = field(default_factory=lambda: [3, 5, 7, 10, 14])
+    margin: str | None = None  # a difference below it doesn't matter, 2% or 0.02; null: by the size of the test set
+    seeds: int | None = number(None, low=0)  # at most; null: the last look, fixed: 3; 0: tune only
+    default_seeds: int | None = number(None, low=0)  # of the published default; null: as many as the first look
 
 
 @dataclass

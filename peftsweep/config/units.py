@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -29,6 +30,19 @@ def parse_bytes(text: str, source: str = COMMAND_LINE) -> int:
         fix = f"For example: 24GB. {ways_to_write(UNITS['bytes'])}"
         raise ConfigError(Problem("memory must be a number above 0 and a unit", text, source, fix))
     return amount
+
+
+def parse_margin(text: str, source: str = "confirm.margin") -> float:
+    """A difference of two scores, `2%` or `0.02`. Raises ConfigError for what is none, or lies below 0."""
+    number, is_percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        margin = float(number) * (0.01 if is_percent else 1.0)
+    except ValueError:
+        margin = math.nan
+    if not 0 <= margin < math.inf:
+        rule = "a margin must be a difference of two scores, 0 or more, without another unit"
+        raise ConfigError(Problem(rule, text, source, "For example: confirm.margin=2% or confirm.margin=0.02."))
+    return margin
 
 
 def ways_to_write(units: Mapping[str, float]) -> str:

@@ -24,7 +24,15 @@ import numpy as np
 import yaml
 
 from peftsweep.config.schema import JobConfig
-from peftsweep.errors import Interrupted, OutOfMemoryError, OutputError, PeftsweepError, Problem, Pruned
+from peftsweep.errors import (
+    Interrupted,
+    NonFiniteLossError,
+    OutOfMemoryError,
+    OutputError,
+    PeftsweepError,
+    Problem,
+    Pruned,
+)
 from peftsweep.modalities.base import DatasetInfo
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import (
@@ -175,6 +183,7 @@ def _conclude(record: JobRecord, error: BaseException) -> BaseException:
     """Book a failed job and answer the exception that the caller should see."""
     record.result.status, shown = _diagnose(error)
     record.result.cause = str(shown) or type(shown).__name__
+    record.result.has_diverged = isinstance(error, NonFiniteLossError)
     if record.result.status is Status.FAILED and not isinstance(shown, PeftsweepError):
         log.error("%s", "".join(traceback.format_exception(error)))
         record.result.cause = f"{type(error).__name__}: {error}"
@@ -205,6 +214,8 @@ def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
 def _close(record: JobRecord) -> None:
     """result.json first, then MLflow: a tracking server that is down can't cost a result."""
     record.result.metrics |= record.measure()
+    judged = (value for key, value in record.result.metrics.items() if key.startswith(("valid/", "test/")))
+    record.result.has_diverged |= not all(map(math.isfinite, judged))
     if not record.has_begun and (record.folder / RESULT_FILE).exists():
         return  # of the job that was to be resumed, and was not
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.records.files import (
@@ -26,7 +29,7 @@ from peftsweep.records.job_settings import compared_settings
 from peftsweep.records.metrics import within_ends
 from peftsweep.records.results import JobResult, Status, load_result
 from peftsweep.records.studies import Study, read_studies
-from peftsweep.statistics.intervals import two_way_interval
+from peftsweep.statistics.intervals import Floats, two_way_interval
 
 REFERENCE = "reference"
 OWN = "own"
@@ -150,19 +153,31 @@ def read_item_scores(path: Path) -> list[float]:
     return [statistics.fmean(of_item) for of_item in scores.values()]
 
 
+def scores_of_seeds(items: Sequence[Sequence[float] | None], count: int = 0) -> Floats:
+    """(seeds, test items), as far as seeds were asked as many items as the first.
+
+    items: of each seed. None: it diverged. It counts as if it had got nothing out of any item: 0, or the lowest score
+    that was seen, should that be below. count: of the items, where all seeds diverged.
+    """
+    known = [scores for scores in items if scores]
+    nothing = [min([0.0, *map(min, known)])] * (len(known[0]) if known else count)
+    rows = [nothing if scores is None else list(scores) for scores in items]
+    alike = list(itertools.takewhile(lambda row: len(row) == len(nothing) > 0, rows))
+    return np.asarray(alike, dtype=float).reshape(len(alike), len(nothing))
+
+
 def score_interval(
-    items: Sequence[Sequence[float]], key: str, of_job: tuple[float, float] | None
+    items: Sequence[Sequence[float] | None], key: str, of_job: tuple[float, float] | None
 ) -> tuple[float, float] | None:
     """95% interval of the mean score over fresh seeds and fresh test items.
 
-    items: (seeds, test items); key: of METRICS; of_job: the interval of the single job, over items alone, that one
-    seed has. None where seeds were not asked the same items, or the items are not known.
+    items: (seeds, test items), None of a seed that diverged; key: of METRICS; of_job: the interval of the single job,
+    over items alone, that one seed has. None where seeds were not asked the same items, or the items are not known.
     """
     if len(items) == 1:
         return of_job
-    if len({len(scores) for scores in items}) != 1 or len(items[0]) < 2:
-        return None
-    return within_ends(*two_way_interval(items), key)
+    scores = scores_of_seeds(items)
+    return within_ends(*two_way_interval(scores), key) if len(scores) == len(items) and scores.shape[1] > 1 else None
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -44,6 +44,7 @@ class JobResult:
     stage: Stage = Stage.SINGLE
     study: str | None = None
     cause: str | None = None  # why the status is not ok
+    has_diverged: bool = False  # the loss or the score was no finite number: a result, and the worst there is
     metrics: dict[str, float] = field(default_factory=dict)  # keys of METRICS
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95%, by metric
     task_version: int = 1

@@ -23,6 +23,7 @@ from peftsweep.config.check import check_command_line, schema_problems
 from peftsweep.config.compose import CommandLine, compose_config, parse_command_line
 from peftsweep.config.hydra_internals import BASIC_LAUNCHER
 from peftsweep.config.schema import SweepConfig
+from peftsweep.config.units import parse_margin
 from peftsweep.errors import ConfigError, Interrupted, Problem
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Stage
@@ -39,6 +40,7 @@ from peftsweep.sweeps.protocol.search import build_sampler
 from peftsweep.sweeps.protocol.specification import (
     SweepSpec,
     build_sweep_spec,
+    check_looks,
     load_spec,
     save_spec,
     trial_limits,
@@ -47,7 +49,15 @@ from peftsweep.sweeps.protocol.specification import (
 from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.publishing import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
-from peftsweep.sweeps.terminal import Progress, dry_run_table, final_table, notes, print_plain, wide_console
+from peftsweep.sweeps.terminal import (
+    Progress,
+    confirmation_cost,
+    dry_run_table,
+    final_table,
+    notes,
+    print_plain,
+    wide_console,
+)
 from peftsweep.tracking.store import resolve_uri
 
 log = logging.getLogger(__name__)
@@ -74,7 +84,7 @@ def start_from_hydra(
     except Interrupted as error:
         print(f"peftsweep: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    if table and all((row.score if spec.settings.confirm.seeds else row.objective) is None for row in table.rows):
+    if table and all((row.score if spec.looks else row.objective) is None for row in table.rows):
         raise SystemExit(1)
     return table
 
@@ -132,6 +142,8 @@ def build_settings(values: Mapping[str, Any]) -> SweepConfig:
         lambda: build_sampler(sampler.name, sampler.kwargs, settings.sampler_seed),
         lambda: build_pruner(pruner.name, pruner.kwargs, max_steps=100),
         lambda: trial_limits(settings.constraint),
+        lambda: check_looks(settings.confirm.looks),
+        lambda: settings.confirm.margin and parse_margin(settings.confirm.margin),
     ]
     if settings.name is not None and not FOLDER_NAME.fullmatch(settings.name):
         rule = "a sweep's name must be that of a folder under outputs/sweeps"
@@ -179,6 +191,7 @@ def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
     if spec.settings.dry_run:
         console = wide_console()
         console.print(dry_run_table(spec, pool.workers))
+        print_plain(console, confirmation_cost(spec))
         print_plain(console, f"folder  {spec.folder}")
         return None
     console = Console(stderr=True)

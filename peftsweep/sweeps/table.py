@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
 
-from peftsweep.records.files import PREDICTIONS_FILE, TABLE_FILE, write_whole
-from peftsweep.records.jobs import read_item_scores, score_interval
+from peftsweep.records.files import TABLE_FILE, write_whole
+from peftsweep.records.jobs import score_interval
 from peftsweep.records.metrics import METRICS, score_keys
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
+from peftsweep.statistics.sequential import Verdict
+from peftsweep.sweeps.contenders import has_diverged, item_scores, read_contenders
 from peftsweep.sweeps.execution.tickets import stage_trials
+from peftsweep.sweeps.protocol.confirmation import verdicts
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 from peftsweep.sweeps.protocol.trials import Trial, best_of, current, stopped_because
 
@@ -36,7 +39,7 @@ class SweepRow:
     best: dict[str, Any]
     objective: float | None
     score_name: str | None
-    score: float | None  # mean over confirm seeds
+    score: float | None  # mean over confirm seeds, one that diverged counted as nothing
     interval: tuple[float, float] | None  # 95%, over test items and seeds
     seeds: int
     default_score: float | None
@@ -51,6 +54,8 @@ class SweepRow:
     seconds: float
     stopped: str | None = None
     edges: tuple[str, ...] = ()  # the ranges to try
+    seed_scores: tuple[float, ...] = ()  # in the order of the confirm seeds
+    diverged: int = 0  # confirm seeds
     confirm_failed: int = 0
     confirm_metrics: dict[str, float] = field(default_factory=dict)  # means over the seeds
     is_mixed: tuple[str, ...] = ()  # what was not the same for all its trials
@@ -58,16 +63,18 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class SweepTable:
-    """All rows, best first where they compare."""
+    """All rows, best first where they compare. verdicts: one for each set of studies that are compared, over their
+    names."""
 
     sweep: str
     folder: str
     objective: str
     score: str | None
     rows: tuple[SweepRow, ...]
+    verdicts: tuple[Verdict, ...] = ()
 
     def to_frame(self) -> pandas.DataFrame:
-        """One line for each study, settings in columns of their own."""
+        """One line for each study, settings in columns of their own; `attrs["verdicts"]` has what they come to."""
         import pandas
 
         records = []
@@ -77,7 +84,9 @@ class SweepTable:
             del record["default_interval"]
             nested = record.pop("best") | record.pop("confirm_metrics")
             records.append(record | {"score_low": low, "score_high": high} | nested)
-        return pandas.DataFrame.from_records(records)
+        frame = pandas.DataFrame.from_records(records)
+        frame.attrs["verdicts"] = [asdict(verdict) for verdict in self.verdicts]
+        return frame
 
     def save(self) -> Path:
         path = Path(self.folder) / TABLE_FILE
@@ -96,7 +105,8 @@ def build_table(spec: SweepSpec, storage: BaseStorage) -> SweepTable:
     score = next((key for key in score_keys() if key in measured), None)
     rows = [_row(spec, study, tuned, confirm, score) for study, tuned, confirm in pairs]
     rows.sort(key=lambda row: _rank(row, spec.direction))
-    return SweepTable(spec.name, spec.folder, spec.objective, score, tuple(rows))
+    found = verdicts(spec, read_contenders(spec, storage))
+    return SweepTable(spec.name, spec.folder, spec.objective, score, tuple(rows), tuple(found))
 
 
 def _row(
@@ -108,6 +118,7 @@ def _row(
     counts = [str(outcome.status) for outcome in ended]
     best_runs = _confirmed(confirm, best.params) if best else []
     default_runs = _confirmed(confirm, defaults_of(study.space))  # the same, where nothing better was found
+    scores, default_scores = _scores(best_runs, score), _scores(default_runs, score)
     return SweepRow(
         study=study.label,
         method=study.method,
@@ -116,10 +127,10 @@ def _row(
         best=best.params if best else {},
         objective=best.value if best else None,
         score_name=score,
-        score=_mean(best_runs, score),
+        score=statistics.fmean(scores) if scores else None,
         interval=_interval(best_runs, score),
         seeds=len(best_runs),
-        default_score=_mean(default_runs, score),
+        default_score=statistics.fmean(default_scores) if default_scores else None,
         default_interval=_interval(default_runs, score),
         default_seeds=len(default_runs),
         trials=len(ended),
@@ -131,6 +142,8 @@ def _row(
         seconds=sum(outcome.seconds for outcome in ended),
         stopped=stopped_because(tuned),
         edges=tuple(f"{d.key}={describe_range(widened(d, edges[d.key]))}" for d in study.space if d.key in edges),
+        seed_scores=tuple(scores),
+        diverged=sum(has_diverged(run) for run in best_runs),
         confirm_failed=sum(trial.is_finished and not trial.is_result for trial in confirm),
         confirm_metrics=_means(best_runs),
         is_mixed=_mixed([*tuned, *confirm]),
@@ -138,26 +151,31 @@ def _row(
 
 
 def _confirmed(confirm: Sequence[Trial], params: Mapping[str, Any]) -> list[Trial]:
-    """The finished confirm jobs of these settings, whatever they were made as: after more tuning, others are best."""
-    return [trial for trial in confirm if trial.state.name == "COMPLETE" and trial.terms.params == params]
+    """The confirm jobs of these settings that tell of them, whatever they were made as: after more tuning, others are
+    best. In the order of their seeds."""
+    found = [run for run in confirm if run.terms.params == params and (run.value is not None or has_diverged(run))]
+    return sorted(found, key=lambda run: run.terms.seed or 0)
 
 
-def _mean(runs: Sequence[Trial], key: str | None) -> float | None:
-    found = [run.outcome.metrics[key] for run in runs if run.outcome and key in run.outcome.metrics] if key else []
-    return statistics.fmean(found) if found else None
+def _scores(runs: Sequence[Trial], key: str | None) -> list[float]:
+    """Of each seed; one that diverged has got nothing."""
+    known = [run.outcome.metrics.get(key or "") for run in runs if run.outcome]
+    nothing = min([0.0, *(value for value in known if value is not None)])
+    return [nothing if value is None else value for value in known] if any(v is not None for v in known) else []
 
 
 def _means(runs: Sequence[Trial]) -> dict[str, float]:
-    keys = [key for key in METRICS if all(run.outcome and key in run.outcome.metrics for run in runs)]
-    return {key: value for key in keys if (value := _mean(runs, key)) is not None}
+    """What every seed that did not diverge has measured."""
+    measured = [run.outcome.metrics for run in runs if run.outcome and not has_diverged(run)]
+    keys = [key for key in METRICS if measured and all(key in metrics for metrics in measured)]
+    return {key: statistics.fmean(metrics[key] for metrics in measured) for key in keys}
 
 
 def _interval(runs: Sequence[Trial], key: str | None) -> tuple[float, float] | None:
     outcomes = [run.outcome for run in runs if run.outcome]
     if not outcomes or key is None:
         return None
-    items = [read_item_scores(Path(one.folder) / PREDICTIONS_FILE) if one.folder else [] for one in outcomes]
-    return score_interval(items, key, outcomes[0].intervals.get(key))
+    return score_interval([item_scores(run) for run in runs], key, outcomes[0].intervals.get(key))
 
 
 def _mixed(trials: Sequence[Trial]) -> tuple[str, ...]:

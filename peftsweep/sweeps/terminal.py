@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peftsweep.records.metrics import METRICS
-from peftsweep.records.quantities import counted, format_metric
+from peftsweep.records.quantities import counted, format_metric, joined
 from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, defaults_of, describe_range
 from peftsweep.sweeps.execution.leases import Lease
@@ -224,6 +224,24 @@ def _range_of(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {counted(seeds[-1], 'fresh seed')}" if len(seeds) > 1 else counted(seeds[0], "fresh seed")
 
 
+def confirm_jobs(spec: SweepSpec, study: StudySpec) -> tuple[int, int]:
+    """How many confirm jobs a study has at least and at most, those of the published default among them."""
+    default = spec.default_seeds if defaults_of(study.space) else 0
+    return min(spec.looks, default=0) + default, max(spec.looks, default=0) + default
+
+
+def confirmation_cost(spec: SweepSpec) -> str:
+    """What confirmation may cost in all, in a sentence."""
+    if not spec.looks:
+        return "Nothing is confirmed: the methods are not compared on test data."
+    bounds = [confirm_jobs(spec, study) for study in spec.studies]
+    fewest, most = (sum(counts) for counts in zip(*bounds, strict=True))
+    if fewest == most:
+        return f"Confirmation: {most} jobs, {joined(str(look) for look in spec.looks)} fresh seeds of each best."
+    looks = joined(str(look) for look in spec.looks)
+    return f"Confirmation: {fewest} to {most} jobs. It looks at {looks} seeds, and ends when the verdict is known."
+
+
 def dry_run_table(spec: SweepSpec, workers: int) -> Table:
     """What the sweep would do: studies, what each searches, and the most that it can cost."""
     shown = Table(
@@ -239,8 +257,7 @@ def dry_run_table(spec: SweepSpec, workers: int) -> Table:
 
 
 def _dry_line(spec: SweepSpec, study: StudySpec) -> list[str]:
-    settings = spec.settings
-    confirm = settings.confirm.seeds + min(settings.confirm.default_seeds, settings.confirm.seeds)
+    settings, (fewest, most) = spec.settings, confirm_jobs(spec, study)
     row_tokens = study.step_rows * study.row_tokens
     if spec.n_trials is not None:
         tuned_steps = spec.n_trials * study.max_steps
@@ -248,15 +265,15 @@ def _dry_line(spec: SweepSpec, study: StudySpec) -> list[str]:
         tuned_steps = settings.budget.tokens // row_tokens
     else:
         tuned_steps = 0
-    steps = tuned_steps + confirm * study.max_steps
-    tokens = (settings.budget.tokens or tuned_steps * row_tokens) + confirm * study.max_steps * row_tokens
+    steps = tuned_steps + most * study.max_steps
+    tokens = (settings.budget.tokens or tuned_steps * row_tokens) + most * study.max_steps * row_tokens
     is_open = spec.n_trials is None and settings.budget.tokens is None
     return [
         study.label,
         "\n".join(f"{d.key}={describe_range(d)}" for d in study.space),
         describe_params(defaults_of(study.space)),
         str(spec.n_trials or "by budget"),
-        str(confirm),
+        str(most) if fewest == most else f"{fewest} to {most}",
         "by time" if is_open else f"{steps:,}",
         "by time" if is_open else f"{tokens:,}",
     ]

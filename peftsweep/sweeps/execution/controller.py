@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of
+from peftsweep.sweeps.contenders import read_contenders
 from peftsweep.sweeps.execution import stopping
 from peftsweep.sweeps.execution.launchers import WorkerPool
 from peftsweep.sweeps.execution.leases import CONTROLLER_FILE, LeaseFile, living
@@ -28,9 +29,10 @@ from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, Tickets
 from peftsweep.sweeps.protocol.budget import tickets_due
+from peftsweep.sweeps.protocol.confirmation import confirm_jobs_due
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, save_spec
-from peftsweep.sweeps.protocol.stage import budget_of, confirm_jobs_due, extended, is_over, stage_study_name
-from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial, best_of, stopped_because
+from peftsweep.sweeps.protocol.stage import budget_of, extended, is_over, stage_study_name
+from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial, stopped_because
 from peftsweep.sweeps.table import SweepTable, build_table
 from peftsweep.sweeps.terminal import Progress
 
@@ -112,12 +114,15 @@ class Controller:
         return True
 
     def _confirm(self) -> None:
+        """Look by look, until no further seed is wanted."""
         for study in self.spec.studies:
-            best = best_of(self._tickets.of(study, Stage.TUNE).trials(), self.spec.objective, self.spec.limits)
-            tickets = self._require_tickets(study, Stage.CONFIRM)
-            for terms in confirm_jobs_due(study, self.spec.settings.confirm, best, tickets.trials()):
-                tickets.add(terms)
-        self._run_stage(Stage.CONFIRM)
+            self._require_tickets(study, Stage.CONFIRM)
+        is_through = True
+        while is_through and self.stop is Stop.NO:
+            due = confirm_jobs_due(self.spec, read_contenders(self.spec, self._storage))
+            for study, terms in due:
+                self._tickets.of(study, Stage.CONFIRM).add(terms)
+            is_through = self._run_stage(Stage.CONFIRM) and bool(due)
 
     def _require_tickets(self, study: StudySpec, stage: Stage) -> Tickets:
         name, direction = stage_study_name(study, stage), self.spec.direction

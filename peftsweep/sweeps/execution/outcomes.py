@@ -30,6 +30,8 @@ def with_result(outcome: Outcome, folder: Path) -> Outcome:
         return outcome
     return replace(
         outcome,
+        ending=Ending.DIVERGED if result.has_diverged else outcome.ending,
+        cause=outcome.cause or ("a loss or score was not finite" if result.has_diverged else None),
         mlflow_run_id=result.mlflow_run_id,
         metrics=result.metrics,
         intervals=result.intervals,

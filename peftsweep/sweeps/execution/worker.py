@@ -150,6 +150,8 @@ class Worker:
                 tickets.set_params(trial, study.space, request.params)
             running = {"study": study.label, "number": trial.number, "step": 0, "of": study.max_steps, "stage": stage}
             self._publish(state="running", **running)
+            if stage is Stage.CONFIRM:  # what a warm process keeps from one job to the next would count as the second's
+                self._process.close()
             outcome = self._process.run(
                 request, lambda message: self._handle_message(message, study, stage, tickets, trial), self._is_told_now
             )

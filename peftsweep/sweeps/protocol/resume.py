@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 
+from peftsweep.config.schema import SweepConfig
 from peftsweep.errors import ConfigError, Problem
 from peftsweep.records.files import SWEEP_FILE
-from peftsweep.records.job_settings import without_circumstances
+from peftsweep.records.job_settings import flatten, without_circumstances
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.space import Space, describe_range
 from peftsweep.sweeps.protocol.specification import SweepSpec, load_spec, with_space
@@ -52,6 +54,9 @@ def _differences(before: SweepSpec, spec: SweepSpec) -> Iterator[Problem]:
     """What must not change, as results would not compare."""
     if before.objective != spec.objective:
         yield Problem(f"this sweep's objective is {before.objective}", spec.objective, spec.folder, ANOTHER)
+    if before.settings.constraint != spec.settings.constraint:  # trials were pruned and chosen by it
+        limit = before.settings.constraint or "none"
+        yield Problem(f"this sweep's constraint is {limit}", spec.settings.constraint or "none", spec.folder, ANOTHER)
     if before.settings.storage != spec.settings.storage:
         storage = redact_forms(spec.settings.storage or "a journal file")
         yield Problem("a sweep keeps its storage", storage, spec.folder, ANOTHER)
@@ -75,10 +80,18 @@ def _in_words(space: Space) -> str:
 def _changes(before: SweepSpec, spec: SweepSpec) -> Iterator[str]:
     """What may change, but must be known: code, libraries, machine, defaults in YAML files."""
     yield from _changed_values("", before.environment, spec.environment)
+    yield from _changed_values("", *(_rules(one.settings) for one in (before, spec)))
     known = {study.label: study for study in before.studies}
     for study in spec.studies:
         if study.label in known:
             yield from _changed_values(f"{study.label} ", without_circumstances(known[study.label].job), study.job)
+
+
+def _rules(settings: SweepConfig) -> dict[str, str]:
+    """What decides which settings are tried, which trials are ended, and how many seeds the verdict rests on."""
+    rules = {"sampler": settings.sampler, "pruner": settings.pruner, "confirm": settings.confirm}
+    flat = flatten({name: asdict(rule) for name, rule in rules.items()} | {"sampler_seed": settings.sampler_seed})
+    return {key: str(value) for key, value in flat.items()}
 
 
 def _changed_values(whose: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

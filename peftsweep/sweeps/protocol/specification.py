@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from peftsweep.config.schema import (
     SamplerConfig,
     SweepConfig,
 )
+from peftsweep.config.units import parse_margin
 from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
 from peftsweep.job.resolve import resolve_job
 from peftsweep.records.environment import describe_environment
@@ -35,6 +37,7 @@ from peftsweep.sweeps.protocol.request import Request, build_space
 
 SPEC_SCHEMA = 1
 DEFAULT_TRIALS = 10
+FIXED_SEEDS = 3
 # A trial never reads test data, so that a limit on these would keep nobody out.
 NOT_OF_A_TRIAL = ("test/", "base/")
 
@@ -111,6 +114,27 @@ class SweepSpec:
         """Device seconds of each study, where they are the budget."""
         asked = self.settings.budget.gpu_seconds
         return None if asked is None else asked * (1 + self.extensions / 2)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After how many fresh seeds the best settings are judged; none where nothing is confirmed."""
+        confirm = self.settings.confirm
+        if confirm.rule == "fixed":
+            return (FIXED_SEEDS,) if confirm.seeds is None else (confirm.seeds,) if confirm.seeds else ()
+        most = confirm.looks[-1] if confirm.seeds is None else confirm.seeds
+        return (*(look for look in confirm.looks if look < most), *([most] if most else []))
+
+    @property
+    def default_seeds(self) -> int:
+        """With how many fresh seeds the published default is run."""
+        asked = self.settings.confirm.default_seeds
+        return min(self.looks, default=0) if asked is None else min(asked, max(self.looks, default=0))
+
+    @property
+    def margin(self) -> float | None:
+        """Below which differences of scores don't matter; None: the size of the test set tells."""
+        text = self.settings.confirm.margin
+        return None if text is None else parse_margin(text)
 
     def study(self, label: str) -> StudySpec:
         return next(study for study in self.studies if study.label == label)
@@ -277,3 +301,10 @@ def trial_limits(constraint: str | None) -> tuple[Limit, ...]:
             fix = f"Limit memory, time, forgetting or valid/loss; afterwards, `peftsweep recommend '{limit.text}'`."
             raise ConfigError(Problem(rule, limit.text, "constraint", fix))
     return limits
+
+
+def check_looks(looks: Sequence[int]) -> None:
+    """Raises ConfigError for looks that do not rise, or begin with a single seed."""
+    if not looks or looks[0] < 2 or any(later <= look for look, later in itertools.pairwise(looks)):
+        rule = "looks must be rising numbers of seeds, from 2 up: a single seed shows nothing of a method"
+        raise ConfigError(Problem(rule, list(looks), "confirm.looks", "For example: confirm.looks=[3,5,7,10,14]."))

@@ -1,19 +1,15 @@
-"""The two stages of a study: tickets of `tune` and of `confirm`, when each is over, when tuning is extended.
-
-What is confirmed: the best settings with fresh seeds, and the published default beside them.
-"""
+"""The two stages of a study, `tune` and `confirm`: when each is over, when tuning is extended."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from peftsweep.config.schema import ConfirmConfig
 from peftsweep.records.results import Stage
-from peftsweep.records.space import defaults_of, edges_of, widened
+from peftsweep.records.space import edges_of, widened
 from peftsweep.sweeps.protocol.budget import Budget, is_given_out
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, with_space
-from peftsweep.sweeps.protocol.trials import Terms, Trial, best_of, stopped_because
+from peftsweep.sweeps.protocol.trials import Trial, best_of, stopped_because
 
 MOST_EXTENSIONS = 2
 
@@ -40,7 +36,7 @@ def is_over(spec: SweepSpec, study: StudySpec, stage: Stage, trials: Sequence[Tr
         return not any(trial.state.name == "RUNNING" for trial in trials)
     if any(not trial.is_finished for trial in trials):
         return False
-    if stage is Stage.CONFIRM:  # all its tickets are made before it begins; none where nothing is to be confirmed
+    if stage is Stage.CONFIRM:  # the tickets of a look are made before its jobs begin
         return True
     return bool(trials) and is_given_out(budget_of(spec, study), trials)
 
@@ -58,22 +54,3 @@ def extended(spec: SweepSpec, tuned: Mapping[str, Sequence[Trial]]) -> SweepSpec
             space = tuple(widened(d, edges[d.key]) if d.key in edges else d for d in study.space)
             wider = with_space(wider, study.label, space)
     return dataclasses.replace(wider, extensions=spec.extensions + 1) if wider is not spec else None
-
-
-def fresh_seeds(study: StudySpec, count: int) -> list[int]:
-    """Seeds that tuning has not used."""
-    return [(study.seed + 1 + index) % 2**32 for index in range(count)]
-
-
-def confirm_jobs_due(
-    study: StudySpec, settings: ConfirmConfig, best: Trial | None, confirmed: Sequence[Trial]
-) -> list[Terms]:
-    """The best settings with each fresh seed, then the default with the first; none that was made before."""
-    default = defaults_of(study.space)
-    if best is None:
-        return []
-    wanted = [Terms("best", best.params, seed) for seed in fresh_seeds(study, settings.seeds)]
-    if default and best.params != default:
-        wanted += [Terms("default", default, seed) for seed in fresh_seeds(study, settings.default_seeds)]
-    made = [(trial.terms.params, trial.terms.seed) for trial in confirmed]
-    return [terms for terms in wanted if (terms.params, terms.seed) not in made]

@@ -100,7 +100,7 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 @pytest.mark.parametrize("width", [80, 140])
 def test_a_dry_run_loses_no_number(width: int, sweep_spec: MakeSpec) -> None:
     text = words(dry_run_table(sweep_spec("lora", "oft"), workers=2), width)
-    steps = 4 * 90 + 4 * 90  # trials, then three seeds of the best and one of the default
+    steps = 4 * 90 + 17 * 90  # trials, then 14 seeds of the best and 3 of the default
     for shown in ("4", f"{steps:,}", f"{steps * 8 * 128:,}", "2 workers"):
         assert shown in text
 
@@ -108,7 +108,7 @@ def test_a_dry_run_loses_no_number(width: int, sweep_spec: MakeSpec) -> None:
 def test_a_dry_run_of_tokens_tells_tokens(sweep_spec: MakeSpec) -> None:
     settings = SweepConfig(budget=BudgetConfig(tokens=1_000_000))
     text = text_of(dry_run_table(sweep_spec(settings=settings), 2), 140)
-    assert f"{1_000_000 + 4 * 90 * 8 * 128:,}" in text
+    assert f"{1_000_000 + 17 * 90 * 8 * 128:,}" in text
     assert "by budget" in text
 
 
