@@ -161,7 +161,7 @@ def _scores(runs: Sequence[Trial], key: str | None) -> list[float]:
     """Of each seed; one that diverged has got nothing."""
     known = [run.outcome.metrics.get(key or "") for run in runs if run.outcome]
     nothing = min([0.0, *(value for value in known if value is not None)])
-    return [nothing if value is None else value for value in known] if any(v is not None for v in known) else []
+    return [nothing if value is None else value for value in known] if key else []
 
 
 def _means(runs: Sequence[Trial]) -> dict[str, float]:

@@ -89,9 +89,8 @@ def _changes(before: SweepSpec, spec: SweepSpec) -> Iterator[str]:
 
 def _rules(settings: SweepConfig) -> dict[str, str]:
     """What decides which settings are tried, which trials are ended, and how many seeds the verdict rests on."""
-    rules = {"sampler": settings.sampler, "pruner": settings.pruner, "confirm": settings.confirm}
-    flat = flatten({name: asdict(rule) for name, rule in rules.items()} | {"sampler_seed": settings.sampler_seed})
-    return {key: str(value) for key, value in flat.items()}
+    known = flatten(asdict(settings))
+    return {key: str(value) for key, value in known.items() if key.startswith(("sampler", "pruner", "confirm"))}
 
 
 def _changed_values(whose: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

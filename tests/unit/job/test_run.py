@@ -1,6 +1,7 @@
-"""A job that is refused before it begins leaves a result that says why."""
+"""A job that is refused, or ends badly, leaves a result that says why."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import JobConfig
-from peftsweep.errors import ConfigError, DataError
+from peftsweep.errors import ConfigError, DataError, NonFiniteLossError, Problem
 from peftsweep.job.checkpoint import CHECKPOINT_FILE
+from peftsweep.job.record import recording
 from peftsweep.job.run import run_job
 from peftsweep.records.results import RESULT_FILE, JobResult, Stage, Status, load_result, save_result
 
@@ -49,3 +51,20 @@ def test_a_job_that_cannot_be_resumed_keeps_the_result_that_it_had(config: JobCo
     with pytest.raises(DataError, match="must hold a checkpoint"):
         run_job(dataclasses.replace(config, resume=str(job)), job)
     assert (job / RESULT_FILE).read_bytes() == content
+
+
+def test_a_loss_that_is_no_number_is_told_from_other_failures(config: JobConfig, tmp_path: Path) -> None:
+    problem = Problem("the loss must stay finite")
+    errors = {"diverged": NonFiniteLossError(problem), "failed": DataError(problem)}
+    for name, error in errors.items():
+        with pytest.raises(type(error)), recording(config, tmp_path / name):
+            raise error
+    assert [load_result(tmp_path / name).has_diverged for name in errors] == [True, False]
+
+
+def test_a_score_that_is_no_number_counts_as_divergence(config: JobConfig, tmp_path: Path) -> None:
+    with recording(config, tmp_path / "job") as record:
+        record.begin(config)
+        record.result.metrics = {"valid/loss": 0.5, "test/score": math.nan}
+    result = load_result(tmp_path / "job")
+    assert (result.status, result.has_diverged, result.metrics) == (Status.OK, True, {"valid/loss": 0.5})

@@ -49,7 +49,9 @@ class Sweep:
         folder = self.spec.path / label / f"{role}-{seed}"
         if accuracy in (0.0, 1.0) or not folder.exists():
             write_items(folder, [1, 0] * 3)
-        outcome = Outcome(Ending.FINISHED, folder=str(folder), metrics={ACCURACY: accuracy, "valid/loss": 0.5}, **known)
+        ending = known.pop("ending", Ending.FINISHED)
+        metrics = {"valid/loss": 0.5} if ending is Ending.DIVERGED else {ACCURACY: accuracy, "valid/loss": 0.5}
+        outcome = Outcome(ending, folder=str(folder), metrics=metrics, **known)
         self._add(f"monday/{label}/confirm", Terms(role, params, seed), outcome, 0.5)
 
     def _add(self, name: str, terms: Terms, outcome: Outcome, value: float | None) -> None:
@@ -83,6 +85,23 @@ def test_seeds_that_were_asked_the_same_have_an_interval_over_seeds_and_items(
         write_items(sweep.spec.path / "lora" / f"best-{seed}", items)
         sweep.confirmed("best", default, seed, 0.6)
     assert sweep.row().interval == pytest.approx(score_interval(ITEMS, ACCURACY, None))
+
+
+def test_a_seed_that_diverged_counts_with_no_answer_right(sweep: Sweep, default: dict[str, Any]) -> None:
+    sweep.tuned(default, 0.3)
+    for seed, items in enumerate(ITEMS):
+        write_items(sweep.spec.path / "lora" / f"best-{seed}", items)
+        sweep.confirmed("best", default, seed, 0.6, ending=Ending.DIVERGED if seed == 1 else Ending.FINISHED)
+    row = sweep.row()
+    assert (row.seeds, row.diverged, row.seed_scores) == (3, 1, (0.6, 0.0, 0.6))
+    assert row.score == pytest.approx(0.4)
+    assert row.interval == pytest.approx(score_interval([ITEMS[0], [0] * 6, ITEMS[2]], ACCURACY, None))
+
+
+def test_a_study_all_of_whose_seeds_diverged_has_no_score(sweep: Sweep, default: dict[str, Any]) -> None:
+    sweep.tuned(default, 0.3)
+    sweep.confirmed("best", default, 0, 0.6, ending=Ending.DIVERGED)
+    assert (sweep.row().score, sweep.row().diverged) == (None, 1)
 
 
 def test_a_single_seed_has_the_interval_of_its_job(sweep: Sweep, default: dict[str, Any]) -> None:

@@ -27,6 +27,13 @@ def test_a_job_that_finished_before_its_worker_died_counts(tmp_path: Path) -> No
     assert (left.ending, left.metrics["valid/loss"], left.tokens) == (Ending.FINISHED, 0.5, 7)
 
 
+def test_a_job_whose_score_is_no_number_has_diverged(tmp_path: Path) -> None:
+    save_result(JobResult(Status.OK, "lora", "pocket-llama", "metamath", 0, has_diverged=True), tmp_path)
+    left = recorded_outcome(tmp_path)
+    assert left is not None
+    assert (left.ending, left.cause) == (Ending.DIVERGED, "a loss or score was not finite")
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"schema_version": 1}'])
 def test_a_folder_without_a_whole_result_tells_nothing(content: str | None, tmp_path: Path) -> None:
     if content is not None:
