@@ -253,7 +253,7 @@ class Worker:
         if not math.isfinite(value):
             return True  # the job itself ends over a loss that is not finite
         tickets.report(trial, step, value)
-        if stage is not Stage.TUNE or step >= study.max_steps:
+        if stage is not Stage.TUNE or trial.terms.whole or step >= study.max_steps:
             return True
         pruner, kwargs = self.spec.settings.pruner.name, self.spec.pruner_kwargs
         stored = tickets.storage.get_trial(trial.id)

@@ -3,12 +3,8 @@
 Each call builds a small study in memory, the view, in which every trial stands for what it tells a sampler, asks a
 fresh sampler for one point and forgets both. So a resumed or restarted worker has no sampler state to lose.
 
-    ok               its value, as a logarithm where all are positive and lower is better: the 5.0 of a rate that fails
-                     must not hide the difference between 0.29 and 0.30
-    pruned           the value that its last report lets one expect, from how completed trials went on from there
-    diverged, oom    the worst value; oom also as outside a constraint
-    running          busy: the sampler looks elsewhere
-    failed           says nothing about the settings, but they are not proposed again
+What a trial is worth there is told by expectation.py. Besides, a running one is busy, so that the sampler looks
+elsewhere; one that ran out of memory is outside a constraint; and a failed one is not proposed again.
 
 The first trials are spread over the learning rate, with the published choices for the rest: random ones lie together so
 often that a study of a dozen trials misses the best region. Later ones keep between rates that did badly on either side
@@ -23,9 +19,9 @@ import logging
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -34,6 +30,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState, create_trial
 
 from peftsweep.records.space import Dimension, Space, coordinates, values
+from peftsweep.sweeps.protocol.expectation import Observation, losses_of
 from peftsweep.sweeps.protocol.optuna_objects import build_optuna
 
 DEFAULT_SAMPLER = "gp"
@@ -52,21 +49,6 @@ BOUND_TRIALS = 4  # fewer don't tell what is poor
 REPEATED_ASKS = 4
 RANDOM_DRAWS = 100
 ENUMERABLE = 10_000  # settings of a finite space that are listed to find one that was not tried
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One trial as the sampler sees it.
-
-    params: job values; state: ok, pruned, oom, diverged, running or failed; value: the final objective where ok;
-    reports: step -> objective during training; violations: constraint -> amount above its limit (0 or less is within).
-    """
-
-    params: Mapping[str, Any]
-    state: str
-    value: float | None = None
-    reports: Mapping[int, float] = field(default_factory=dict)
-    violations: Mapping[str, float] = field(default_factory=dict)
 
 
 def propose(
@@ -107,59 +89,6 @@ def build_sampler(name: str, kwargs: Mapping[str, Any], seed: int) -> tuple[int,
 
 def _inside(space: Space, history: Sequence[Observation]) -> list[Observation]:
     return [trial for trial in history if len(coordinates(space, trial.params)) == len(space)]
-
-
-def losses_of(history: Sequence[Observation], direction: str) -> list[float | None]:
-    """What each trial is worth in the view, lower is better; None for running and failed ones."""
-    scale = _scale(history, direction)
-    completed = [trial for trial in history if trial.state == "ok" and _is_finite(trial.value)]
-    known = {id(trial): scale(trial.value) for trial in completed if trial.value is not None}
-    for trial in history:
-        step = max(trial.reports, default=0)
-        if trial.state == "pruned" and _is_finite(trial.reports.get(step)):
-            known[id(trial)] = _expected_loss(step, trial.reports[step], completed, scale)
-    worst = max(known.values(), default=0.0)
-    if known and worst == min(known.values()):
-        worst += 1.0  # a failure must look worse than the only success
-    return [None if trial.state in ("running", "failed") else known.get(id(trial), worst) for trial in history]
-
-
-def _scale(history: Sequence[Observation], direction: str) -> Callable[[float], float]:
-    if direction == "maximize":
-        return lambda value: -value
-    numbers = [number for trial in history for number in (trial.value, *trial.reports.values()) if _is_finite(number)]
-    return math.log if all(number > 0 for number in numbers if number is not None) else float
-
-
-def _expected_loss(
-    step: int, report: float, completed: Sequence[Observation], scale: Callable[[float], float]
-) -> float:
-    """Completed trials' final loss as a rising, piecewise linear function of their report at the same step.
-
-    Beyond the best and the worst of them it goes on with slope 1, so a promising probe may well look better than all
-    that is completed: cut off there, all good probes would look alike.
-    """
-    pairs = sorted(
-        (scale(trial.reports[step]), scale(trial.value))
-        for trial in completed
-        if trial.value is not None and _is_finite(trial.reports.get(step))
-    )
-    here = scale(report)
-    if not pairs:
-        return here
-    reports = [pair[0] for pair in pairs]
-    finals = list(itertools.accumulate((pair[1] for pair in pairs), max))
-    if here <= reports[0]:
-        return finals[0] + here - reports[0]
-    if here >= reports[-1]:
-        return finals[-1] + here - reports[-1]
-    above = next(index for index, known in enumerate(reports) if known > here)
-    share = (here - reports[above - 1]) / (reports[above] - reports[above - 1])
-    return finals[above - 1] + share * (finals[above] - finals[above - 1])
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _build_view(space: Space, history: Sequence[Observation], sampler: BaseSampler, direction: str) -> Study:

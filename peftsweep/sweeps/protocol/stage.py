@@ -27,6 +27,7 @@ def budget_of(spec: SweepSpec, study: StudySpec, workers: int = 1) -> Budget:
         gpu_seconds=spec.gpu_seconds,
         first_report=(steps[0] if steps else study.max_steps) / study.max_steps,
         most_open=max(1, workers),
+        direction=spec.direction,
     )
 
 

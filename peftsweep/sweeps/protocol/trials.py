@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from peftsweep.records.limits import Limit
 from peftsweep.records.results import Status
 from peftsweep.records.studies import best_trial
-from peftsweep.sweeps.protocol.search import Observation
+from peftsweep.sweeps.protocol.expectation import Observation
 
 MOST_ATTEMPTS = 3  # the first and two more, where a process died or the machine was at fault
 FAILURES_TO_STOP = 3  # in a row
@@ -47,7 +47,8 @@ class Terms:
     """What the controller decided about a ticket before anybody claims it.
 
     params: settings to run, None: to be proposed when it is claimed; seed: of a confirm job; role: `trial`, `best` or
-    `default`; tokens, seconds: what the trial may spend at most; retry_of: number of the failed trial it replaces.
+    `default`; tokens, seconds: what the trial may spend at most; retry_of: number of the failed trial it replaces;
+    whole: it is never pruned; finish_of: number of the unfinished trial that it runs to the end.
     """
 
     role: str = "trial"
@@ -56,6 +57,8 @@ class Terms:
     tokens: int | None = None
     seconds: float | None = None
     retry_of: int | None = None
+    whole: bool = False
+    finish_of: int | None = None
 
 
 @dataclass(frozen=True)

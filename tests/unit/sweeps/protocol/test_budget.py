@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from peftsweep.records.space import CAPACITY, LR
 from peftsweep.sweeps.protocol.budget import MARGIN, MOST_BLIND_TRIALS, Budget, is_given_out, tickets_due
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
 
@@ -29,27 +30,69 @@ def spent(trial: Trial, amount: float, ending: Ending = Ending.FINISHED) -> Tria
     )
 
 
-def test_all_tickets_of_a_number_of_trials_are_due_at_once() -> None:
-    assert tickets_due(Budget(n_trials=3), []) == [Terms()] * 3
+WHOLE = Terms(whole=True)
 
 
-@pytest.mark.parametrize("ending", [None, *Ending])
-def test_every_ticket_counts_however_it_ended(ending: Ending | None, trial: MakeTrial) -> None:
+def probe(trial: Trial, report: float, cost: float = 200) -> Trial:
+    """The trial with its own learning rate, stopped at its first report."""
+    params = {LR: trial.number * 1e-4, CAPACITY: 8}
+    return replace(spent(trial, cost, Ending.PRUNED), params=params, reports={20: report})
+
+
+def test_all_tickets_but_the_last_runs_are_due_at_once() -> None:
+    assert tickets_due(Budget(n_trials=4), []) == [Terms()] * 3
+    assert tickets_due(Budget(n_trials=10), []) == [Terms()] * 8
+
+
+@pytest.mark.parametrize("ending", list(Ending))
+def test_every_ticket_counts_however_it_ended(ending: Ending, trial: MakeTrial) -> None:
     trials = [trial(number, ending) for number in range(3)]
-    assert tickets_due(Budget(n_trials=4), trials) == [Terms()]
+    assert tickets_due(Budget(n_trials=5), trials) == [Terms()]
+    assert tickets_due(Budget(n_trials=4), trials) == [WHOLE]
     assert tickets_due(Budget(n_trials=3), trials) == []
     assert is_given_out(Budget(n_trials=3), trials)
     assert not is_given_out(Budget(n_trials=4), trials)
 
 
+def test_the_last_runs_wait_for_all_that_is_open(trial: MakeTrial) -> None:
+    budget, trials = Budget(n_trials=4), [trial(0), probe(trial(1), 0.3), trial(2, None)]
+    assert tickets_due(budget, trials) == []
+    assert not is_given_out(budget, trials)
+    assert [terms.finish_of for terms in tickets_due(budget, [*trials[:2], probe(trial(2), 0.4)])] == [1]
+
+
+def test_of_two_last_runs_one_finishes_the_best_probe_and_one_is_new(trial: MakeTrial) -> None:
+    trials = [trial(0, reports={20: 1.0}), *(probe(trial(n), report) for n, report in enumerate((0.9, 0.3, 0.2), 1))]
+    (first,) = tickets_due(Budget(n_trials=6), trials)
+    assert first == Terms(params=trials[3].params, whole=True, finish_of=3)
+    assert tickets_due(Budget(n_trials=6), [*trials, trial(4, None, terms=first)]) == []
+    finished = trial(4, value=0.4, params=trials[3].params, reports={20: 0.2}, terms=first)
+    assert tickets_due(Budget(n_trials=6), [*trials, finished]) == [WHOLE]
+
+
+def test_where_a_finishing_run_fails_the_next_best_probe_is_finished(trial: MakeTrial) -> None:
+    trials = [trial(0, reports={20: 1.0}), *(probe(trial(n), report) for n, report in enumerate((0.9, 0.3, 0.2), 1))]
+    (first,) = tickets_due(Budget(n_trials=6), trials)
+    failed = trial(4, Ending.CRASHED, params=trials[3].params, terms=first)
+    assert [terms.finish_of for terms in tickets_due(Budget(n_trials=6), [*trials, failed])] == [2]
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=2400, first_report=0.2), Budget(gpu_seconds=2450, first_report=0.2)])
+def test_tokens_and_seconds_keep_a_whole_run_for_the_best_probe(budget: Budget, trial: MakeTrial) -> None:
+    trials = [replace(spent(trial(0), 1000), reports={20: 1.0})]
+    while not (due := tickets_due(budget, trials)[0]).whole:
+        trials.append(probe(trial(len(trials), terms=due), 0.9 / len(trials)))
+    assert len(trials) > 1
+    assert due.finish_of == trials[-1].number
+    assert (due.tokens or due.seconds or 0) >= 1000
+    trials.append(replace(spent(trial(len(trials)), 1000), terms=due))
+    assert is_given_out(budget, trials)
+
+
 def test_a_retried_failure_does_not_count_twice(trial: MakeTrial) -> None:
     trials = [trial(0), trial(1, Ending.CRASHED), trial(2, terms=Terms(retry_of=1))]
     assert tickets_due(Budget(n_trials=2), trials) == []
-    assert tickets_due(Budget(n_trials=3), trials) == [Terms()]
-
-
-def test_a_smaller_budget_than_was_given_out_makes_nothing(trial: MakeTrial) -> None:
-    assert tickets_due(Budget(n_trials=1), [trial(0), trial(1)]) == []
+    assert tickets_due(Budget(n_trials=4), trials) == [Terms()]
 
 
 @pytest.mark.parametrize("kind", ["tokens", "seconds"])
@@ -65,12 +108,12 @@ def test_a_later_trial_may_cost_a_little_more_than_the_dearest(trial: MakeTrial)
     assert due == [Terms(tokens=round(MARGIN * 1000))]
 
 
-def test_the_last_trial_gets_what_is_left(trial: MakeTrial) -> None:
-    assert tickets_due(Budget(tokens=1300), [spent(trial(0), 1000)]) == [Terms(tokens=300)]
+def test_a_probe_gets_no_more_than_leaves_a_whole_run(trial: MakeTrial) -> None:
+    assert tickets_due(Budget(tokens=2300), [spent(trial(0), 1000)]) == [Terms(tokens=300)]
 
 
-def test_what_is_too_little_to_learn_from_is_left(trial: MakeTrial) -> None:
-    budget = Budget(tokens=1199, first_report=FIRST_REPORT)
+def test_what_pays_for_no_whole_run_is_left(trial: MakeTrial) -> None:
+    budget = Budget(tokens=1999, first_report=FIRST_REPORT)
     assert tickets_due(budget, [spent(trial(0), 1000)]) == []
     assert is_given_out(budget, [spent(trial(0), 1000)])
 
@@ -78,7 +121,7 @@ def test_what_is_too_little_to_learn_from_is_left(trial: MakeTrial) -> None:
 def test_what_a_pruned_trial_leaves_is_given_again(trial: MakeTrial) -> None:
     whole = spent(trial(0), 1000)
     running = trial(1, None, terms=Terms(tokens=1000))
-    budget = Budget(tokens=2000, most_open=2)
+    budget = Budget(tokens=3000, most_open=2)
     assert tickets_due(budget, [whole, running]) == []
     pruned = spent(running, 250, Ending.PRUNED)
     assert tickets_due(budget, [whole, pruned]) == [Terms(tokens=750)]
@@ -96,10 +139,10 @@ def test_no_more_tickets_are_open_than_workers(trial: MakeTrial) -> None:
 
 
 def test_trials_that_run_out_of_memory_at_once_use_the_budget_up_too(trial: MakeTrial) -> None:
-    budget, trials = Budget(tokens=2000, first_report=FIRST_REPORT), [spent(trial(0), 1000)]
+    budget, trials = Budget(tokens=3000, first_report=FIRST_REPORT), [spent(trial(0), 1000)]
     while tickets_due(budget, trials):
         trials.append(spent(trial(len(trials)), 0, Ending.OOM))
-    assert len(trials) == 1 + 5  # 1,000 tokens left, 200 each
+    assert len(trials) == 1 + 6  # 200 each, until a whole one can't be paid
 
 
 def test_a_method_that_never_fits_is_not_tried_for_ever(trial: MakeTrial) -> None:
@@ -172,7 +215,7 @@ def test_a_study_spends_its_budget_and_never_more(
         least = FIRST_REPORT * whole
         # What ran out of memory or failed at once is charged as the shortest useful trial.
         charged = sum(max(least, t.outcome.tokens) for t in study.trials if t.outcome)
-        assert limit - charged <= least
+        assert limit - charged < (1 if in_tokens else MARGIN) * whole
 
 
 @settings(max_examples=50, deadline=None)
