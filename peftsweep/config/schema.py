@@ -215,6 +215,7 @@ class SweepConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     sampler_seed: int = number(0, low=0)
+    prior: str | None = None  # an earlier sweep, by name or folder: each search starts around what was best there
     confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
     extend: bool = False  # widen a range whose end is best, and go on
     if_exists: str = one_of("resume", ("resume", "raise", "new"))

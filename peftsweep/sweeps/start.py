@@ -33,6 +33,7 @@ from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, Slot, cluster_sl
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, refuse_foreign_studies
+from peftsweep.sweeps.protocol.prior import with_prior
 from peftsweep.sweeps.protocol.pruning import build_pruner
 from peftsweep.sweeps.protocol.request import FAIR_SWEEPER, read_request, with_full_sweep_keys
 from peftsweep.sweeps.protocol.resume import continued, placed
@@ -52,6 +53,7 @@ from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import (
     Progress,
     confirmation_cost,
+    describe_params,
     dry_run_table,
     final_table,
     notes,
@@ -162,7 +164,7 @@ def _specify(
     line: Sequence[str], arguments: Sequence[str], settings: SweepConfig, config_dir: Path | None
 ) -> SweepSpec:
     overrides = parse_command_line(list(arguments)).overrides
-    return placed(build_sweep_spec(read_request(overrides, config_dir), line, settings, config_dir))
+    return placed(with_prior(build_sweep_spec(read_request(overrides, config_dir), line, settings, config_dir)))
 
 
 def _pool_for(spec: SweepSpec, config: DictConfig, context: HydraContext) -> WorkerPool:
@@ -243,6 +245,8 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
     trials = f"{spec.n_trials} trials each" if spec.n_trials else "a budget each"
     line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {pool.workers} workers")
     line("folder", spec.folder)
+    for study in spec.studies if spec.settings.prior else ():
+        line("prior", f"{study.label} starts around {describe_params(study.centre)}, best in {spec.settings.prior}")
     line("go on", resume_command(spec.path))
     line("join", f"python -m peftsweep worker {shlex.quote(spec.folder)}")
     if spec.tracking:

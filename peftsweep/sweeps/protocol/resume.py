@@ -90,7 +90,9 @@ def _changes(before: SweepSpec, spec: SweepSpec) -> Iterator[str]:
 def _rules(settings: SweepConfig) -> dict[str, str]:
     """What decides which settings are tried, which trials are ended, and how many seeds the verdict rests on."""
     known = flatten(asdict(settings))
-    return {key: str(value) for key, value in known.items() if key.startswith(("sampler", "pruner", "confirm"))}
+    return {
+        key: str(value) for key, value in known.items() if key.startswith(("sampler", "pruner", "confirm", "prior"))
+    }
 
 
 def _changed_values(whose: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

@@ -58,6 +58,7 @@ class StudySpec:
     row_tokens: int  # the longest row, in tokens
     space: Space
     asked_space: Space  # what the command line and the method's YAML say; `extend` may have widened `space`
+    centre: dict[str, Any] = field(default_factory=dict)  # settings of an earlier sweep that the search starts around
     job: dict[str, str] = field(default_factory=dict)  # all settings of its jobs before a search, to tell what changed
     parent_run_id: str | None = None  # its MLflow run, under which its jobs are nested
 
