@@ -108,9 +108,9 @@ def variance_parts(scores: Floats) -> VarianceParts:
     of_seeds = scores.mean(axis=-1).var(axis=-1, ddof=1) / seeds
     if items < 2:
         return VarianceParts(nothing, of_seeds, nothing, seeds, items)
-    rest = scores - scores.mean(axis=-2, keepdims=True) - scores.mean(axis=-1, keepdims=True)
-    rest = rest + scores.mean(axis=(-2, -1), keepdims=True)
-    of_noise = (rest**2).sum(axis=(-2, -1)) / ((seeds - 1) * (items - 1)) / (seeds * items)
+    every = (scores - scores.mean(axis=(-2, -1), keepdims=True)).var(axis=(-2, -1)) * seeds * items
+    rest = every - of_seeds * (seeds - 1) * seeds * items - of_items * (items - 1) * items * seeds
+    of_noise = np.maximum(rest, 0.0) / ((seeds - 1) * (items - 1)) / (seeds * items)
     return VarianceParts(of_items, of_seeds, of_noise, seeds, items)
 
 

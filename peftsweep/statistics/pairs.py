@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftsweep.statistics.intervals import Floats, degrees_of_freedom, variance_parts
+from peftsweep.statistics.intervals import Floats, VarianceParts, degrees_of_freedom, variance_parts
 
 LEVEL = 0.05
 POWER = 0.8  # chance that a detectable gap is found
@@ -92,6 +92,19 @@ class Gap:
         return np.asarray((stdtrit(self.freedom, 1 - LEVEL / 2) + ndtri(POWER)) * np.sqrt(self.variance))
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The scores of one row: the mean over seeds of each item (..., items), and the parts of their mean's variance."""
+
+    of_items: Floats
+    parts: VarianceParts
+
+
+def summarize(scores: Floats) -> Sample:
+    """scores: (..., seeds, test items); with one item, the means of seeds."""
+    return Sample(scores.mean(axis=-2), variance_parts(scores))
+
+
 def find_gap(first: Floats, second: Floats) -> Gap:
     """first, second: (..., seeds, test items), the same items in the same order; numbers of seeds may differ. With one
     item, the mean of a seed, the test is Welch's over seeds.
@@ -100,9 +113,14 @@ def find_gap(first: Floats, second: Floats) -> Gap:
     methods differ in it; a method with a single seed is taken to vary as the other does. A bootstrap that draws three
     seeds anew would claim too much: their variance comes out a third too small, and without Student's correction.
     """
-    items = first.shape[-1]
-    difference = first.mean(axis=-2) - second.mean(axis=-2)
-    sides = [variance_parts(first), variance_parts(second)]
+    return gap_between(summarize(first), summarize(second))
+
+
+def gap_between(first: Sample, second: Sample) -> Gap:
+    """As `find_gap`, of rows that are compared more than once."""
+    difference = first.of_items - second.of_items
+    sides = (first.parts, second.parts)
+    items = sides[0].items
     of_seeds = [np.maximum(side.of_seeds - side.of_noise, 0.0) for side in sides]
     lost = [side.lost_freedom for side in sides]
     counts = [side.seeds for side in sides]
@@ -116,7 +134,7 @@ def find_gap(first: Floats, second: Floats) -> Gap:
         np.asarray(sum(of_seeds)),
         np.asarray(sum(lost)),
         items,
-        (sides[0].seeds, sides[1].seeds),
+        (counts[0], counts[1]),
     )
 
 
@@ -135,7 +153,8 @@ def compare_pairs(scores: Mapping[str, Floats]) -> tuple[Pair, ...]:
         return ()
     from statsmodels.stats.multitest import multipletests
 
-    gaps = [find_gap(rows[one], rows[other]) for one, other in couples]
+    samples = {name: summarize(row) for name, row in rows.items()}
+    gaps = [gap_between(samples[one], samples[other]) for one, other in couples]
     tests = [_test(gap, rows[one], rows[other]) for gap, (one, other) in zip(gaps, couples, strict=True)]
     separated, adjusted, *_ = multipletests([p_value for p_value, _ in tests], alpha=LEVEL, method="holm")
     return tuple(
