@@ -77,10 +77,10 @@ def judge(
     is_collapse_known: a trial near the best collapsed in tuning; nothing is claimed before the last look then.
 
     At each look, a method with p < 0.05 against the leader gets no more seeds for now; with p below the look's level it
-    is behind. Best: all others are behind, without correction for their number (Hung and Fithian 2019). Equal: of each
-    two that are not behind, the interval of the difference lies within the margin to both sides (Berger 1982; Hsu 1984);
-    it is that of the look's level, which leaves out 0 of whom is behind. Whom a claim names has `FEWEST` seeds at least,
-    and before it is made, those at rest that are not behind catch up.
+    is behind. Best: all others are behind, without correction for their number (Hung and Fithian 2019). Equal: the
+    interval of the difference of any two that are not behind lies within the margin, without correction as well, since
+    all must (Berger 1982; Hsu 1984); it is that of the look's level, which leaves out 0 of those behind. Whom a claim
+    names has `FEWEST` seeds at least, and before it is made, those at rest that are not behind catch up.
 
     The test is that of `pairs.find_gap`: claims are about fresh seeds and fresh test items. A method is also behind if
     its seeds that did not collapse are, as a collapse only takes away. What no seed showed is not known: of a best
