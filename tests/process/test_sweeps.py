@@ -14,7 +14,7 @@ pytestmark = pytest.mark.process
 STUDIES = ("lora", "ia3")
 SMALL = ["workers=1", "tracking=none"]
 LOW, HIGH = 1e-6, 1e-5  # rates
-TOKENS = 600  # a little more than one whole trial
+TOKENS = 1000  # a little more than two whole trials
 SETTINGS = {"hparams.lr", "method.capacity"}
 
 
