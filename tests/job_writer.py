@@ -62,9 +62,14 @@ def write_sweep(
     studies: dict[str, dict[int, Sequence[float]]],
     *,
     default: Sequence[float] | None = None,
+    looks: Sequence[int] | None = None,
+    margin: str | None = None,
     **known: Any,
 ) -> Path:
-    """A tuned sweep. studies: by method, the items of each confirm seed. Three trials each, the second is the best."""
+    """A tuned sweep. studies: by method, the items of each confirm seed. Three trials each, the second is the best.
+
+    looks: of a sequential confirmation; None: all seeds are judged once.
+    """
     for method, seeds in studies.items():
         own = {"study": f"{folder.name}/{method}", **known}
         for number, (lr, loss) in enumerate(((1e-4, 0.6), (1e-3, 0.4), (1e-2, 0.7))):
@@ -77,6 +82,8 @@ def write_sweep(
             place = folder / method / "default-seed-1"
             write_job(place, method, default, seed=1, lr=1e-4, stage=Stage.CONFIRM, **own)
     plans = [{"name": f"{folder.name}/{method}", "space": [LR]} for method in studies]
-    plan = {"objective": "valid/loss", "settings": {"constraint": None}, "studies": plans}
+    fixed = {"rule": "fixed", "looks": [], "seeds": max(map(len, studies.values())), "margin": margin}
+    confirm = fixed if looks is None else {"rule": "sequential", "looks": list(looks), "seeds": None, "margin": margin}
+    plan = {"objective": "valid/loss", "settings": {"constraint": None, "confirm": confirm}, "studies": plans}
     (folder / "sweep.json").write_text(json.dumps(plan))
     return folder

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -29,6 +29,7 @@ TAG = "peftsweep."
 STAGE_TAG, STUDY_TAG, STATUS_TAG, CAUSE_TAG = (f"{TAG}{word}" for word in ("stage", "study", "status", "cause"))
 COMPLETE_TAG = f"{TAG}complete"  # set last: a run without it misses something, and `import` fills it in
 JOB_TAG = f"{TAG}job"
+CONFIRM_TAG = f"{TAG}confirm"
 REPORT_TAG = f"{TAG}report"  # fingerprint of the report that a run on a server has
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: what nests a run under another
 STUDY_STAGE = "study"  # the value of STAGE_TAG that marks a study's own run, under which its jobs are nested
@@ -158,17 +159,24 @@ def space_tags(space: Space) -> dict[str, str]:
     return _cut(SPACE, json.dumps([asdict(dimension) for dimension in space]))
 
 
+def confirmation_tags(looks: Sequence[int], margin: float | None) -> dict[str, str]:
+    """How a study's best settings are judged, as its run holds it. looks, margin: as `Study` has them."""
+    return {CONFIRM_TAG: json.dumps({"looks": list(looks), "margin": margin})}
+
+
 def read_study(tags: Mapping[str, str], metrics: Iterable[str]) -> Study | None:
     """What a study's run tells of it, and where it does not say what was searched, the best that it found."""
     name, space = tags.get(STUDY_TAG), _joined(SPACE, tags)
     if name is None:
         return None
-    objective, constraint = tags.get(f"{TAG}objective"), tags.get(f"{TAG}constraint") or None
+    study = Study(name, tags.get(f"{TAG}objective"), tags.get(f"{TAG}constraint") or None)
     if space is not None:
-        return Study(name, objective, constraint, read_space(json.loads(space)))
+        confirmation = json.loads(tags.get(CONFIRM_TAG, "{}"))
+        looks, margin = tuple(confirmation.get("looks", ())), confirmation.get("margin")
+        return replace(study, space=read_space(json.loads(space)), looks=looks, margin=margin)
     best = {key: _parsed(value) for key, value in _under(BEST, tags).items()}
     has_default = any(key.startswith(DEFAULT_METRIC) for key in metrics)
-    return Study(name, objective, constraint, best=best or None, has_default_score=has_default)
+    return replace(study, best=best or None, has_default_score=has_default)
 
 
 def _cut(prefix: str, text: str) -> dict[str, str]:

@@ -19,6 +19,9 @@ LR = "hparams.lr"
 CAPACITY = "method.capacity"
 # Nearer to an end than this share of the range (on its scale), the best value may well lie beyond.
 EDGE_SHARE = 0.08
+# Nearer than this share of each range two settings lie close together: a factor of 2 in a learning rate that is
+# searched over three decades.
+NEAR_SHARE = 0.1
 _PLAIN_WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z][\w-]*", re.IGNORECASE | re.ASCII)
 WIDEN_FACTOR = 10.0  # how much further a rate is tried when its best value is at an end
 
@@ -125,6 +128,12 @@ def edges_of(space: Space, best: Mapping[str, Any]) -> dict[str, str]:
             if widened(dimension, edge) != dimension:
                 found[dimension.key] = edge
     return found
+
+
+def are_near(space: Space, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two settings lie close together in each range. Where one diverged, seeds of the other may."""
+    known = [d for d in space if d.holds(one.get(d.key)) and d.holds(other.get(d.key))]
+    return all(abs(d.share_of(one[d.key]) - d.share_of(other[d.key])) <= NEAR_SHARE for d in known if not d.choices)
 
 
 def widened(dimension: Dimension, edge: str) -> Dimension:

@@ -108,6 +108,8 @@ def _summary(spec: SweepSpec, row: SweepRow, tuning: Tuning) -> StudySummary:
         objective=spec.objective,
         constraint=spec.settings.constraint,
         space=tuning.space,
+        looks=spec.looks,
+        margin=spec.margin,
         best_settings=row.best,
         best_objective=row.objective,
         trials={Status.OK: row.ok, Status.PRUNED: row.pruned, Status.OOM: row.oom, Status.FAILED: row.failed},

@@ -28,6 +28,7 @@ from peftsweep.records.mlflow_format import (
     STAGE_TAG,
     STATUS_TAG,
     STUDY_STAGE,
+    confirmation_tags,
     params_of,
     space_tags,
     study_tags,
@@ -252,4 +253,5 @@ def _found_tags(summary: StudySummary, settings: Mapping[str, str], is_stale: bo
     note = study_note(summary)
     if is_stale:
         note += "\n\nThe parameters of this run are of an earlier best: MLflow can't change them."
-    return tags | space_tags(summary.space) | {_NOTE_TAG: note}
+    confirmation = confirmation_tags(summary.looks, summary.margin)
+    return tags | space_tags(summary.space) | confirmation | {_NOTE_TAG: note}

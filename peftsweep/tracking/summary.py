@@ -35,6 +35,8 @@ class StudySummary:
     objective: str  # the metric that trials are judged by, such as valid/loss
     constraint: str | None = None  # limits that a winner must keep to, as typed
     space: Space = ()  # what was searched
+    looks: Sequence[int] = ()  # numbers of fresh seeds at which the best settings are judged
+    margin: float | None = None  # the difference of scores that doesn't matter; None: by the size of the test set
     best_settings: Mapping[str, object] = field(default_factory=dict)  # by dotted key; empty: no trial ended well
     best_objective: float | None = None
     trials: Mapping[Status, int] = field(default_factory=dict)  # how many ended so

@@ -5,18 +5,14 @@ All follows from the jobs that ended: a sweep that was killed goes on with the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftsweep.records.space import Space, defaults_of
+from peftsweep.records.space import are_near, defaults_of
 from peftsweep.statistics.intervals import Floats
 from peftsweep.statistics.sequential import Verdict, default_margin, judge
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 from peftsweep.sweeps.protocol.trials import Ending, Terms, Trial
-
-# A trial that diverged so near to the best settings, as a share of each range, warns that seeds of these may, too: a
-# factor of 2 in a learning rate that is searched over three decades.
-NEAR_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Contender:
     def is_near_collapse(self) -> bool:
         """Whether a trial diverged with settings close to the best."""
         diverged = [trial for trial in self.tuned if trial.outcome and trial.outcome.ending is Ending.DIVERGED]
-        return any(_are_near(self.study.space, trial.params, self.best.params) for trial in diverged)
+        return any(are_near(self.study.space, trial.params, self.best.params) for trial in diverged)
 
     @property
     def is_out(self) -> bool:
@@ -50,11 +46,6 @@ class Contender:
         mine = [job for job in self.jobs if job.terms.params == self.best.params and job.is_finished]
         endings = {job.outcome.ending for job in mine if job.outcome}
         return not endings <= {Ending.FINISHED, Ending.DIVERGED}
-
-
-def _are_near(space: Space, one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    known = [d for d in space if d.holds(one.get(d.key)) and d.holds(other.get(d.key))]
-    return all(abs(d.share_of(one[d.key]) - d.share_of(other[d.key])) <= NEAR_SHARE for d in known if not d.choices)
 
 
 def fresh_seeds(spec: SweepSpec, count: int) -> list[int]:

@@ -32,12 +32,12 @@ from peftsweep.records.limits import Limit, parse_limits
 from peftsweep.records.metrics import METRICS, Direction, candidates
 from peftsweep.records.redact import redact_params
 from peftsweep.records.space import Space, read_space
+from peftsweep.records.studies import confirm_looks
 from peftsweep.sweeps.protocol.pruning import BOOTSTRAP_COUNT, report_steps
 from peftsweep.sweeps.protocol.request import Request, build_space
 
 SPEC_SCHEMA = 1
 DEFAULT_TRIALS = 10
-FIXED_SEEDS = 3
 # A trial never reads test data, so that a limit on these would keep nobody out.
 NOT_OF_A_TRIAL = ("test/", "base/")
 
@@ -120,10 +120,7 @@ class SweepSpec:
     def looks(self) -> tuple[int, ...]:
         """After how many fresh seeds the best settings are judged; none where nothing is confirmed."""
         confirm = self.settings.confirm
-        if confirm.rule == "fixed":
-            return (FIXED_SEEDS,) if confirm.seeds is None else (confirm.seeds,) if confirm.seeds else ()
-        most = confirm.looks[-1] if confirm.seeds is None else confirm.seeds
-        return (*(look for look in confirm.looks if look < most), *([most] if most else []))
+        return confirm_looks(confirm.rule, confirm.looks, confirm.seeds)
 
     @property
     def default_seeds(self) -> int:
