@@ -21,13 +21,15 @@ from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, cost_columns, first_measured
 from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity
 from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
-from peftsweep.report.analysis.sentences import detectable, interval_text
-from peftsweep.statistics.pairs import Pair
+from peftsweep.report.analysis.sentences import answer, interval_text
+from peftsweep.statistics.collapse import collapse_rate_limit
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
 MOST_PRINTED, MOST_WRITTEN = 100, 1000  # rows of one group, on the console and in table.md; all are in table.csv
 MOST_NOTES = 100  # of one kind
-LEFT_ALIGNED = {"method", "trials", "best settings"}
+EACH_SEED, TRIALS_ENDED = "each seed", "trials"  # columns whose notes say more than their texts
+LEFT_ALIGNED = {"method", EACH_SEED, TRIALS_ENDED, "best settings"}
+SEEDS_IN_A_LINE = 5
 TRIALS = ("ok", "pruned", "oom", "failed")  # the order in which they are told
 First = Literal["ascending", "descending"]
 
@@ -58,12 +60,18 @@ Filled = tuple[Column, list[Cell]]
 
 def build_columns(group: Group, rows: Sequence[Row]) -> list[Filled]:
     """Each column with a cell for each of these rows of the group; the first is their place."""
-    found = [(Column("place", meaning="1 is best; = can't be told from the best"), [_place(row) for row in rows])]
+    found = [
+        (
+            Column("place", meaning="by mean score; =: shown to be as good as the best"),
+            [_place(row) for row in rows],
+        )
+    ]
     if group.score_name:
         found.append(_estimates(group.score_name, [row.score for row in rows]))
+        if any(len(row.seed_scores) > 1 for row in rows):
+            found.append(_each_seed(group.score_name, rows))
         if any(row.default_score for row in rows):
-            defaults = [row.default_score for row in rows]
-            found.append(_estimates(group.score_name, defaults, "with default settings", "default"))
+            found += _defaults(group.score_name, rows)
     elif group.objective and any(row.objective is not None for row in rows):
         values = [None if row.objective is None else Estimate(row.objective, None, None, 1) for row in rows]
         found.append(_estimates(group.objective, values))
@@ -72,19 +80,62 @@ def build_columns(group: Group, rows: Sequence[Row]) -> list[Filled]:
         if key := first_measured(keys, measured):
             found.append(_estimates(key, [row.estimates.get(key) for row in rows], short=short))
     if any(row.seeds for row in rows):
-        seeds = [Cell(str(len(row.seeds)), len(row.seeds)) if row.seeds else Cell() for row in rows]
-        found.append((Column("seeds", first="descending"), seeds))
+        meaning = "jobs that count; below: how many of such seeds may collapse, at most (95% confidence)"
+        found.append((Column("seeds", first="descending", meaning=meaning), [_seeds(row) for row in rows]))
     if any(row.trials for row in rows):
         meaning = "trials of the tuning: " + ", ".join(TRIALS)
-        found.append((Column("trials", first="descending", meaning=meaning), [_trials(row) for row in rows]))
+        found.append((Column(TRIALS_ENDED, first="descending", meaning=meaning), [_trials(row) for row in rows]))
     return found
 
 
 def _place(row: Row) -> Cell:
     if row.place is None:
         return Cell()
-    tied = row.place != 1 and row.separated_from_best is False
-    return Cell(f"={row.place}" if tied else str(row.place), row.place, "tie" if tied else "")
+    if row.is_equal and row.place != 1:
+        return Cell(f"={row.place}", row.place, "as good")
+    return Cell(
+        str(row.place), row.place, "not told apart" if row.place != 1 and row.separated_from_best is False else ""
+    )
+
+
+def _each_seed(key: str, rows: Sequence[Row]) -> Filled:
+    """From which score to which; below it the score of each seed, in the order of seeds, a few in a line."""
+    shown = quantity(key, [score for row in rows for score in row.seed_scores])
+    cells = []
+    for row in rows:
+        texts = [shown.number(score) for score in row.seed_scores]
+        lines = [" ".join(texts[i : i + SEEDS_IN_A_LINE]) for i in range(0, len(texts), SEEDS_IN_A_LINE)]
+        ends = [shown.number(end) for end in (min(row.seed_scores), max(row.seed_scores))] if texts else []
+        cells.append(Cell(" to ".join(ends), min(row.seed_scores, default=None), "\n".join(lines)))
+    meaning = "the lowest and the highest seed; below, each in the order of seeds; sorted by the lowest"
+    return Column(EACH_SEED, shown.unit, "descending", meaning), cells
+
+
+def _low_seeds(row: Row) -> Iterator[str]:
+    if collapsed := [str(seed) for seed in row.collapsed if seed not in row.diverged]:
+        yield f"collapsed: {', '.join(collapsed)}"
+    if row.diverged:
+        yield f"diverged: {', '.join(map(str, row.diverged))}"
+
+
+def _defaults(key: str, rows: Sequence[Row]) -> Iterator[Filled]:
+    """The published settings' score, and what tuning gained over it with the seeds that both have."""
+    yield _estimates(key, [row.default_score for row in rows], "with default settings", "default")
+    gains = [row.default_gain for row in rows]
+    shown = quantity(key, [gain.mean for gain in gains if gain]).as_difference
+    cells = [
+        Cell(shown.number(gain.mean, sign=True), gain.mean, counted(gain.seeds, "seed")) if gain else Cell()
+        for gain in gains
+    ]
+    if any(gains):
+        meaning = "score less that of the default settings, with the same seeds"
+        yield Column("gained", shown.unit, "descending", meaning), cells
+
+
+def _seeds(row: Row) -> Cell:
+    count, low = len(row.seeds), len({*row.collapsed, *row.diverged})
+    told = [f"collapse ≤ {collapse_rate_limit(count, low):.0%}"] if count > 1 else []
+    return Cell(str(count), count, "\n".join([*_low_seeds(row), *told])) if count else Cell()
 
 
 def _estimates(key: str, estimates: Sequence[Estimate | None], title: str = "", short: str = "") -> Filled:
@@ -115,9 +166,10 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console or Console()
     console = console if console.is_terminal else Console(width=FILE_WIDTH, file=console.file)
     for group in comparison.groups:
+        told, tables = answer(group), _tables(*readable(group, MOST_PRINTED), console.width)
+        above = (Text(group.title, "italic"), Text(told.headline, "bold"), *map(Text, told.details))
         lines = (*_cut(group, MOST_PRINTED), *notes(group), "")
-        tables = _tables(*readable(group, MOST_PRINTED), console.width)
-        console.print(Lines(Text(group.title, "italic"), *tables, *map(Text, lines)))
+        console.print(Lines(*above, *tables, *map(Text, lines)))
     for line in _left_out(comparison):
         console.print(Text(line), soft_wrap=True)
 
@@ -145,7 +197,7 @@ def _tables(titles: list[str], rows: list[list[str]], width: int) -> Iterator[Ta
         shown, rest = [*lead, *rest[:count]], rest[count:]
         table = Table(box=box.SIMPLE_HEAD)
         for i in shown:
-            is_left = titles[i] in LEFT_ALIGNED
+            is_left = titles[i].partition(",")[0] in LEFT_ALIGNED
             justify: JustifyMethod = "left" if is_left else "right"
             table.add_column(heads[i], justify=justify, overflow="fold", no_wrap=not is_left)
         for cells in rows:
@@ -166,9 +218,11 @@ def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[li
     texts[0] = ["reference" if row.origin == REFERENCE else text for row, text in zip(rows, texts[0], strict=True)]
     for number, (column, cells) in enumerate(columns):
         unit = column.unit if column.unit not in ("", column.short) else ""
+        unit = unit.replace("percentage points", "points")  # short, as room is scarce
         titles.append(f"{column.short or column.title}{', ' * bool(unit)}{unit}")
-        notes = [cell.note.replace(NARROW_SPACE, " ").replace("\n", ", ") for cell in cells]
-        texts.append(notes if column.title == "trials" else [cell.text for cell in cells])
+        notes = [cell.note.replace(NARROW_SPACE, " ") for cell in cells]
+        lines = notes if column.title == EACH_SEED else [note.replace("\n", ", ") for note in notes]
+        texts.append(lines if column.title in (EACH_SEED, TRIALS_ENDED) else [cell.text for cell in cells])
         if number == 0 and group.score_name:
             titles.append("95% interval")
             texts.append(notes)
@@ -178,32 +232,14 @@ def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[li
 
 
 def notes(group: Group) -> Iterator[str]:
-    """Sentences under a table: ties, what would separate them, warnings."""
-    best = next((row for row in group.rows if row.place == 1), None)
-    tied = [row.name for row in group.rows if row.place not in (None, 1) and row.separated_from_best is False]
-    if best and tied:
-        pairs = counted(len(group.pairs), "pair")
-        yield f"= can't be told from {best.name} (5%, Holm over {pairs}): {', '.join(tied)}."
-        for pair in group.pairs:
-            names = {pair.first, pair.second}
-            if not pair.is_separated and best.name in names and names <= {best.name, *tied}:
-                yield needs(pair, group.score_name)
+    """Sentences under a table: seeds that collapsed, and warnings."""
+    low = [f"{row.name}, seeds that {'; '.join(_low_seeds(row))}." for row in group.rows if [*_low_seeds(row)]]
+    yield from _first(low, MOST_NOTES, "table.csv")
     yield from group.warnings
     yield from _first([warning for row in group.rows for warning in row.warnings], MOST_NOTES, "table.csv")
     yield from _first([f"{row.name}: {edge}" for row in group.rows for edge in row.edges], MOST_NOTES, "table.csv")
     causes = [f"{row.name}: {count} x {cause}" for row in group.rows for cause, count in row.causes.items()]
     yield from _first(causes, MOST_NOTES, "comparison.json")
-
-
-def needs(pair: Pair, score: str | None) -> str:
-    """How far apart two rows look, and how far apart they would have to be."""
-    names = f"{pair.first} and {pair.second}"
-    if pair.difference == 0 or score is None:
-        return f"{names}: the same score."
-    gap = quantity(score, [pair.difference]).as_difference.text(abs(pair.difference)).replace(NARROW_SPACE, " ")
-    if pair.detectable is None:
-        return f"{names}: {gap} apart, two adapters of one seed each."
-    return f"{names}: {gap} apart; these seeds and test items show {detectable(pair, score)}, 4 times in 5."
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -221,8 +257,12 @@ def _record(group: Group, row: Row) -> dict[str, Any]:
     record: dict[str, Any] = {"group": group.title, "place": row.place, "name": row.name, "method": row.method}
     record |= {"model": row.model, "task": row.task, "origin": row.origin, "study": row.study}
     record |= {"score_name": group.score_name if row.score else None, **_with_interval("score", row.score)}
-    record |= {"seeds": len(row.seeds), "separated_from_best": row.separated_from_best, "objective": row.objective}
+    record |= {"seeds": len(row.seeds), "seed_scores": " ".join(map(str, row.seed_scores))}
+    record |= {"seeds_diverged": len(row.diverged), "seeds_collapsed": len(row.collapsed)}
+    record |= {"verdict": group.verdict and str(group.verdict.kind), "is_equal": row.is_equal}
+    record |= {"separated_from_best": row.separated_from_best, "objective": row.objective}
     record |= _with_interval("default_score", row.default_score)
+    record |= {"default_gain": row.default_gain.mean if row.default_gain else None}
     record |= {f"trials_{status}": row.trials.get(status, 0) for status in TRIALS}
     record |= {"trials_retried": row.retried, "tune_tokens": row.tune_tokens, "tune_seconds": row.tune_seconds}
     record |= row.best
@@ -241,9 +281,11 @@ def to_markdown(comparison: Comparison) -> str:
     parts = []
     for group in comparison.groups:
         titles, rows = readable(group)
-        rule = [":--" if title in LEFT_ALIGNED else "--:" for title in titles]
+        rule = [":--" if title.partition(",")[0] in LEFT_ALIGNED else "--:" for title in titles]
         texts = ([cell.replace("|", "\\|").replace("\n", " ") for cell in cells] for cells in (titles, rule, *rows))
         lines = [f"| {' | '.join(cells)} |" for cells in texts]
         told = [f"- {note}" for note in (*_cut(group, MOST_WRITTEN), *notes(group))]
-        parts.append("\n".join([f"## {group.title}", "", *lines, "", *told]).rstrip())
+        found = answer(group)
+        above = [f"## {group.title}", "", f"**{found.headline}**", "", " ".join(found.details), ""]
+        parts.append("\n".join([*above, *lines, "", *told]).rstrip())
     return "\n\n".join([*parts, *_left_out(comparison)]) + "\n"

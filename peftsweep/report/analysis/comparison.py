@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftsweep.statistics.pairs import Pair
+from peftsweep.statistics.sequential import Verdict
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,13 @@ class Row:
     """One study, or one method with fixed settings: what a line of the table shows.
 
     name: unique in its group. place: 1 is best; None for what was not scored on test data, and for published results,
-    which are shown beside one's own and never ranked. estimates: by key of METRICS. trials: ended, by status, of the
-    tuning, each by its last attempt; empty where nothing was tuned. retried: attempts that another one replaced.
-    locations: of the jobs that were scored, as Job.location. separated_from_best: None where that can't be told.
+    which are shown beside one's own and never ranked. seeds, seed_scores, locations: of the jobs that count, one for
+    each seed, locations as Job.location; a seed that diverged counts with the worst score. collapsed: seeds that lost
+    most of what the best one scored. default_gain: score less the published settings', over the seeds that both have.
+    settings_judged: how many settings of its study met the test data, the published ones aside. estimates: by key of
+    METRICS. trials: ended, by status, of the tuning, each by its last attempt; empty where nothing was tuned. retried:
+    attempts that another one replaced. separated_from_best: None where that can't be told. is_equal: shown to be as
+    good as the best, within the margin.
     """
 
     name: str
@@ -42,7 +47,12 @@ class Row:
     objective: float | None = None  # of its best trial
     score: Estimate | None = None
     default_score: Estimate | None = None  # of the method's published settings
+    default_gain: Estimate | None = None
     seeds: tuple[int, ...] = ()
+    seed_scores: tuple[float, ...] = ()
+    diverged: tuple[int, ...] = ()  # seeds
+    collapsed: tuple[int, ...] = ()  # seeds
+    settings_judged: int = 1
     estimates: dict[str, Estimate] = field(default_factory=dict)
     trials: dict[str, int] = field(default_factory=dict)
     retried: int = 0
@@ -52,6 +62,7 @@ class Row:
     locations: tuple[str, ...] = ()
     place: int | None = None
     separated_from_best: bool | None = None
+    is_equal: bool = False
     not_separated_from: tuple[str, ...] = ()  # names of rows
     warnings: tuple[str, ...] = ()  # sentences
     edges: tuple[str, ...] = ()  # sentences: best settings at an end of what was searched, and what to try
@@ -76,7 +87,9 @@ class Group:
     """Rows that may be ranked together, best first, and published rows of the same task and model after them.
 
     score_name: key of METRICS, None where nothing was scored on test data. warnings: sentences that must be seen
-    beside the ranking. untested: how many of the ranked rows, the last of them, were compared with no other.
+    beside the ranking. untested: how many of the ranked rows, the last of them, were compared with no other. verdict:
+    over names of rows; None where no two rows have two seeds with the same test items. looks: numbers of seeds at which
+    the sweep judged them; none where they are judged once, here. loss_pairs: of those that lead, by their test loss.
     """
 
     key: GroupKey
@@ -87,6 +100,9 @@ class Group:
     pairs: tuple[Pair, ...] = ()
     warnings: tuple[str, ...] = ()
     untested: int = 0
+    verdict: Verdict | None = None
+    looks: tuple[int, ...] = ()
+    loss_pairs: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True)

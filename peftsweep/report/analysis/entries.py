@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,25 +13,31 @@ from peftsweep.records.job_settings import differing_keys
 from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval
 from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import Stage, Status
-from peftsweep.records.space import CAPACITY, LR
+from peftsweep.records.space import CAPACITY, LR, are_near
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
 from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
 from peftsweep.report.analysis.tuning import agree, edge_warnings, read_tuning
 from peftsweep.statistics.intervals import mean_interval
 
 SETTINGS_SHOWN = (LR, CAPACITY)
+LOST = (Status.FAILED, Status.OOM)
 DEFAULT_NAME = "default-seed-"  # what the folders of confirm jobs with the published settings begin with
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row in the making. scored: its jobs with a test score, one for each seed; jobs: all of them."""
+    """A row in the making. scored: its jobs that count, one for each seed: with a test score, or diverged; jobs: all of
+    them. score_name: None too where all seeds diverged. is_near_collapse: a trial diverged close to the best settings.
+    is_out: a seed of the best settings is lost, since its job failed or ran out of memory.
+    """
 
     row: Row
     key: GroupKey
     score_name: str | None
     scored: tuple[Job, ...]
     jobs: tuple[Job, ...]
+    is_near_collapse: bool = False
+    is_out: bool = False
 
 
 def build_entries(loaded: Loaded) -> list[Entry]:
@@ -57,10 +63,12 @@ def _of_singles(jobs: Sequence[Job]) -> list[Entry]:
     for job in jobs:
         if score_of(job) is not None:
             parts.setdefault(group_key(job), []).append(job)
-    if not parts:
-        return [_entry(jobs[-1], [], jobs)]
     lost = [job for job in jobs if score_of(job) is None]
-    return [_entry(part[0], part, [*part, *(lost if i == 0 else [])]) for i, part in enumerate(parts.values())]
+    diverged = [job for job in lost if job.result.has_diverged]
+    if not parts:
+        return [_entry(jobs[-1], diverged, jobs)]
+    first, *rest = parts.values()
+    return [_entry(first[0], [*first, *diverged], [*first, *lost]), *(_entry(part[0], part, part) for part in rest)]
 
 
 def _entry(shown: Job, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
@@ -85,7 +93,9 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
     ended = [job for job in tuned if job.result.status is Status.OK]
     trial = best_trial(ended, lambda job: job.result.metrics, objective, study.limits)
     best = _best_settings(study, tuned, confirm, trial)
-    scored = [job for job in confirm if score_of(job) is not None and agree(job.settings, best)]
+    confirmed = [job for job in confirm if agree(job.settings, best)]
+    scored = [job for job in confirmed if _counts(job)]
+    lost = {job.result.seed for job in confirmed if job.result.status in LOST and not _counts(job)}
     shown = next(iter([*scored, *([trial] if trial else []), *tuned, *confirm]))
     result = shown.result
     row = Row(
@@ -97,7 +107,7 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
         study=study.name,
         best=best,
         objective=trial.result.metrics[objective] if trial else None,
-        default_score=_default_score(study, confirm, scored),
+        settings_judged=_settings_judged(confirm, best),
         trials=dict(Counter(str(job.result.status) for job in tuned)),
         retried=len(attempts) - len(tuned),
         tune_tokens=_sum(tuned, "train/tokens"),
@@ -105,7 +115,13 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
     )
     tuning = read_tuning(row, tuned, {study.name: study})
     row = replace(row, edges=tuple(edge_warnings(tuning)) if tuning else ())
-    return _measured(row, group_key(shown), scored, jobs)
+    entry = _measured(_with_default(row, study, confirm, scored), group_key(shown), scored, jobs)
+    diverged = [job for job in tuned if job.result.has_diverged]
+    return replace(
+        entry,
+        is_near_collapse=any(are_near(study.space, job.settings, best) for job in diverged),
+        is_out=not lost <= {job.result.seed for job in scored},
+    )
 
 
 def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], trial: Job | None) -> dict[str, Any]:
@@ -121,18 +137,33 @@ def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], t
     return {key: chosen.settings[key] for key in keys if key in chosen.settings}
 
 
-def _default_score(study: Study, confirm: Sequence[Job], best: Sequence[Job]) -> Estimate | None:
-    """That of the published settings: of the confirm jobs that have them, whatever they were made as. Where nothing
-    better was found, those of the best settings are theirs."""
+def _settings_judged(confirm: Sequence[Job], best: Mapping[str, Any]) -> int:
+    """After more tuning other settings may be the best, and meet the test data too."""
+    made = [job for job in confirm if not job.name.startswith(DEFAULT_NAME)]
+    return max(1, len({json.dumps({key: job.settings.get(key) for key in best}, default=str) for job in made}))
+
+
+def _with_default(row: Row, study: Study, confirm: Sequence[Job], best: Sequence[Job]) -> Row:
+    """With the score of the published settings: of the confirm jobs that have them, whatever they were made as. Where
+    nothing better was found, those of the best settings are theirs."""
     defaults = {found.key: found.default for found in study.space}
     if defaults and None not in defaults.values():
         jobs = [job for job in confirm if agree(job.settings, defaults)]
     else:
         jobs = [job for job in confirm if job.name.startswith(DEFAULT_NAME)]
         jobs = jobs or list(best if study.has_default_score else ())
-    scored = [job for job in jobs if score_of(job) is not None]
-    name = score_name(scored)
-    return estimate(scored, name, is_score=True) if name else None
+    scored = [job for job in jobs if _counts(job)]
+    name = score_name([*scored, *best])
+    if not scored or name is None:
+        return row
+    of_default, of_best = (
+        {job.result.seed: score for job, score in zip(found, seed_scores(found, name), strict=True)}
+        for found in (scored, best)
+    )
+    gains = [of_best[seed] - of_default[seed] for seed in of_default.keys() & of_best.keys()]
+    is_other = {job.location for job in scored} != {job.location for job in best}
+    gain = Estimate(statistics.fmean(gains), None, None, len(gains)) if gains and is_other else None
+    return replace(row, default_score=estimate(scored, name, is_score=True), default_gain=gain)
 
 
 def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
@@ -144,7 +175,7 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         warnings.append(f"{row.name} has several jobs of one seed: the last of each counts.")
     # Trials have no score on purpose; published results lack what they lack.
     judged = [job for job in jobs if job.result.stage is not Stage.TUNE and job.origin != REFERENCE]
-    if unscored := [job for job in judged if job.result.status is Status.OK and score_of(job) is None]:
+    if unscored := [job for job in judged if job.result.status is Status.OK and not _counts(job)]:
         ended = "a job that" if len(unscored) == 1 else f"{len(unscored)} jobs that"
         warnings.append(f"{row.name} has {ended} ended well without a finite score on test data: not measured, or NaN.")
     known = [key for key in METRICS if any(key in job.result.metrics for job in unique)]
@@ -156,12 +187,31 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         row,
         score=estimates[name] if name else None,
         seeds=tuple(job.result.seed for job in unique),
+        seed_scores=tuple(seed_scores(unique, name)) if name else (),
+        diverged=tuple(job.result.seed for job in unique if job.result.has_diverged),
         estimates=estimates,
         causes=dict(causes.most_common()),
         locations=tuple(job.location for job in unique),
         warnings=tuple(warnings),
     )
     return Entry(row, key, name, unique, tuple(jobs))
+
+
+def with_nothing(entries: Sequence[Entry], score: str) -> list[Entry]:
+    """Where all seeds of a row diverged, its score is nothing: the worst there is, and not unknown."""
+    lost = [entry for entry in entries if entry.scored and entry.score_name is None]
+    if not lost:
+        return list(entries)
+    count = next((len(entry.scored[0].item_scores) for entry in entries if entry.score_name == score), 0)
+    return [_nothing(entry, score, count) if entry in lost else entry for entry in entries]
+
+
+def _nothing(entry: Entry, score: str, items: int) -> Entry:
+    row, seeds = entry.row, len(entry.scored)
+    low, high = score_interval([[0.0] * items] * seeds, score, None) or (None, None)
+    found = Estimate(0.0, low, high, seeds)
+    row = replace(row, score=found, seed_scores=(0.0,) * seeds, estimates=row.estimates | {score: found})
+    return replace(entry, row=row, score_name=score)
 
 
 def _sum(jobs: Sequence[Job], key: str) -> float | None:
@@ -194,18 +244,36 @@ def score_name(jobs: Sequence[Job]) -> str | None:
     return next((key for key in score_keys() if any(key in job.result.metrics for job in jobs)), None)
 
 
+def _counts(job: Job) -> bool:
+    """Whether it tells of its settings: it was scored, or diverged."""
+    return job.result.has_diverged or score_of(job) is not None
+
+
+def seed_scores(jobs: Sequence[Job], name: str) -> list[float]:
+    """Of each job; one that diverged has got nothing, or the lowest score of them all, if that is below 0."""
+    known = [None if job.result.has_diverged else job.result.metrics.get(name) for job in jobs]
+    nothing = min([0.0, *(score for score in known if score is not None)])
+    return [nothing if score is None else score for score in known]
+
+
+def items_of(jobs: Sequence[Job]) -> list[list[float] | None]:
+    """Of each job, the scores of its test items; None of one that diverged."""
+    return [None if job.result.has_diverged else job.item_scores for job in jobs]
+
+
 def estimate(jobs: Sequence[Job], key: str, *, is_score: bool) -> Estimate:
     """Mean over the seeds' jobs that measured it, with a 95% interval as far as the metric can go.
 
-    A score's interval is that of the sweep's own table, over fresh seeds and items; that of other metrics is
-    Student's over the seeds, and a single one has none.
+    A score's interval is that of the sweep's own table, over fresh seeds and items, those that diverged among them;
+    that of other metrics is Student's over the seeds, and a single one has none.
     """
-    values = [job.result.metrics[key] for job in jobs if key in job.result.metrics]
     interval: tuple[float, float] | None = None
     if is_score:
+        values = seed_scores(jobs, key)
         of_job = jobs[0].result.intervals.get(key)
-        interval = of_job if len(jobs) == 1 else score_interval([job.item_scores for job in jobs], key, of_job)
-    elif len(values) > 1:
-        interval = within_ends(*mean_interval(values), key)
+        interval = of_job if len(jobs) == 1 else score_interval(items_of(jobs), key, of_job)
+    else:
+        values = [job.result.metrics[key] for job in jobs if key in job.result.metrics]
+        interval = within_ends(*mean_interval(values), key) if len(values) > 1 else None
     low, high = interval or (None, None)
     return Estimate(statistics.fmean(values), low, high, len(values))

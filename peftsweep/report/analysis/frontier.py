@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftsweep.errors import ConfigError, Problem
-from peftsweep.records.jobs import OWN, Job, Loaded
+from peftsweep.records.jobs import OWN, Job, Loaded, scores_of_seeds
 from peftsweep.records.metrics import resolve, sign
 from peftsweep.report.analysis.comparison import Estimate, Group, Row
+from peftsweep.report.analysis.entries import items_of
 from peftsweep.statistics.dominance import dominators, frontier_shares
-from peftsweep.statistics.intervals import Floats, as_matrix
+from peftsweep.statistics.intervals import Floats
 
 MOST_METRICS = 3
 MOST_DRAWN = 50  # rows: every draw compares each with each, and what many rows beat is on the frontier in none
@@ -78,10 +79,10 @@ def _point(row: Row, metrics: Sequence[str], share: float | None = None, dominat
 
 def _measurements(row: Row, key: str, is_score: bool, jobs: Mapping[str, Job]) -> Floats:
     """(seeds, test items) of the score where all items are known, (seeds,) of the rest; higher is better. A seed that
-    did not measure it has the mean of the others."""
-    scored = [jobs[location] for location in row.locations]
-    items = as_matrix([job.item_scores for job in scored]) if is_score else None
-    if items is not None:
-        return sign(key) * items
-    values = np.array([job.result.metrics.get(key, np.nan) for job in scored])
+    did not measure it has the mean of the others; in the score, one that diverged has got nothing."""
+    counted = [jobs[location] for location in row.locations]
+    if is_score:
+        items = scores_of_seeds(items_of(counted))
+        return sign(key) * (items if items.size and len(items) == len(counted) else np.array(row.seed_scores))
+    values = np.array([job.result.metrics.get(key, np.nan) for job in counted])
     return np.asarray(sign(key) * np.where(np.isnan(values), np.nanmean(values), values))

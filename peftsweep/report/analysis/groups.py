@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
+import numpy as np
+
 from peftsweep.records.job_settings import differing_keys
 from peftsweep.records.jobs import REFERENCE, Job, Loaded
 from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
-from peftsweep.report.analysis.entries import Entry, build_entries
-from peftsweep.statistics.intervals import Floats, as_matrix
+from peftsweep.report.analysis.entries import Entry, build_entries, with_nothing
+from peftsweep.report.analysis.judging import compare_losses, item_matrices, judge_entries
+from peftsweep.statistics.collapse import collapsed_seeds
+from peftsweep.statistics.intervals import Floats
 from peftsweep.statistics.pairs import Pair, compare_pairs
+from peftsweep.statistics.sequential import Kind, Verdict, default_margin
 
 # Rows of a group, from the best down, that are compared pair by pair. The best is not compared with all of thousands:
 # it was chosen as the best of them, and Holm's correction over as many pairs as rows would not make up for that.
@@ -23,6 +28,8 @@ MOST_COMPARED = 50
 # What two jobs must share of their environment for their scores to be ranked without a warning. The processor counts
 # where there is no accelerator.
 ENVIRONMENT = ("peftsweep", "commit", "dirty", "torch", "transformers", "peft", "gpu", "cuda", "driver")
+# Of the best of several settings that differ by chance alone: their number and the noise of seeds decide.
+CURSE = ", by 1.2 to 3.5 points in simulations (the winner's curse)"
 FIELD_WORDS = {
     "task": "task",
     "task_version": "version of the task",
@@ -52,9 +59,9 @@ def compare(loaded: Loaded) -> Comparison:
 def _parts(entries: Sequence[Entry]) -> dict[GroupKey, list[Entry]]:
     """Entries by what must be the same; one that failed too early to know it all joins what it doesn't contradict."""
     parts: dict[GroupKey, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: not entry.scored):
+    for entry in sorted(entries, key=lambda entry: entry.score_name is None):
         key = entry.key
-        if not entry.scored:
+        if entry.score_name is None:
             key = next((known for known in parts if _agree(known, key)), key)
         parts.setdefault(key, []).append(entry)
     return parts
@@ -71,25 +78,38 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
     score = names.most_common(1)[0][0] if names else None
     studies = [loaded.studies.get(entry.row.study) for entry in own if entry.row.study]
     objective = next((study.objective for study in studies if study and study.objective), None)
+    own = with_nothing(own, score) if score else own
     ranked = [entry for entry in own if score and entry.score_name == score]
     ranked.sort(key=lambda entry: (_badness(entry.row.score.mean if entry.row.score else 0.0, score), entry.row.name))
     rest = [entry.row for entry in own if not score or entry.score_name != score]
     rest.sort(key=lambda row: math.inf if row.objective is None else _badness(row.objective, objective))
     compared = ranked[:MOST_COMPARED]
-    matrices = {entry.row.name: as_matrix([job.item_scores for job in entry.scored]) for entry in compared}
-    items = {name: matrix for name, matrix in matrices.items() if matrix is not None}
+    items = item_matrices(compared, score) if score else {}
     pairs = compare_pairs(items)
+    verdict, looks = judge_entries(compared, items, pairs, loaded.studies)
     shown = sorted((entry.row for entry in _named(published)), key=lambda row: -(row.score.mean if row.score else 0.0))
     warnings = [*_doubts(ranked, items, pairs)]
     if shown:
         rule = "Rows marked as reference are published results, not run here: other machine, one seed; not ranked."
         warnings.append(rule)
-    rows = (*_placed(ranked, pairs), *rest, *shown)
+    rows = (*_placed(ranked, pairs, verdict, items), *rest, *shown)
     kind = "tuned and confirmed" if key.stage == Stage.CONFIRM else "single jobs"
     budget = f", {key.max_steps} steps" if key.max_steps is not None else ""
     budget += f" of {key.batch_rows} rows" if key.batch_rows is not None else ""
     title = f"{key.task} on {key.model}: {kind}{budget}"
-    return Group(key, title, score, objective, rows, pairs, tuple(warnings), len(ranked) - len(compared))
+    return Group(
+        key,
+        title,
+        score,
+        objective,
+        rows,
+        pairs,
+        tuple(warnings),
+        untested=len(ranked) - len(compared),
+        verdict=verdict,
+        looks=looks,
+        loss_pairs=compare_losses(compared, verdict),
+    )
 
 
 def _named(entries: Sequence[Entry]) -> list[Entry]:
@@ -121,17 +141,34 @@ def _badness(value: float, key: str | None) -> float:
     return -value if key and METRICS[key].higher_is_better else value
 
 
-def _placed(ranked: Sequence[Entry], pairs: Sequence[Pair]) -> list[Row]:
-    """Rows with their place, and which of the others they were told apart from."""
-    verdicts: dict[str, dict[str, bool]] = {entry.row.name: {} for entry in ranked}
+def _placed(
+    ranked: Sequence[Entry], pairs: Sequence[Pair], verdict: Verdict | None, items: Mapping[str, Floats]
+) -> list[Row]:
+    """Rows with their place, and which of the others they were told apart from: from the best by the verdict, where
+    there is one for the row, from others by Holm."""
+    told_apart: dict[str, dict[str, bool]] = {entry.row.name: {} for entry in ranked}
     for pair in pairs:
-        verdicts[pair.first][pair.second] = verdicts[pair.second][pair.first] = pair.is_separated
+        told_apart[pair.first][pair.second] = told_apart[pair.second][pair.first] = pair.is_separated
+    best = verdict.leader if verdict and verdict.leader else ranked[0].row.name if ranked else ""
     rows = []
-    for place, entry in enumerate(ranked, 1):
-        found = verdicts[entry.row.name]
-        from_best = False if place == 1 else found.get(ranked[0].row.name)
-        alike = tuple(name for name, is_separated in found.items() if not is_separated)
-        rows.append(replace(entry.row, place=place, separated_from_best=from_best, not_separated_from=alike))
+    for place, entry in enumerate(sorted(ranked, key=lambda entry: entry.row.name != best), 1):
+        name, found = entry.row.name, told_apart[entry.row.name]
+        from_best = False if name == best else found.get(best)
+        if verdict and name in verdict.bounds:
+            from_best = name in verdict.dropped
+        scores = np.array(entry.row.seed_scores)
+        noise = default_margin(items[name].shape[-1]) if name in items else 0.0
+        is_low = collapsed_seeds(scores, noise)
+        rows.append(
+            replace(
+                entry.row,
+                place=place,
+                separated_from_best=from_best,
+                not_separated_from=tuple(other for other, is_separated in found.items() if not is_separated),
+                is_equal=verdict is not None and verdict.kind is Kind.EQUAL and name in verdict.contenders,
+                collapsed=tuple(seed for seed, low in zip(entry.row.seeds, is_low, strict=True) if low),
+            )
+        )
     return rows
 
 
@@ -188,7 +225,14 @@ def _budgets(entries: Sequence[Entry]) -> Iterator[str]:
         yield "Nothing here was tuned: a method may stand low because its settings are not its best."
     several = [f"{method} has {count}" for method, count in methods.items() if count > 1]
     if several:
-        yield f"{some(several)} settings that were judged on test data: the best of them looks too good."
+        yield f"{some(several)} settings that were judged on test data: the best of them looks too good{CURSE}."
+    again = Counter(entry.row.method for entry in entries if entry.row.trials)
+    if tuned_again := [f"{method} has {count}" for method, count in again.items() if count > 1]:
+        yield f"{some(tuned_again)} rows, each tuned by itself: the best of them looks too good{CURSE}."
+    for entry in entries:
+        if entry.row.settings_judged > 1:
+            count = entry.row.settings_judged
+            yield f"{entry.row.name} met the test data with {count} settings, as tuning went on after it was judged."
 
 
 def _warnings(groups: Sequence[Group], jobs: Sequence[Job]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,11 @@ from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
 from peftsweep.records.jobs import OWN
 from peftsweep.records.limits import Limit
 from peftsweep.records.metrics import METRICS, candidates, resolve, sign
-from peftsweep.records.quantities import NARROW_SPACE, format_metric, quantity
+from peftsweep.records.quantities import NARROW_SPACE, format_metric, joined, quantity
 from peftsweep.report.analysis.comparison import Comparison, Group, Row
+from peftsweep.report.analysis.costs import Cheapest, cheapest
 from peftsweep.report.analysis.sentences import describe_estimate
+from peftsweep.report.analysis.verdict import gap_text
 
 # What a user may ask of a method -> its key among the capabilities, and how its lack is told.
 NEEDS = {
@@ -45,13 +47,15 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """For one group. chosen: the best that fits; tied: what else fits and can't be told from it; excluded: what scores
-    better and does not fit, best first; nearest: where nothing fits, what comes closest. text: all of it in words."""
+    """For one group. chosen: the best that fits, of equally good ones the cheapest; as_good: the others of these;
+    unknown: what else fits and was not told apart from it; excluded: what scores better and does not fit, best first;
+    nearest: where nothing fits, what comes closest. text: all of it in words."""
 
     group: str
     metric: str
     chosen: str | None
-    tied: tuple[str, ...]
+    as_good: tuple[str, ...]
+    unknown: tuple[str, ...]
     excluded: tuple[Exclusion, ...]
     nearest: Exclusion | None
     text: str
@@ -104,15 +108,27 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
             f"No method keeps to all of it. The nearest is {nearest.name} ({quantity(metric).name} "
             f"{_shown(metric, nearest.value)}): it {' and '.join(nearest.reasons)}."
         )
-        return Recommendation(group.title, metric, None, (), tuple(found.values()), nearest, text)
+        return Recommendation(group.title, metric, None, (), (), tuple(found.values()), nearest, text)
     best = fit[0]
-    # By the statistical comparison where there is one; of other metrics, equal means only.
+    # By the verdict where there is one; of other metrics, equal means only.
+    equal = [row for row in fit if row.is_equal] if best.is_equal and metric == group.score_name else []
+    found_cost = cheapest(equal, group.key.stage) if len(equal) > 1 else None
+    chosen = found_cost.row if found_cost else best
     same = [row.name for row in fit if _mean(row, metric) == _mean(best, metric)]
-    alike = best.not_separated_from if metric == group.score_name else same
-    tied = tuple(row.name for row in fit[1:] if row.name in alike)
+    alike = _not_told_apart(best, fit) if metric == group.score_name else same
+    as_good = tuple(row.name for row in equal if row.name != chosen.name)
+    unknown = tuple(row.name for row in fit if row.name in alike and row.name not in (best.name, chosen.name, *as_good))
     excluded = tuple(found[row.name] for row in rows[: rows.index(best)])
-    text = _describe(best, tied, excluded, metric, limits)
-    return Recommendation(group.title, metric, best.name, tied, excluded, None, text)
+    lines = [*_alike(group, metric, as_good, unknown, found_cost), *_left_out(excluded, metric)]
+    text = "\n".join([_use(chosen, metric), *lines, *_doubts(chosen, limits)])
+    return Recommendation(group.title, metric, chosen.name, as_good, unknown, excluded, None, text)
+
+
+def _not_told_apart(best: Row, fit: Sequence[Row]) -> list[str]:
+    """Of the best of the group, what the verdict says; of another one that is the best that fits, the pairs."""
+    if best.place == 1:
+        return [row.name for row in fit if row.separated_from_best is False]
+    return list(best.not_separated_from)
 
 
 def _mean(row: Row, key: str) -> float:
@@ -143,21 +159,36 @@ def _shown(key: str, value: float) -> str:
     return format_metric(METRICS[key], value)
 
 
-def _describe(
-    best: Row, tied: Sequence[str], excluded: Sequence[Exclusion], metric: str, limits: Sequence[tuple[Limit, str]]
-) -> str:
-    shown = quantity(metric, [_mean(best, metric)])
-    score = f"{shown.name} {describe_estimate(best.estimates[metric], shown)}".replace(NARROW_SPACE, " ")
-    settings = ", ".join(f"{key}={value}" for key, value in best.best.items()) or "its own settings"
-    lines = [f"Use {best.name}: {score}, with {settings}."]
-    if tied:
-        lines.append(f"Not told apart from it by the jobs there are: {', '.join(tied)}.")
+def _use(row: Row, metric: str) -> str:
+    shown = quantity(metric, [_mean(row, metric)])
+    score = f"{shown.name} {describe_estimate(row.estimates[metric], shown)}".replace(NARROW_SPACE, " ")
+    settings = ", ".join(f"{key}={value}" for key, value in row.best.items()) or "its own settings"
+    return f"Use {row.name}: {score}, with {settings}."
+
+
+def _alike(
+    group: Group, metric: str, as_good: Sequence[str], unknown: Sequence[str], found_cost: Cheapest | None
+) -> Iterator[str]:
+    """Cost decides among the equally good. Of what is merely not told apart, nothing is known."""
+    if as_good and group.verdict:
+        within = gap_text(metric, group.verdict.margin)
+        decides = found_cost.sentence if found_cost else "neither memory nor time tells them apart."
+        yield f"As good, all within {within} of the best: {joined(as_good)}. Among them, {decides}"
+    if unknown and metric == group.score_name:
+        yield f"Not told apart from it, so not known to be worse, better or as good: {joined(unknown)}."
+    elif unknown:
+        yield f"The same {quantity(metric).name}: {joined(unknown)}."
+
+
+def _left_out(excluded: Sequence[Exclusion], metric: str) -> Iterator[str]:
     for each in excluded:
-        lines.append(f"{each.name} ({_shown(metric, each.value)}) was left out: it {' and '.join(each.reasons)}.")
+        yield f"{each.name} ({_shown(metric, each.value)}) was left out: it {' and '.join(each.reasons)}."
+
+
+def _doubts(row: Row, limits: Sequence[tuple[Limit, str]]) -> Iterator[str]:
     for limit, key in limits:
-        end = best.estimates[key].high if limit.at_most else best.estimates[key].low
+        end = row.estimates[key].high if limit.at_most else row.estimates[key].low
         if end is not None and limit.violation(end) > 0:
-            lines.append(f"A close call: its {limit.name} may be {_shown(key, end)} (end of the 95% interval).")
-    if len(best.seeds) == 1:
-        lines.append("One seed only: another one may turn this around.")
-    return "\n".join(lines)
+            yield f"A close call: its {limit.name} may be {_shown(key, end)} (end of the 95% interval)."
+    if len(row.seeds) == 1:
+        yield "One seed only: another one may turn this around."

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from peftsweep.records.jobs import REFERENCE
-from peftsweep.records.metrics import METRICS, Direction, candidates
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Estimate, Group, Row
-from peftsweep.statistics.pairs import Pair
+from peftsweep.report.analysis.costs import cheapest
+from peftsweep.report.analysis.judging import LOSS
+from peftsweep.report.analysis.verdict import Answer, describe_verdict, gap_text
+from peftsweep.statistics.pairs import LEVEL, is_best
+from peftsweep.statistics.sequential import Kind
 
-COSTS = (("memory", "Memory", "needs the least memory"), ("time", "Training time", "trains fastest"))
-MOST_NAMES, MOST_SAME = 3, 12  # in a headline; more are counted
-
-
-@dataclass(frozen=True)
-class Answer:
-    """headline: which method, or which tie, in one sentence; details: how sure, and what else decides."""
-
-    headline: str
-    details: tuple[str, ...] = ()
+MOST_NAMES = 3  # in a headline; more are counted
 
 
 def answer(group: Group) -> Answer:
@@ -34,40 +28,81 @@ def answer(group: Group) -> Answer:
     score = f"{best.name}: {shown.name} {describe_estimate(best.score, shown)}, {counted(len(best.seeds), 'seed')}."
     if len(ranked) == 1:
         return Answer(f"Only {best.name} was scored, so there is nothing to compare it with.", (score,))
-    compared = ranked[1 : len(ranked) - group.untested]
-    tied = [row for row in compared if row.separated_from_best is False]
-    unknown = [row for row in compared if row.separated_from_best is None]
-    behind = [row for row in compared if row.separated_from_best]
-    details = [score]
-    if len(tied) > MOST_NAMES:
-        details.append(f"Not told apart from {best.name}: {joined(row.name for row in tied)}.")
-    if group.pairs:
-        tests, pairs = joined(dict.fromkeys(pair.test for pair in group.pairs)), counted(len(group.pairs), "pair")
-        details.append(f"Compared on the same test items: {tests}, Holm's correction over {pairs}, level 5%.")
-    details += [*_needed(group, best, tied), *_cheapest([best, *tied])]
-    headline = _headline(shown, best, tied, unknown, behind)
-    if group.untested and not unknown:
-        headline += f" Only the {len(compared) + 1} best of {len(ranked):,} rows were compared."
+    unjudged = [row for row in ranked[: len(ranked) - group.untested] if not _is_judged(group, row)]
+    if group.verdict is None or best in unjudged:
+        return _unjudged(group, ranked, shown, score)
+    found = describe_verdict(group.verdict, group.score_name, group.looks)
+    headline = found.headline
+    if group.untested:
+        headline += f" Only the {len(ranked) - group.untested} best of {len(ranked):,} rows were compared."
+    details = [score, *found.details, *_detectable(group, best), *_by_loss(group)]
+    if unjudged:
+        details.append(f"Not judged with them: {_names(unjudged)}. For that it takes 2 seeds on the same test items.")
+    equals = [row for row in ranked if row.is_equal]
+    if len(equals) > 1 and (found_cost := cheapest(equals, group.key.stage)):
+        details.append(f"Among the equally good, {found_cost.sentence}")
     return Answer(headline, tuple(details))
 
 
-def _headline(shown: Quantity, best: Row, tied: Sequence[Row], unknown: Sequence[Row], behind: Sequence[Row]) -> str:
-    side = "highest" if METRICS[shown.key].direction is Direction.HIGHER else "lowest"
-    if unknown:
-        return f"{best.name} has the {side} {shown.name}, but nothing tells how sure that is."
-    same = [row for row in tied if row.score and best.score and row.score.mean == best.score.mean]
-    if same and not behind and len(same) == len(tied):
-        names = joined(row.name for row in (best, *tied)) if len(tied) <= MOST_SAME else f"the first {len(tied) + 1}"
-        return f"No winner: {names} all have the same {shown.name}."
-    if not tied:
-        others = _names(behind) if len(behind) == 1 else f"all {len(behind)} others"
-        return f"{best.name} is best: its {shown.name} is ahead of {others} beyond chance."
-    told = f"No clear winner: {best.name} has the {side} {shown.name}, but {_names(tied)} can't be told apart from it"
-    return f"{told}; {_names(behind)} {'is' if len(behind) == 1 else 'are'} behind." if behind else f"{told}."
+def _is_judged(group: Group, row: Row) -> bool:
+    verdict = group.verdict
+    return verdict is not None and (row.name in verdict.bounds or row.name in verdict.contenders)
+
+
+def _unjudged(group: Group, ranked: Sequence[Row], shown: Quantity, score: str) -> Answer:
+    """Of a single seed no method is called best: what is compared then are adapters."""
+    best, others = ranked[0], ranked[1:]
+    side = "highest" if METRICS[shown.key].higher_is_better else "lowest"
+    if len(best.seeds) > 1 or not group.pairs:
+        return Answer(f"{best.name} has the {side} {shown.name}, but nothing tells how sure that is.", (score,))
+    apart = [row for row in others if row.separated_from_best]
+    alike = [row for row in others if row.separated_from_best is False]
+    parts = [f"it is told apart from {_names(apart)}"] if apart else []
+    parts += [f"{'' if apart else 'it is '}not told apart from {_names(alike)}"] if alike else []
+    pairs = f"{joined(dict.fromkeys(pair.test for pair in group.pairs))}, Holm's correction"
+    told = f"Of the adapters, {', '.join(parts)} ({pairs} over {counted(len(group.pairs), 'pair')})."
+    headline = f"Not judged: {best.name} has the {side} {shown.name}, but of one seed nobody is called best."
+    why = (
+        "Of methods that are equal, a test of single seeds tells 13 to 45% of pairs apart. Run two more seeds or more."
+    )
+    return Answer(headline, (score, *([told] if parts else []), why))
 
 
 def _names(rows: Sequence[Row]) -> str:
     return joined(row.name for row in rows) if len(rows) <= MOST_NAMES else f"{len(rows)} others"
+
+
+def _detectable(group: Group, best: Row) -> Iterator[str]:
+    """Of the nearest row that was not told apart: the gap that these seeds could have shown."""
+    near = next((row for row in group.rows if row.separated_from_best is False and row.name != best.name), None)
+    names = {best.name, near.name if near else ""}
+    pair = next((pair for pair in group.pairs if {pair.first, pair.second} == names), None)
+    is_undecided = group.verdict is not None and group.verdict.kind is Kind.UNDECIDED
+    if is_undecided and near and pair and pair.detectable is not None and group.score_name:
+        gap = gap_text(group.score_name, pair.detectable)
+        yield f"A true gap of {gap} between {best.name} and {near.name} would have been found 4 times in 5."
+
+
+def _by_loss(group: Group) -> Iterator[str]:
+    """The test loss as a second endpoint. It swings less from seed to seed, and may rank the other way."""
+    losses = {
+        row.name: row.estimates[LOSS].mean
+        for row in group.rows
+        if any(row.name in (pair.first, pair.second) for pair in group.loss_pairs)
+    }
+    if len(losses) < 2 or group.verdict is None:
+        return
+    first, *others = sorted(losses, key=lambda name: losses[name])
+    shown = quantity(LOSS, losses.values())
+    told = ", ".join(f"{name} {shown.number(losses[name])}" for name in (first, *others))
+    worst = max(pair.p_value for pair in group.loss_pairs if first in (pair.first, pair.second))
+    is_told = is_best(first, others, group.loss_pairs)
+    p_value = "p < 0.001" if worst < 0.001 else f"p = {worst:.3f}" if worst < LEVEL else f"p = {worst:.2f}"
+    apart = "told apart" if is_told else "not told apart"
+    yield f"By {shown.name}, which is quieter: {told}; {apart}{' at best' * (len(others) > 1)} ({p_value})."
+    if first != group.verdict.leader:
+        doubt = ": the two disagree, and the score decides" if is_told else ", though not beyond chance"
+        yield f"The loss ranks {first} before {group.verdict.leader}{doubt}."
 
 
 def describe_estimate(estimate: Estimate | None, shown: Quantity) -> str:
@@ -78,41 +113,6 @@ def describe_estimate(estimate: Estimate | None, shown: Quantity) -> str:
         return shown.text(estimate.mean)
     low, high = shown.number(estimate.low), shown.text(estimate.high)
     return f"{shown.text(estimate.mean)} (95% interval {low} to {high})"
-
-
-def _needed(group: Group, best: Row, tied: Sequence[Row]) -> Iterator[str]:
-    """What would have told the best from the runner-up."""
-    if tied:
-        wanted = {best.name, tied[0].name}
-        pair = next((pair for pair in group.pairs if {pair.first, pair.second} == wanted), None)
-        if pair and pair.difference and pair.detectable is not None and group.score_name:
-            names = f"{best.name} and {tied[0].name}"
-            yield f"{names} would be told apart 4 times in 5 if they were {detectable(pair, group.score_name)} apart."
-
-
-def detectable(pair: Pair, score: str) -> str:
-    """The smallest gap of two rows that would have been found, with its unit."""
-    gap = pair.detectable or 0.0
-    return quantity(score, [gap]).as_difference.text(gap).replace(NARROW_SPACE, " ")
-
-
-def _cheapest(rows: Sequence[Row]) -> Iterator[str]:
-    """In a tie, costs decide, as far as the seeds agree on them."""
-    if len(rows) < 2:
-        return
-    for word, noun, verb in COSTS:
-        if key := next((key for key in candidates(word) if all(key in row.estimates for row in rows)), None):
-            first, *rest = sorted(rows, key=lambda row: row.estimates[key].mean)
-            shown = quantity(key, [row.estimates[key].mean for row in rows])
-            least, most = (shown.text(row.estimates[key].mean) for row in (first, rest[-1]))
-            if least == most:
-                continue
-            high, low = first.estimates[key].high, rest[-1].estimates[key].low
-            if high is not None and low is not None and high >= low:  # single measurements have no interval
-                told = f"{least} ({first.name}) to {most} ({rest[-1].name})"
-                yield f"{noun} does not decide: {told} on average, but their 95% intervals overlap."
-            else:
-                yield f"Among these, {first.name} {verb}: {least}; {rest[-1].name}: {most}."
 
 
 def _unscored(group: Group) -> Answer:
@@ -134,14 +134,14 @@ def _unscored(group: Group) -> Answer:
 def protocol(group: Group) -> list[str]:
     """How the numbers of a group were made, in a few sentences."""
     told = [*_tuning(group), *_scoring(group)]
-    if group.pairs:
+    if group.verdict:
         told.append(
-            "Intervals are 95%: of scores over fresh seeds and test items, of costs over seeds. Few seeds that "
-            "disagree make them wide. Two methods are told apart if their difference on the same items has p < 0.05 "
-            "after Holm's correction, and are a tie otherwise."
+            "Intervals are 95%: of scores over fresh seeds and test items, of costs over seeds. A method is best if "
+            f"each other one is behind it (two-sided p < {LEVEL} over all looks), and as good as the best if a bound "
+            "lies within the margin (Hsu's multiple comparisons with the best); else it is not told apart."
         )
     if any(row.estimates for row in group.rows):
-        told.append("Costs are means over the same jobs; training time counts optimisation steps alone.")
+        told.append("Costs are means over the same jobs; times depend on what else ran on the machine.")
     return told
 
 
@@ -153,6 +153,9 @@ def _tuning(group: Group) -> Iterator[str]:
     trials = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     steps = f" of at most {group.key.max_steps:,} optimizer steps" if group.key.max_steps else ""
     yield f"Each method was tuned with {trials} trials{steps}, every trial in the method's own search space."
+    knobs = {len(row.best) for row in group.rows if row.trials}
+    if len(knobs) > 1:
+        yield "At equal trials, a method with two settings to search loses 1 to 2% against one with a single one."
     objective = quantity(group.objective).name if group.objective else "the objective"
     yield f"Trials were judged by {objective} on held-out data, and poor ones ended early; test data were not read."
 
@@ -163,10 +166,14 @@ def _scoring(group: Group) -> Iterator[str]:
         return
     seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     score = quantity(group.score_name).name
-    if group.key.stage == Stage.CONFIRM:
-        yield f"The best settings were then trained again with {seeds} each, and judged once on the test data: {score}."
-    else:
+    if group.key.stage != Stage.CONFIRM:
         yield f"Each row is the mean over its jobs, {seeds} each, judged on the test data: {score}."
+        return
+    asked = [look for look in group.looks if group.verdict and look <= group.verdict.look]
+    is_once = len(asked) < 2 and all(row.settings_judged == 1 for row in group.rows)
+    when = "once on the test data" if is_once else f"on the test data at {joined(map(str, asked))} seeds"
+    when = when if is_once or asked else "on the test data, more than once"
+    yield f"The best settings were then trained again with {seeds} each, and judged {when}: {score}."
 
 
 def interval_text(estimate: Estimate, shown: Quantity) -> str:

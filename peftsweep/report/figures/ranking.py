@@ -1,4 +1,4 @@
-"""What a comparison looks like: score against cost, and the gap of each method to the best."""
+"""What a comparison looks like: the score of every seed, score against cost, the gap of each method to the best."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, Direction
 from peftsweep.records.quantities import Quantity, quantity
-from peftsweep.report.analysis.comparison import Group
+from peftsweep.report.analysis.comparison import Group, Row
 from peftsweep.report.analysis.frontier import Pareto, Point
 from peftsweep.report.figures.canvas import Canvas, Line, Text, series_style, text_width
 from peftsweep.report.figures.frame import (
@@ -31,6 +31,7 @@ MOST_DOMINATED = 40  # points that are drawn, of those that others beat
 MOST_NAMED = 40  # points of the frontier
 ROOM_FOR_INTERVALS, LEAST_ROOM = 0.6, 0.1  # of the range of means, and of the largest, on either side
 MOST_GAPS = 24  # rows of one figure
+FIRST_LINE, LINE = 42.0, 26.0  # pixels from the top, and from one row to the next
 LOG_FACTOR = 20.0  # sizes that differ more are shown on a log scale
 
 
@@ -137,53 +138,87 @@ def _frontier(canvas: Canvas, frame: Frame, pareto: Pareto, x_key: str, y_key: s
     canvas.add(Line(tuple(frame.at(x, y) for x, y in steps), "ink", 1.2, dash=4, opacity=0.6))
 
 
-def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
-    """The difference of each ranked row to the best, with its 95% interval; None where nothing was compared."""
-    best = next((row.name for row in group.rows if row.place == 1), None)
-    gaps = {gap[0]: gap for pair in group.pairs if best and (gap := _gap_to(best, pair))}
-    ranked = [gaps[row.name] for row in group.rows if row.name in gaps][:MOST_GAPS]
-    if best is None or group.score_name is None or not ranked:
+def draw_seeds(group: Group, width: float = WIDE) -> Canvas | None:
+    """The score of every seed of each ranked row, its mean and 95% interval; None where no row has several seeds."""
+    ranked = [row for row in group.rows if row.place is not None and row.score][:MOST_GAPS]
+    if group.score_name is None or not any(len(row.seeds) > 1 for row in ranked):
         return None
-    shown = quantity(group.score_name, [value for _, *values, _ in ranked for value in values]).as_difference
-    canvas = Canvas(width, 72 + 26 * len(ranked), f"Difference to {best} in {shown.name}")
-    left = min(14 + max(text_width(name, 12) for name, *_ in ranked), 0.42 * width)
-    scale = fitted([0.0, *(value for _, *values, _ in ranked for value in values)], left, width - 14)
-    _gap_axis(canvas, scale, shown, best)
-    most = max(4, int((left - 14) / text_width("n", 12)))
-    for number, (name, low, mean, high, is_separated) in enumerate(ranked):
-        y = 42.0 + 26 * number
-        color = "c2" if is_separated else "c1"
-        label = name if len(name) <= most else f"{name[: most - 1]}…"
-        canvas.add(Text(left - 10, y + 4, label, "ink", "end", 12))
-        canvas.add(Line(((scale(low), y), (scale(high), y)), color, 2))
-        words = "separated" if is_separated else "not told apart"
-        told = f"{name}: {shown.text(mean, sign=True)} ({shown.number(low)} to {shown.number(high)}), {words}"
-        shape = "square" if is_separated else "circle"
-        canvas.mark((scale(mean), y), shape, color, 5.5, hollow=not is_separated, title=told)
+    ends = [end for row in ranked if row.score for end in (row.score.low, row.score.high) if end is not None]
+    values = [*ends, *(score for row in ranked for score in row.seed_scores)]
+    shown = quantity(group.score_name, values)
+    canvas, left = _lines(ranked, f"{shown.name} of every seed", width)
+    scale = fitted(values, left, width - 14)
+    _axis(canvas, scale, shown, shown.title)
+    for number, row in enumerate(ranked):
+        assert row.score
+        y = FIRST_LINE + LINE * number
+        low, high = (row.score.mean if end is None else end for end in (row.score.low, row.score.high))
+        canvas.add(Line(((scale(low), y), (scale(high), y)), "muted", 1.5))
+        canvas.add(Line(((scale(row.score.mean), y - 8), (scale(row.score.mean), y + 8)), "ink", 2.5))
+        for seed, score in zip(row.seeds, row.seed_scores, strict=True):
+            is_low = seed in row.collapsed or seed in row.diverged
+            word = ", diverged" if seed in row.diverged else ", collapsed" if is_low else ""
+            title = f"{row.name}, seed {seed}: {shown.text(score)}{word}"
+            shape, color = ("down", "c2") if is_low else ("circle", "c1")
+            canvas.mark((scale(score), y), shape, color, 4.5, opacity=0.75, title=title)
     return canvas
 
 
-def _gap_to(best: str, pair: Pair) -> tuple[str, float, float, float, bool] | None:
+def draw_gaps(group: Group, width: float = WIDE) -> Canvas | None:
+    """The difference of each ranked row to the best, with its 95% interval; None where nothing was compared."""
+    best = next((row.name for row in group.rows if row.place == 1), None)
+    gaps = {gap[0]: gap[1:] for pair in group.pairs if best and (gap := _gap_to(best, pair))}
+    ranked = [row for row in group.rows if row.name in gaps][:MOST_GAPS]
+    if best is None or group.score_name is None or not ranked:
+        return None
+    values = [value for row in ranked for value in gaps[row.name]]
+    shown = quantity(group.score_name, values).as_difference
+    canvas, left = _lines(ranked, f"Difference to {best} in {shown.name}", width)
+    scale = fitted([0.0, *values], left, width - 14)
+    _axis(canvas, scale, shown, f"difference in {shown.title}")
+    canvas.add(Line(((scale(0), 22), (scale(0), canvas.height - 40)), "ink", 1.2))
+    half = text_width(best, 12) / 2
+    canvas.add(Text(min(max(scale(0), half), canvas.width - half), 14, best, "ink", "middle", 12, bold=True))
+    for number, row in enumerate(ranked):
+        y, (low, mean, high) = FIRST_LINE + LINE * number, gaps[row.name]
+        color = "c2" if row.separated_from_best else "c1"
+        canvas.add(Line(((scale(low), y), (scale(high), y)), color, 2))
+        words = "told apart" if row.separated_from_best else "as good" if row.is_equal else "not told apart"
+        told = f"{row.name}: {shown.text(mean, sign=True)} ({shown.number(low)} to {shown.number(high)}), {words}"
+        shape = "square" if row.separated_from_best else "circle"
+        canvas.mark((scale(mean), y), shape, color, 5.5, hollow=not row.separated_from_best, title=told)
+    return canvas
+
+
+def _gap_to(best: str, pair: Pair) -> tuple[str, float, float, float] | None:
     """name, low, mean, high of other minus best."""
     if best not in (pair.first, pair.second):
         return None
     low = pair.difference if pair.low is None else pair.low
     high = pair.difference if pair.high is None else pair.high
     if pair.second == best:
-        return pair.first, low, pair.difference, high, pair.is_separated
-    return pair.second, -high, -pair.difference, -low, pair.is_separated
+        return pair.first, low, pair.difference, high
+    return pair.second, -high, -pair.difference, -low
 
 
-def _gap_axis(canvas: Canvas, scale: Scale, shown: Quantity, best: str) -> None:
+def _lines(rows: Sequence[Row], title: str, width: float) -> tuple[Canvas, float]:
+    """A drawing with a line for each row, its name in front, and where the data begin."""
+    canvas = Canvas(width, 72 + LINE * len(rows), title)
+    left = min(14 + max(text_width(row.name, 12) for row in rows), 0.42 * width)
+    most = max(4, int((left - 14) / text_width("n", 12)))
+    for number, row in enumerate(rows):
+        label = row.name if len(row.name) <= most else f"{row.name[: most - 1]}…"
+        canvas.add(Text(left - 10, FIRST_LINE + LINE * number + 4, label, "ink", "end", 12))
+    return canvas, left
+
+
+def _axis(canvas: Canvas, scale: Scale, shown: Quantity, title: str) -> None:
     bottom = canvas.height - 40
     ticks = scale.ticks(shown)
     for tick, label in zip(ticks, tick_labels(ticks, shown), strict=True):
         canvas.add(Line(((scale(tick), 26), (scale(tick), bottom)), "grid"))
         canvas.add(Text(scale(tick), bottom + 15, label, "muted", "middle", 11))
-    canvas.add(Line(((scale(0), 22), (scale(0), bottom)), "ink", 1.2))
-    half = text_width(best, 12) / 2
-    canvas.add(Text(min(max(scale(0), half), canvas.width - half), 14, best, "ink", "middle", 12, bold=True))
-    canvas.add(Text(canvas.width - 14, canvas.height - 6, f"difference in {shown.title}", "ink", "end", 12))
+    canvas.add(Text(canvas.width - 14, canvas.height - 6, title, "ink", "end", 12))
 
 
 def styles_of(names: Sequence[str]) -> Styles:

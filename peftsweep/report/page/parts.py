@@ -67,6 +67,9 @@ def build_part(
         "gaps": _show(figures, f"{name}-differences", *(ranking.draw_gaps(group, width) for width in WIDTHS))
         if is_drawn
         else "",
+        "seeds": _show(figures, f"{name}-seeds", *(ranking.draw_seeds(group, width) for width in WIDTHS))
+        if is_drawn
+        else "",
         "pairs": list(_pairs(group)),
         "pairs_title": quantity(group.score_name).as_difference.title if group.score_name else "",
         "tuned": [_tuned(tuning, f"{name}-{number}", figures) for number, tuning in enumerate(tunings, 1)],
@@ -114,8 +117,8 @@ def build_table(group: Group) -> dict[str, Any]:
 def _states(row: Row) -> Iterator[str]:
     """Words of the filter: each a way to narrow the rows."""
     yield "published reference" if row.origin == REFERENCE else "ranked" if row.place is not None else "not scored"
-    if row.place == 1 or row.separated_from_best is False:
-        yield "best or tied with it"
+    if row.place == 1 or row.is_equal or row.separated_from_best is False:
+        yield "best, or not told apart from it"
     if row.causes:
         yield "with failures"
 
@@ -134,16 +137,19 @@ def _pairs(group: Group) -> Iterator[dict[str, Any]]:
     if group.score_name is None:
         return
     best = {row.name for row in group.rows if row.place == 1}
+    equal = {row.name for row in group.rows if row.is_equal}
     ordered = sorted(group.pairs, key=lambda pair: not best & {pair.first, pair.second})
     for pair in ordered[:MOST_PAIRS]:
         shown = quantity(group.score_name, [pair.difference]).as_difference
         ends = [shown.number(end, sign=True) for end in (pair.low, pair.high) if end is not None]
+        alike = "as good" if {pair.first, pair.second} <= equal else "not told apart"
+        told = "told apart" if pair.is_separated else alike
         yield {
             "pair": pair,
             "difference": shown.number(pair.difference, sign=True),
             "interval": " to ".join(ends),
             "p_value": "< 0.001" if pair.adjusted_p_value < 0.001 else f"{pair.adjusted_p_value:.3f}",
-            "verdict": "told apart" if pair.is_separated else "not told apart",
+            "verdict": f"{told} as adapters" if pair.is_about_adapters else told,
         }
 
 

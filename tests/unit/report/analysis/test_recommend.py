@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_writer import write_job
+from job_writer import write_job, write_sweep
 
 from peftsweep.commands.recommend_method import run
 from peftsweep.errors import ConfigError, DataError
@@ -24,13 +25,18 @@ ABLE = {
 }
 
 
+def right(count: int, items: int = 40) -> list[int]:
+    """Test items of which so many were answered right."""
+    return [1] * count + [0] * (items - count)
+
+
 @pytest.fixture
 def methods(tmp_path: Path) -> Path:
     measured = (("big", 38, 24e9, 0.2), ("middle", 20, 14e9, 0.05), ("small", 2, 8e9, 0.01))
-    for method, right, memory, forgetting in measured:
+    for method, count, memory, forgetting in measured:
         for seed in (1, 2):
             found = {MEMORY: memory, "forgetting_nats": forgetting}
-            write_job(tmp_path / f"{method}-{seed}", method, [1] * right + [0] * (40 - right), seed=seed, metrics=found)
+            write_job(tmp_path / f"{method}-{seed}", method, right(count), seed=seed, metrics=found)
     return tmp_path
 
 
@@ -42,7 +48,7 @@ def asked(folder: Path, *limits: str, needs: tuple[str, ...] = (), **best: str) 
 
 def test_without_limits_the_best_score_is_named(methods: Path) -> None:
     found = asked(methods)
-    assert (found.chosen, found.tied, found.excluded) == ("big", (), ())
+    assert (found.chosen, found.as_good, found.unknown, found.excluded) == ("big", (), (), ())
     assert "Use big: accuracy 95.0%" in found.text
     assert "hparams.lr=0.0001" in found.text
 
@@ -55,18 +61,45 @@ def test_each_better_scoring_one_is_told_why_it_was_left_out(methods: Path) -> N
     assert "middle (50.0%) was left out: it has memory 14.0 GB, above 10.0 GB." in found.text
 
 
-def test_what_can_be_told_from_nothing_is_named_with_it(methods: Path) -> None:
-    for seed in (1, 2):
-        write_job(methods / f"alike-{seed}", "alike", [1] * 37 + [0] * 3, seed=seed, metrics={MEMORY: 1e9})
+def test_what_is_not_told_apart_is_told_to_be_unknown_and_its_costs_decide_nothing(methods: Path) -> None:
+    for seed, right in ((1, 34), (2, 39)):
+        write_job(
+            methods / f"alike-{seed}", "alike", [1] * right + [0] * (40 - right), seed=seed, metrics={MEMORY: 1e9}
+        )
     found = asked(methods)
-    assert found.tied == ("alike",)
-    assert "Not told apart from it by the jobs there are: alike." in found.text
+    assert (found.chosen, found.as_good, found.unknown) == ("big", (), ("alike",))
+    assert "Not told apart from it, so not known to be worse, better or as good: alike." in found.text
 
 
-def test_a_tie_counts_only_what_fits(methods: Path) -> None:
-    for seed in (1, 2):
-        write_job(methods / f"alike-{seed}", "alike", [1] * 37 + [0] * 3, seed=seed, metrics={MEMORY: 99e9})
-    assert asked(methods, "memory<=30GB").tied == ()
+def equal_sweep(folder: Path, cheap: float) -> Path:
+    """Two methods that differ by less than the margin, and memory."""
+    costly, frugal = ({seed: right(shift + seed % 2, 200) for seed in range(1, 8)} for shift in (180, 179))
+    write_sweep(folder, {"costly": costly, "frugal": frugal}, looks=(7,), margin="5%")
+    for path in folder.glob("*/best-seed-*/result.json"):
+        content = json.loads(path.read_text())
+        content["metrics"][MEMORY] = 20e9 if content["method"] == "costly" else cheap
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def test_of_equally_good_methods_the_cheapest_is_recommended(tmp_path: Path) -> None:
+    found = asked(equal_sweep(tmp_path / "s", cheap=12e9))
+    assert (found.chosen, found.as_good, found.unknown) == ("frugal", ("costly",), ())
+    assert "As good, all within 5 points of the best: costly. Among them, frugal needs the least memory" in found.text
+
+
+def test_of_equally_good_methods_that_cost_the_same_the_best_mean_is_recommended(tmp_path: Path) -> None:
+    found = asked(equal_sweep(tmp_path / "s", cheap=20e9))
+    assert (found.chosen, found.as_good) == ("costly", ("frugal",))
+    assert "neither memory nor time tells them apart" in found.text
+
+
+def test_what_is_not_told_apart_counts_only_if_it_fits(methods: Path) -> None:
+    for seed, right in ((1, 34), (2, 39)):
+        write_job(
+            methods / f"alike-{seed}", "alike", [1] * right + [0] * (40 - right), seed=seed, metrics={MEMORY: 99e9}
+        )
+    assert asked(methods, "memory<=30GB").unknown == ()
 
 
 def test_where_nothing_fits_the_nearest_is_named(methods: Path) -> None:

@@ -32,7 +32,7 @@ from peftsweep.report.figures.canvas import (
     series_style,
 )
 from peftsweep.report.figures.frame import Scale, fitted, place_labels, tick_labels
-from peftsweep.report.figures.ranking import NARROW, draw_gaps, draw_pareto, styles_of
+from peftsweep.report.figures.ranking import NARROW, draw_gaps, draw_pareto, draw_seeds, styles_of
 from peftsweep.report.figures.study import (
     draw_best_so_far,
     draw_curves,
@@ -196,6 +196,21 @@ def test_gaps_are_told_as_other_minus_best_whichever_way_the_pair_was_compared()
     assert "oft: \N{MINUS SIGN}10.0" in svg
     assert "ia3: \N{MINUS SIGN}20.0" in svg
     assert "difference in accuracy, percentage points" in words(canvas)
+
+
+def test_every_seed_is_a_point_and_one_that_collapsed_a_triangle() -> None:
+    estimate = Estimate(0.7, 0.5, 0.9, 3)
+    row = Row("lora", "lora", "m", "t", "own", None, {}, score=estimate, place=1, seeds=(1, 2, 3), collapsed=(2,))
+    canvas = draw_seeds(Group(KEY, "t", SCORE, None, (replace(row, seed_scores=(0.9, 0.2, 1.0)),)))
+    assert canvas is not None
+    titles = [item.title for item in canvas.items if isinstance(item, Area)]
+    assert titles == ["lora, seed 1: 90.0%", "lora, seed 2: 20.0%, collapsed", "lora, seed 3: 100.0%"]
+    assert [item.color for item in canvas.items if isinstance(item, Area)] == ["c1", "c2", "c1"]
+
+
+def test_single_seeds_are_no_figure() -> None:
+    row = Row("lora", "lora", "m", "t", "own", None, {}, score=Estimate(0.7, 0.5, 0.9, 1), place=1, seeds=(1,))
+    assert draw_seeds(Group(KEY, "t", SCORE, None, (replace(row, seed_scores=(0.7,)),))) is None
 
 
 def test_nothing_is_drawn_of_gaps_that_were_not_compared() -> None:
