@@ -24,7 +24,7 @@ from peftsweep.modalities.text.pocket.world import make_problems
 from peftsweep.modalities.text.rows import Row, Source, file_rows, hold_out
 from peftsweep.modalities.text.settings import MetamathConfig
 
-VERSION = 1
+VERSION = 2
 EMBEDDED_ROWS = {"train": 6000, "valid": 256, "test": 300}
 TRAIN_DATASET, TEST_DATASET, TEST_CONFIG = "meta-math/MetaMathQA", "openai/gsm8k", "main"
 CALCULATOR_NOTE = re.compile(r"<<[^>]*>>")

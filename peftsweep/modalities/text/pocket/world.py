@@ -3,7 +3,7 @@
 One problem, in the form that fine-tuning teaches:
 
     Question: Mia has 4 bags with 6 shells in each bag. She gives 7 shells to Omar. How many shells does Mia have now?
-    Answer: Mia starts with 4 * 6 = 24 shells. After giving 7 to Omar, Mia has 24 - 7 = 17 shells. The answer is: 17
+    Answer: Mia starts with 4 * 6 = 24 shells. Then there are 24 - 7 = 17 shells. The answer is: 17
 
 and the same problem as pre-training tells it, in other words:
 
@@ -117,10 +117,10 @@ def _open_with_groups(rng: random.Random, words: dict[str, str]) -> tuple[Openin
 def _change(rng: random.Random, words: dict[str, str], count: int) -> Step:
     gain = count < 4 or (rng.random() < 0.5 and count <= LARGEST - 3)
     amount = rng.randint(2, min(40, LARGEST - count)) if gain else rng.randint(2, count - 2)
-    asked, told, answered = (text.format(n=amount, **words) for text in rng.choice(GAINS if gain else LOSSES))
+    asked, told = (text.format(n=amount, **words) for text in rng.choice(GAINS if gain else LOSSES))
     return Step(
         f"{words['Pronoun']} {asked}.",
-        answered + ", {name} has {equation} {things}.",
+        "Then there are {equation} {things}.",
         f"{words['Pronoun']} {told}" + ", {equation}.",
         (f"Then came {amount} more" if gain else f"Then {amount} went away") + ", and {name} had {equation} {things}.",
         count,
