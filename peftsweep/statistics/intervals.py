@@ -19,15 +19,32 @@ Floats = npt.NDArray[np.float64]
 
 def two_way_interval(items: Sequence[Sequence[float]] | Floats) -> tuple[float, float]:
     """95% interval of the mean of (seeds, test items), both drawn at random: the generalised confidence interval of
-    Weerahandi (1993). With few seeds that disagree it is wide, as it should be.
+    Weerahandi (1993). With few seeds that disagree it is wide, as it should be. Of right and wrong answers, it is as
+    lopsided as Wilson's, and never narrower than Wilson's of all answers.
 
-    Simulated with right and wrong answers, and with normal ones, of 60 to 1,319 items, it holds the truth in 94 to 99%
-    of cases with 2 seeds, in 94 to 98% with 3, in 93 to 98% with 5; the most where seeds hardly differ. Student's with
-    Satterthwaite's degrees of freedom holds it in as few as 88% and 92% with 2 and 3 seeds that do differ.
+    Simulated coverage in % with 2, 3, 5 and 7 seeds, the lower of 300 and 1,319 items: 96, 96, 96, 95 where seeds are
+    normal around 70% (standard deviation 3 points); 94, 93, 92, 94 where they are skewed (5 points, to the left); 94,
+    94, 94, 94 at 99% right (0.7 points). Where a third of the seeds collapses to nothing right, 47, 68, 86, 95, and
+    where a tenth does, 58, 24, 37, 51: what no seed has shown, no interval of the mean holds, so
+    `collapse.collapse_rate_limit` belongs beside it.
     """
     scores = np.asarray(items, dtype=float)
     mean, half = float(scores.mean()), float(variance_parts(scores).half_width)
-    return mean - half, mean + half
+    if not is_share(scores):
+        return mean - half, mean + half
+    return _share_interval(mean, half, scores.size)
+
+
+def _share_interval(share: float, half: float, answers: int) -> tuple[float, float]:
+    """Wilson's interval of as many independent answers as half a width of `half` tells of (Korn and Graubard 1998), of
+    all answers at most: so it leans to the side on which there is room, and has a width where all are right."""
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + LEVEL) / 2))
+    lost = z**2 / answers if half == 0 else max(z**2 / answers, half**2 / (share * (1 - share)))
+    center = (share + lost / 2) / (1 + lost)
+    reach = math.sqrt(lost * (share * (1 - share) + lost / 4)) / (1 + lost)
+    return center - reach, center + reach
 
 
 def degrees_of_freedom(variance: Floats, lost: Floats) -> Floats:
@@ -107,10 +124,10 @@ def variance_parts(scores: Floats) -> VarianceParts:
         return VarianceParts(of_items, nothing, nothing, seeds, items)
     of_seeds = scores.mean(axis=-1).var(axis=-1, ddof=1) / seeds
     if items < 2:
-        return VarianceParts(nothing, of_seeds, nothing, seeds, items)
-    every = (scores - scores.mean(axis=(-2, -1), keepdims=True)).var(axis=(-2, -1)) * seeds * items
-    rest = every - of_seeds * (seeds - 1) * seeds * items - of_items * (items - 1) * items * seeds
-    of_noise = np.maximum(rest, 0.0) / ((seeds - 1) * (items - 1)) / (seeds * items)
+        varies = np.ptp(scores, axis=(-2, -1)) > 0  # a variance of equal numbers is rounding
+        return VarianceParts(nothing, np.where(varies, of_seeds, 0.0), nothing, seeds, items)
+    squares = scores.var(axis=(-2, -1)) - of_seeds * (seeds - 1) - of_items * (items - 1)  # a mean over all answers
+    of_noise = np.maximum(squares, 0.0) / ((seeds - 1) * (items - 1))
     return VarianceParts(of_items, of_seeds, of_noise, seeds, items)
 
 
@@ -119,6 +136,11 @@ def as_matrix(items: Sequence[Sequence[float]]) -> Floats | None:
     if not items or not items[0] or len({len(scores) for scores in items}) != 1:
         return None
     return np.asarray(items, dtype=float)
+
+
+def is_share(scores: Floats) -> bool:
+    """Whether each score says right or wrong."""
+    return bool(((scores == 0) | (scores == 1)).all())
 
 
 def share_interval(right: int, count: int) -> tuple[float, float]:

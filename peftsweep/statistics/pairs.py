@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftsweep.statistics.intervals import Floats, VarianceParts, degrees_of_freedom, variance_parts
+from peftsweep.statistics.intervals import Floats, VarianceParts, degrees_of_freedom, is_share, variance_parts
 
 LEVEL = 0.05
 POWER = 0.8  # chance that a detectable gap is found
@@ -80,10 +80,12 @@ class Gap:
         return np.where(known, p_value, np.where((self.difference == 0) | (self.items < 2), 1.0, 0.0))
 
     def half_width(self, level: float = LEVEL) -> Floats:
-        """Half of the interval of the difference that holds the truth but for `level`: of 95% as a rule."""
+        """Half of the interval of the difference that holds the truth but for `level`: of 95% as a rule. Means of seeds
+        alone that do not vary bound nothing: infinite."""
         from scipy.special import stdtrit
 
-        return np.asarray(stdtrit(self.freedom, 1 - level / 2) * np.sqrt(self.variance))
+        half = stdtrit(self.freedom, 1 - level / 2) * np.sqrt(self.variance)
+        return np.where((self.variance == 0) & (self.items < 2), np.inf, half)
 
     def detectable(self) -> Floats:
         """The smallest true gap that p < 0.05 would have shown 4 times in 5 with these seeds and items."""
@@ -193,11 +195,6 @@ def is_best(name: str, others: Sequence[str], pairs: Sequence[Pair]) -> bool:
     tested = [against[other] for other in others if other in against]
     own = [pair.seeds[pair.first != name] for pair in tested]
     return len(tested) == len(others) > 0 and min(own) > 1 and all(pair.p_value < LEVEL for pair in tested)
-
-
-def is_share(scores: Floats) -> bool:
-    """Whether items are right or wrong."""
-    return bool(((scores == 0) | (scores == 1)).all())
 
 
 def mcnemar_p_value(first: Floats, second: Floats) -> float:

@@ -14,7 +14,7 @@ from scipy.stats import t
 
 from peftsweep.records.jobs import read_item_scores, score_interval
 from peftsweep.records.metrics import within_ends
-from peftsweep.statistics.intervals import Floats, two_way_interval, variance_parts
+from peftsweep.statistics.intervals import Floats, share_interval, two_way_interval, variance_parts
 
 ACCURACY = "test/accuracy"
 ITEMS = ([1, 0, 1, 1, 0, 1], [1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 0, 1])
@@ -77,7 +77,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
 
 
 def test_one_interval_is_that_of_the_stacked_ones() -> None:
-    scores = simulate(3, 4, 50, of_items=0.3, of_seeds=0.05)
+    scores = 10 * simulate(3, 4, 50, of_items=0.3, of_seeds=0.05)
     half = variance_parts(scores).half_width
     assert two_way_interval(scores[1]) == pytest.approx((scores[1].mean() - half[1], scores[1].mean() + half[1]))
 
@@ -97,8 +97,19 @@ def test_a_single_seed_has_the_interval_of_its_job() -> None:
     assert score_interval(ITEMS[:1], ACCURACY, (0.2, 0.9)) == (0.2, 0.9)
 
 
-def test_seeds_that_agree_on_everything_have_no_width() -> None:
-    assert score_interval([[1, 1], [1, 1]], ACCURACY, None) == (1.0, 1.0)
+@pytest.mark.parametrize("right", [0, 300])
+def test_seeds_that_agree_on_everything_have_the_interval_of_wilson(right: int) -> None:
+    scores = np.tile(np.arange(300) < right, (3, 1)).astype(float)
+    assert two_way_interval(scores) == pytest.approx(share_interval(3 * right, 900))
+    assert np.ptp(two_way_interval(scores)) > 0.004
+
+
+def test_no_interval_of_answers_is_narrower_than_that_of_wilson() -> None:
+    draw = np.random.default_rng(0)
+    for share in (0.01, 0.5, 0.97):
+        scores = (draw.random((5, 300)) < share).astype(float)
+        low, high = share_interval(int(scores.sum()), scores.size)
+        assert np.ptp(two_way_interval(scores)) >= high - low - 1e-12
 
 
 @pytest.mark.parametrize("scores", [[[1, 0, 1], [1, 0]], [[1], [0]], [[], []], []])
@@ -107,7 +118,10 @@ def test_seeds_without_the_same_items_have_no_interval(scores: list[list[float]]
 
 
 def test_a_share_stays_between_nothing_and_all() -> None:
-    assert score_interval([[1, 1, 1, 0], [0, 0, 0, 0]], ACCURACY, None) == (0.0, 1.0)
+    interval = score_interval([[1, 1, 1, 0], [0, 0, 0, 0]], ACCURACY, None)
+    assert interval is not None
+    assert 0.0 <= interval[0] < 0.01
+    assert interval[1] <= 1.0
 
 
 def test_a_users_own_score_has_no_such_bounds() -> None:

@@ -6,15 +6,17 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_ind, ttest_rel
 
 from peftsweep.statistics.pairs import (
     MCNEMAR,
     PAIRED_T,
     TWO_WAY,
+    WELCH,
     Floats,
     compare_pairs,
     find_gap,
+    is_best,
     mcnemar_p_value,
 )
 
@@ -159,3 +161,69 @@ def test_rows_that_answer_all_alike_are_one() -> None:
 
 def test_rows_with_other_items_are_not_compared() -> None:
     assert compare_pairs({"a": np.ones((1, 3)), "b": np.zeros((1, 4))}) == ()
+
+
+def test_means_of_seeds_without_items_are_compared_by_welchs_test() -> None:
+    first, second = np.array([1.31, 1.29, 1.36]), np.array([1.42, 1.40, 1.44, 1.38])
+    (pair,) = compare_pairs({"a": first, "b": second})
+    expected = ttest_ind(first, second, equal_var=False)
+    interval = expected.confidence_interval()
+    assert (pair.test, pair.seeds) == (WELCH, (3, 4))
+    assert (pair.p_value, pair.low, pair.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
+
+
+def test_single_means_are_not_compared() -> None:
+    assert compare_pairs({"a": np.array([1.3]), "b": np.array([1.4])}) == ()
+
+
+def test_means_that_do_not_vary_prove_nothing() -> None:
+    (pair,) = compare_pairs({"a": np.full(3, 0.9), "b": np.full(3, 0.8)})
+    assert pair.p_value == 1.0
+
+
+def test_single_seeds_are_about_two_adapters() -> None:
+    scores = {"a": np.ones((1, 30)), "b": np.zeros((1, 30)), "c": np.eye(30)[:2]}
+    pairs = compare_pairs(scores)
+    assert [pair.is_about_adapters for pair in pairs] == [True, False, False]
+    assert not is_best("a", ["b", "c"], pairs)
+
+
+def test_adapters_of_equal_methods_are_often_told_apart() -> None:
+    """Why nobody is best on one seed."""
+    first, second = simulate((1, 1), 1319, of_seeds=(0.03, 0.03), count=300)
+    p_values = [mcnemar_p_value(one[0], other[0]) for one, other in zip(first, second, strict=True)]
+    assert np.mean(np.array(p_values) < 0.05) > 0.13
+
+
+def test_the_best_is_ahead_of_each_other_row_without_correction() -> None:
+    scores = {
+        "a": np.array([0.80, 0.81, 0.82]),
+        "b": np.array([0.775, 0.785, 0.795]),
+        "c": np.array([0.77, 0.79, 0.78]),
+    }
+    pairs = compare_pairs(scores)
+    closest = next(pair for pair in pairs if (pair.first, pair.second) == ("a", "b"))
+    assert closest.p_value < 0.05 < closest.adjusted_p_value
+    assert is_best("a", ["b", "c"], pairs)
+    assert not is_best("a", ["b", "c", "d"], pairs)
+    assert not is_best("b", ["a", "c"], pairs)
+    assert not is_best("a", [], pairs)
+
+
+def test_equal_methods_have_a_best_in_at_most_one_case_of_twenty() -> None:
+    """Of six, the one with the highest mean, against each of the others, of spreads that differ."""
+    draw = np.random.default_rng(0)
+    claims = 0
+    for _ in range(400):
+        means = draw.normal(0.5, [[0.01], [0.01], [0.02], [0.02], [0.05], [0.05]], (6, 3))
+        scores = {str(number): row for number, row in enumerate(means)}
+        best, *others = sorted(scores, key=lambda name: -scores[name].mean())
+        claims += all(find_gap(scores[best][:, None], scores[other][:, None]).p_value() < 0.05 for other in others)
+    assert claims / 400 <= 0.05
+
+
+def test_a_gap_that_is_said_to_be_found_is_found_four_times_in_five() -> None:
+    gap = find_gap(*simulate((5, 5), 300, of_seeds=(0.03, 0.03)))
+    wanted = float(np.median(gap.detectable()))
+    found = find_gap(*simulate((5, 5), 300, of_seeds=(0.03, 0.03), gap=wanted)).p_value() < 0.05
+    assert 0.74 <= np.mean(found) <= 0.86
