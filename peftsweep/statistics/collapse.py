@@ -15,12 +15,11 @@ def collapsed_seeds(means: Floats, noise: float, floor: float = 0.0) -> npt.NDAr
     more than test items explain. means: (seeds,), of one method, higher is better; noise: the standard error of a
     seed's mean over its items; floor: the score of knowing nothing, as chance.
 
-    The best seed is the measure, since of three seeds two may collapse.
+    The best seed is the measure, since of three seeds two may collapse. Scores below `floor`, as losses with their sign
+    turned, tell of none.
     """
-    if not len(means):
-        return np.zeros(0, dtype=bool)
-    lost = means.max() - means
-    return np.asarray(lost > max((1 - KEPT) * (means.max() - floor), 3 * noise))
+    gained = means.max(initial=floor) - floor
+    return np.asarray((gained > 0) & (means.max(initial=floor) - means > max((1 - KEPT) * gained, 3 * noise)))
 
 
 def collapse_rate_limit(seeds: int, collapsed: int = 0) -> float:

@@ -154,7 +154,9 @@ def _judge_look(rows: Mapping[str, Floats], margin: float, look: int, level: flo
     seen = {name: row[:look] for name, row in rows.items()}
     leader, *others = sorted(seen, key=lambda name: (-seen[name].mean(), name))  # in whatever order they are told
     samples = {name: summarize(row) for name, row in seen.items()}
-    collapsed = {name: collapsed_seeds(row.mean(axis=-1), margin) for name, row in seen.items()}
+    items = samples[leader].parts.items
+    noise = default_margin(items) if items > 1 else 0.0
+    collapsed = {name: collapsed_seeds(row.mean(axis=-1), noise) for name, row in seen.items()}
     gaps = {name: gap_between(samples[leader], samples[name]) for name in others}
     p_values = {name: float(gap.p_value()) for name, gap in gaps.items()}
     for name in others:

@@ -16,6 +16,8 @@ from peftsweep.statistics.collapse import collapse_rate_limit, collapsed_seeds
         ([0.70, 0.40, 0.69], [False, False, False]),  # poor, but it learned
         ([0.05, 0.02, 0.04], [False, False, False]),  # less than half, but test items alone may do that
         ([0.0, 0.0], [False, False]),  # nothing was learned by any seed
+        ([-1.3, -1.4, -9.0], [False, False, False]),  # losses
+        ([], []),
     ],
 )
 def test_a_seed_collapsed_if_it_lost_half_of_its_best_sibling(means: list[float], collapsed: list[bool]) -> None:
