@@ -13,7 +13,7 @@ import numpy as np
 
 from peftsweep.statistics.collapse import collapsed_seeds
 from peftsweep.statistics.intervals import Floats
-from peftsweep.statistics.pairs import LEVEL, Gap, Sample, gap_between, summarize
+from peftsweep.statistics.pairs import LEVEL, Gap, Sample, compare_pairs, gap_between, summarize
 
 LOOKS = (3, 5, 7, 10, 14)  # seeds of each contender
 FEWEST = 7  # seeds of every method that a claim names: they show a collapse in a third of all seeds 94 times in 100
@@ -103,7 +103,7 @@ def judge(
         verdict = _go_on(rows, _judge_look(rows, margin, look, level), upcoming, may_claim=look >= proven)
         if verdict.kind is not Kind.OPEN or look in verdict.wanted.values():
             break
-    return verdict
+    return verdict if len(looks) > 1 else _with_holm(rows, verdict)
 
 
 def judge_once(scores: Mapping[str, Floats], *, margin: float) -> Verdict:
@@ -115,7 +115,19 @@ def judge_once(scores: Mapping[str, Floats], *, margin: float) -> Verdict:
     rows = _matrices(scores)
     if min(map(len, rows.values())) < 2:
         raise ValueError(f"a method needs 2 seeds at least: {', '.join(f'{n} {len(row)}' for n, row in rows.items())}")
-    return _judge_look(rows, margin, max(map(len, rows.values())), LEVEL)
+    return _with_holm(rows, _judge_look(rows, margin, max(map(len, rows.values())), LEVEL))
+
+
+def _with_holm(rows: Mapping[str, Floats], found: Verdict) -> Verdict:
+    """Of one look that names no winner: behind is what Holm's correction over all pairs leaves told apart from the
+    leader, which was chosen as the best of them."""
+    if found.kind is not Kind.UNDECIDED:
+        return found
+    seen = {name: row[: found.look] for name, row in rows.items()}
+    apart = {frozenset((pair.first, pair.second)) for pair in compare_pairs(seen) if pair.is_separated}
+    dropped = {name: seeds for name, seeds in found.dropped.items() if frozenset((name, found.leader)) in apart}
+    kept = tuple(name for name in (found.leader, *found.bounds) if name is not None and name not in dropped)
+    return replace(found, dropped=dropped, contenders=kept)
 
 
 @lru_cache

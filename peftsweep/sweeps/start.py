@@ -24,9 +24,12 @@ from peftsweep.config.compose import CommandLine, compose_config, parse_command_
 from peftsweep.config.hydra_internals import BASIC_LAUNCHER
 from peftsweep.config.schema import SweepConfig
 from peftsweep.config.units import parse_margin
-from peftsweep.errors import ConfigError, Interrupted, Problem
+from peftsweep.errors import ConfigError, DataError, Interrupted, Problem
+from peftsweep.records.jobs import load_folder
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Stage
+from peftsweep.report.analysis.groups import compare
+from peftsweep.report.analysis.sentences import answer
 from peftsweep.sweeps.execution.controller import Controller, only_controller
 from peftsweep.sweeps.execution.launchers import HydraPool, LocalPool, WorkerPool, find_gpus
 from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, Slot, cluster_slots, local_slots
@@ -258,12 +261,24 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
 def _print_end(spec: SweepSpec, table: SweepTable, stop: Stop) -> None:
     console = wide_console()
     console.print(final_table(table, console))
-    for note in notes(table):
+    for note in (*notes(table), *_verdicts(spec)):
         print_plain(console, note)
     if stop is not Stop.NO:
         print_plain(console, f"go on   {redact_forms(resume_command(spec.path))}")
     print_plain(console, f"report  python -m peftsweep report sweep={spec.name}")
     print_plain(console, f"files   {spec.folder}")
+
+
+def _verdicts(spec: SweepSpec) -> Iterator[str]:
+    """What `peftsweep report` will say, of each set of studies that are compared."""
+    try:
+        groups = compare(load_folder(spec.path)).groups if spec.looks else ()
+    except DataError as error:  # the sweep is over all the same
+        yield f"no verdict: {error}"
+        return
+    for group in groups:
+        told = answer(group)
+        yield from (f"\n{told.headline}" if len(groups) == 1 else f"\n{group.title}\n{told.headline}", *told.details)
 
 
 def resume_command(folder: Path) -> str:

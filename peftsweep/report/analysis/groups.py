@@ -86,7 +86,7 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
     compared = ranked[:MOST_COMPARED]
     items = item_matrices(compared, score) if score else {}
     pairs = compare_pairs(items)
-    verdict, looks = judge_entries(compared, items, pairs, loaded.studies)
+    verdict, looks = judge_entries(compared, items, loaded.studies)
     shown = sorted((entry.row for entry in _named(published)), key=lambda row: -(row.score.mean if row.score else 0.0))
     warnings = [*_doubts(ranked, items, pairs)]
     if shown:
@@ -157,7 +157,7 @@ def _placed(
         if verdict and name in verdict.bounds:
             from_best = name in verdict.dropped
         scores = np.array(entry.row.seed_scores)
-        noise = default_margin(items[name].shape[-1]) if name in items else 0.0
+        noise = verdict.margin if verdict else default_margin(items[name].shape[-1]) if name in items else 0.0
         is_low = collapsed_seeds(scores, noise)
         rows.append(
             replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,13 +41,13 @@ def item_matrices(entries: Iterable[Entry], score: str) -> dict[str, Floats]:
 
 
 def judge_entries(
-    entries: Sequence[Entry], items: Mapping[str, Floats], pairs: Sequence[Pair], studies: Mapping[str, Study]
+    entries: Sequence[Entry], items: Mapping[str, Floats], studies: Mapping[str, Study]
 ) -> tuple[Verdict | None, tuple[int, ...]]:
     """The verdict over rows with two or more seeds, and at which numbers of seeds it was asked for; none where it was
     judged once, with all seeds that there are.
 
-    items: as `item_matrices` answers them; pairs: all of them, which correct what one look calls behind. Rows of one
-    sweep are judged by its looks, from the same seeds on, as far as these follow one another: exactly as the sweep did.
+    items: as `item_matrices` answers them. Rows of one sweep are judged by its looks, from the same seeds on,
+    as far as these follow one another: exactly as the sweep did.
     """
     plans = {_plan_of(studies.get(entry.row.study or "")) for entry in entries}
     plan = plans.pop() if len(plans) == 1 else None
@@ -59,21 +59,9 @@ def judge_entries(
             return None, ()
         margin = _margin(seen) if plan.margin is None else plan.margin
         is_known = any(entry.is_near_collapse for entry in rivals)
-        verdict = judge(seen, margin=margin, looks=plan.looks, is_collapse_known=is_known)
-        return (verdict if len(plan.looks) > 1 else _corrected(verdict, pairs)), plan.looks
+        return judge(seen, margin=margin, looks=plan.looks, is_collapse_known=is_known), plan.looks
     several = {name: scores for name, scores in items.items() if len(scores) > 1}
-    return (_corrected(judge_once(several, margin=_margin(several)), pairs) if len(several) > 1 else None), ()
-
-
-def _corrected(verdict: Verdict, pairs: Sequence[Pair]) -> Verdict:
-    """Of one look that names no winner: behind the leader is what Holm's correction over all pairs leaves so."""
-    if verdict.kind is not Kind.UNDECIDED:
-        return verdict
-    apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.is_separated}
-    dropped = {name: look for name, look in verdict.dropped.items() if frozenset((name, verdict.leader)) in apart}
-    nearest = sorted(verdict.bounds, key=lambda name: verdict.bounds[name].difference)
-    kept = tuple(name for name in (verdict.leader, *nearest) if name is not None and name not in dropped)
-    return replace(verdict, contenders=kept, dropped=dropped)
+    return (judge_once(several, margin=_margin(several)) if len(several) > 1 else None), ()
 
 
 def _plan_of(study: Study | None) -> Plan | None:

@@ -34,7 +34,7 @@ def _headline(verdict: Verdict, score: str) -> str:
     if leader is None:
         first = min(verdict.wanted.values())
         return f"Not judged yet: that takes {counted(first, 'seed')} of each of {_names(list(verdict.contenders))}."
-    if not any(bound.difference for bound in verdict.bounds.values()):
+    if verdict.kind is not Kind.OPEN and not any(bound.difference for bound in verdict.bounds.values()):
         return f"No winner: {some(list(verdict.contenders))} all have the same {name}."
     are_behind = f"{_names(behind)} {'is' if len(behind) == 1 else 'are'} behind" if behind else ""
     side = "highest" if METRICS[score].higher_is_better else "lowest"
@@ -104,6 +104,7 @@ def _collapsed(verdict: Verdict) -> Iterator[str]:
     if verdict.collapsed:
         told = ", ".join(f"{name} {count}" for name, count in verdict.collapsed.items())
         yield f"Seeds that collapsed, which lost more than half of the score: {told}."
-    if calm := [name for name in verdict.contenders if name not in verdict.collapsed]:
+    calm = [name for name in verdict.contenders if name not in verdict.collapsed]
+    if calm and verdict.kind is not Kind.OPEN:  # all of them have as many seeds as the look
         limit = f"at most {collapse_rate_limit(verdict.look):.0%} of seeds do"
         yield f"{_names(calm)}: none of {verdict.look} seeds collapsed, so {limit} (95% confidence)."
