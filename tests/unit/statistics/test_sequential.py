@@ -39,6 +39,21 @@ def test_the_best_is_told_with_seven_seeds_of_its_own_and_three_of_the_others() 
     assert (found.look, runs) == (FEWEST, FEWEST + 6)
 
 
+@pytest.mark.parametrize(("gap", "p_value", "wanted"), [(0.01, 0.19, ["a", "b"]), (0.02, 0.03, ["a"])])
+def test_who_seems_behind_rests_and_who_may_be_as_good_goes_on(gap: float, p_value: float, wanted: list[str]) -> None:
+    seeds = np.array([0.892, 0.9, 0.908])
+    found = judge({"a": seeds, "b": seeds - gap}, margin=MARGIN)
+    assert found.bounds["b"].p_value == pytest.approx(p_value, abs=0.015)
+    assert (found.contenders, list(found.wanted)) == (("a", "b"), wanted)
+
+
+def test_those_at_rest_catch_up_before_anything_is_claimed() -> None:
+    leader, rival = 0.9 + 0.008 * np.tile([-1.0, 1.0], 7), np.array([0.855, 0.865, 0.875])
+    found = judge({"a": leader, "b": rival}, margin=0.0)
+    assert found.level < found.bounds["b"].p_value < 0.05
+    assert (found.kind, found.look, found.wanted) == (Kind.OPEN, FEWEST, {"b": FEWEST})
+
+
 def test_those_within_the_margin_are_equal_and_named() -> None:
     found, _ = confirm(ALIKE, MARGIN, LOOKS)
     assert (found.kind, set(found.contenders), found.dropped) == (Kind.EQUAL, {"a", "b"}, {"c": 3})
