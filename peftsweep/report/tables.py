@@ -19,9 +19,10 @@ from rich.text import Text
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, cost_columns, first_measured
-from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity
+from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity, some
 from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
 from peftsweep.report.analysis.sentences import answer, interval_text
+from peftsweep.report.analysis.verdict import MOST_NAMES
 from peftsweep.statistics.collapse import collapse_rate_limit
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
@@ -93,9 +94,12 @@ def _place(row: Row) -> Cell:
         return Cell()
     if row.is_equal and row.place != 1:
         return Cell(f"={row.place}", row.place, "as good")
-    return Cell(
-        str(row.place), row.place, "not told apart" if row.place != 1 and row.separated_from_best is False else ""
-    )
+    return Cell(str(row.place), row.place, "not told apart" if _is_open(row) else "")
+
+
+def _is_open(row: Row) -> bool:
+    """Whether it is neither known to be behind the best nor to be as good."""
+    return row.place != 1 and row.separated_from_best is False and not row.is_equal
 
 
 def _each_seed(key: str, rows: Sequence[Row]) -> Filled:
@@ -233,6 +237,9 @@ def readable(group: Group, most: int = MOST_WRITTEN) -> tuple[list[str], list[li
 
 def notes(group: Group) -> Iterator[str]:
     """Sentences under a table: seeds that collapsed, and warnings."""
+    is_open = [row.name for row in group.rows if row.place is not None and _is_open(row)]
+    if len(is_open) > MOST_NAMES:
+        yield f"Not told apart from the best: {some(is_open)}."
     low = [f"{row.name}, seeds that {'; '.join(_low_seeds(row))}." for row in group.rows if [*_low_seeds(row)]]
     yield from _first(low, MOST_NOTES, "table.csv")
     yield from group.warnings

@@ -7,7 +7,10 @@ import pytest
 
 import peftsweep
 from peftsweep.__main__ import main
+from peftsweep.records.jobs import load_folder
 from peftsweep.records.results import Stage
+from peftsweep.report.analysis.groups import compare
+from peftsweep.report.analysis.sentences import answer
 
 pytestmark = pytest.mark.process
 
@@ -143,6 +146,12 @@ def test_the_table_is_printed_and_kept(continued):
         assert row["best"].keys() <= SETTINGS
     for word in ("95% interval", "default", "pruned", "oom", "failed", "test/accuracy"):
         assert word in printed
+
+
+def test_the_verdict_is_printed_in_the_words_of_the_report(continued):
+    line, _, printed = continued
+    told = answer(compare(load_folder(line.sweep)).groups[0])
+    assert all(sentence in printed for sentence in (told.headline, *told.details))
 
 
 def test_how_to_go_on_join_and_look_is_printed(continued):

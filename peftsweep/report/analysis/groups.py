@@ -157,7 +157,7 @@ def _placed(
         if verdict and name in verdict.bounds:
             from_best = name in verdict.dropped
         scores = np.array(entry.row.seed_scores)
-        noise = verdict.margin if verdict else default_margin(items[name].shape[-1]) if name in items else 0.0
+        noise = default_margin(items[name].shape[-1]) if name in items else 0.0
         is_low = collapsed_seeds(scores, noise)
         rows.append(
             replace(

@@ -24,7 +24,7 @@ class Answer:
 
 def describe_verdict(verdict: Verdict, score: str, looks: Sequence[int] = ()) -> Answer:
     """score: key of METRICS. looks: numbers of seeds at which a sweep judges; none: judged once."""
-    details = [_differences(verdict, score), _judged(verdict, looks), *_collapsed(verdict)]
+    details = [_differences(verdict, score), _judged(verdict, score, looks), *_collapsed(verdict)]
     return Answer(_headline(verdict, score), tuple(filter(None, details)))
 
 
@@ -82,19 +82,21 @@ def _with_interval(bound: Bound, shown: Quantity) -> str:
     return f"{shown.text(bound.difference)} ({shown.number(bound.low)} to {shown.number(bound.high)})"
 
 
-def _judged(verdict: Verdict, looks: Sequence[int]) -> str:
-    """At how many seeds the question was asked, and who was out at which."""
+def _judged(verdict: Verdict, score: str, looks: Sequence[int]) -> str:
+    """At how many seeds the question was asked, with which margin, and who was behind at which."""
     if verdict.leader is None:
         return ""
     if len(looks) < 2:
-        return "Judged once: best is what has p < 0.05 against every other; behind, after Holm's correction."
+        rule = "best is what has p < 0.05 against every other; behind, after Holm's correction"
+        return f"Judged once, with a margin of {gap_text(score, verdict.margin)}: {rule}."
     out: dict[int, list[str]] = {}
     for name, look in verdict.dropped.items():
         out.setdefault(look, []).append(name)
     asked = joined(str(look) for look in looks if look <= verdict.look)
     dropped = ", ".join(f"{_names(names)} after {look}" for look, names in sorted(out.items()))
-    told = f"Judged at {asked} seeds, 5% of false claims shared out among {len(looks)} looks"
-    return f"{told}; out: {dropped}." if dropped else f"{told}."
+    told = f"Judged at {asked} seeds, with a margin of {gap_text(score, verdict.margin)}"
+    told += f" and 5% of false claims shared out among {len(looks)} looks"
+    return f"{told}; behind: {dropped}." if dropped else f"{told}."
 
 
 def _collapsed(verdict: Verdict) -> Iterator[str]:

@@ -113,16 +113,14 @@ def test_a_single_job_that_diverged_counts_among_the_seeds_of_its_settings(tmp_p
     assert (row.seed_scores, row.diverged) == ((0.9, 0.9, 0.0), (2,))
 
 
-def test_a_trial_that_diverged_close_to_the_best_puts_claims_off(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "monday", studies(3, lora=90, oft=20), looks=(3, 5))
-    calm = only_group(folder).verdict
+@pytest.mark.parametrize(("lr", "kind"), [(1.5e-3, Kind.OPEN), (1e-5, Kind.BEST)])
+def test_a_trial_that_diverged_close_to_the_best_puts_claims_off(tmp_path: Path, lr: float, kind: Kind) -> None:
+    folder = write_sweep(tmp_path / "monday", studies(7, lora=90, oft=20), looks=(3, 7, 10))
     known = {"study": "monday/lora", "stage": Stage.TUNE, "status": Status.FAILED, "has_diverged": True}
-    write_job(folder / "lora" / "0003", "lora", None, lr=1.5e-3, **known)
-    wary = only_group(folder).verdict
-    assert calm is not None
-    assert wary is not None
-    scores = {name: np.array([*s.values()], dtype=float) for name, s in studies(3, lora=90, oft=20).items()}
-    assert wary == judge(scores, margin=default_margin(ITEMS), looks=(3, 5), is_collapse_known=True)
+    write_job(folder / "lora" / "0003", "lora", None, lr=lr, **known)
+    verdict = only_group(folder).verdict
+    assert verdict is not None
+    assert verdict.kind is kind
 
 
 def test_a_row_that_lost_a_seed_is_not_judged_and_that_is_said(tmp_path: Path) -> None:

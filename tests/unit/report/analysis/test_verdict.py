@@ -71,13 +71,14 @@ def test_methods_that_all_have_the_same_score_have_no_winner() -> None:
 @pytest.mark.parametrize(
     ("looks", "told"),
     [
-        (LOOKS, "Judged at 3, 5 and 7 seeds, 5% of false claims shared out among 3 looks; out: ia3 after 3."),
-        ((7,), "Judged once"),
-        ((), "Judged once"),
+        (LOOKS, "Judged at 3, 5 and 7 seeds, with a margin of 2 points and 5% of false claims shared out"),
+        (LOOKS, "3 looks; behind: ia3 after 3."),
+        ((7,), "Judged once, with a margin of 2 points"),
+        ((), "Judged once, with a margin of 2 points"),
     ],
 )
 def test_it_is_told_how_often_was_looked(looks: tuple[int, ...], told: str) -> None:
-    assert any(line.startswith(told) for line in describe_verdict(UNDECIDED, ACCURACY, looks).details)
+    assert any(told in line for line in describe_verdict(UNDECIDED, ACCURACY, looks).details)
 
 
 def test_seeds_that_collapsed_are_told_and_how_many_may_unseen() -> None:
