@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from peftsweep.statistics.collapse import collapsed_seeds
-from peftsweep.statistics.intervals import Floats
+from peftsweep.statistics.intervals import Floats, is_share
 from peftsweep.statistics.pairs import LEVEL, Gap, Sample, compare_pairs, gap_between, summarize
 
 LOOKS = (3, 5, 7, 10, 14)  # seeds of each contender
@@ -154,6 +154,17 @@ def default_margin(items: int, deviation: float = 0.5) -> float:
     return deviation * math.sqrt(2 / items)
 
 
+def margin_of(scores: Iterable[Floats], seeds: int) -> float:
+    """The default margin for methods' (seeds, test items), by the first seeds of each alone: it must not change from
+    look to look. 0 where there is one item, of which nothing is known."""
+    seen = [row[:seeds] for row in scores if row.shape[-1] > 1]
+    if not seen:
+        return 0.0
+    is_right_or_wrong = all(map(is_share, seen))
+    deviation = 0.5 if is_right_or_wrong else math.sqrt(np.mean([row.var(axis=-1, ddof=1).mean() for row in seen]))
+    return default_margin(seen[0].shape[-1], deviation)
+
+
 def _matrices(scores: Mapping[str, Floats]) -> dict[str, Floats]:
     """(seeds, test items) each; the mean of a seed counts as one item."""
     if wrong := [name for name, row in scores.items() if not np.isfinite(row).all()]:
@@ -166,8 +177,7 @@ def _judge_look(rows: Mapping[str, Floats], margin: float, look: int, level: flo
     seen = {name: row[:look] for name, row in rows.items()}
     leader, *others = sorted(seen, key=lambda name: (-seen[name].mean(), name))  # in whatever order they are told
     samples = {name: summarize(row) for name, row in seen.items()}
-    items = samples[leader].parts.items
-    noise = default_margin(items) if items > 1 else 0.0
+    noise = margin_of(seen.values(), look)
     collapsed = {name: collapsed_seeds(row.mean(axis=-1), noise) for name, row in seen.items()}
     gaps = {name: gap_between(samples[leader], samples[name]) for name in others}
     p_values = {name: float(gap.p_value()) for name, gap in gaps.items()}

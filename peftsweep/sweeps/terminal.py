@@ -18,6 +18,7 @@ from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import counted, format_metric, joined
 from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, defaults_of, describe_range
+from peftsweep.statistics.sequential import FEWEST
 from peftsweep.sweeps.execution.leases import Lease
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
@@ -236,6 +237,8 @@ def confirmation_cost(spec: SweepSpec) -> str:
         return "Nothing is confirmed: the methods are not compared on test data."
     bounds = [confirm_jobs(spec, study) for study in spec.studies]
     fewest, most = (sum(counts) for counts in zip(*bounds, strict=True))
+    # Whom a verdict names has had seven seeds.
+    fewest += max(0, min(FEWEST, max(spec.looks)) - min(spec.looks)) if len(spec.studies) > 1 else 0
     if fewest == most:
         return f"Confirmation: {most} jobs, {joined(str(look) for look in spec.looks)} fresh seeds of each best."
     looks = joined(str(look) for look in spec.looks)

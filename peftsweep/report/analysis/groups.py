@@ -20,7 +20,7 @@ from peftsweep.report.analysis.judging import compare_losses, item_matrices, jud
 from peftsweep.statistics.collapse import collapsed_seeds
 from peftsweep.statistics.intervals import Floats
 from peftsweep.statistics.pairs import Pair, compare_pairs
-from peftsweep.statistics.sequential import Kind, Verdict, default_margin
+from peftsweep.statistics.sequential import Kind, Verdict, margin_of
 
 # Rows of a group, from the best down, that are compared pair by pair. The best is not compared with all of thousands:
 # it was chosen as the best of them, and Holm's correction over as many pairs as rows would not make up for that.
@@ -157,7 +157,7 @@ def _placed(
         if verdict and name in verdict.bounds:
             from_best = name in verdict.dropped
         scores = np.array(entry.row.seed_scores)
-        noise = default_margin(items[name].shape[-1]) if name in items else 0.0
+        noise = margin_of([items[name]], len(scores)) if name in items else 0.0
         is_low = collapsed_seeds(scores, noise)
         rows.append(
             replace(

@@ -14,7 +14,7 @@ from peftsweep.records.studies import Study
 from peftsweep.report.analysis.entries import Entry, items_of
 from peftsweep.statistics.intervals import Floats
 from peftsweep.statistics.pairs import Pair, compare_pairs
-from peftsweep.statistics.sequential import Kind, Verdict, default_margin, judge, judge_once
+from peftsweep.statistics.sequential import Kind, Verdict, judge, judge_once, margin_of
 
 LOSS = "test/loss"
 MOST_BY_LOSS = 12  # of the rows that lead
@@ -57,11 +57,14 @@ def judge_entries(
         seen = {entry.row.name: items[entry.row.name][: _unbroken(entry.row.seeds, first)] for entry in rivals}
         if len(seen) < 2:
             return None, ()
-        margin = _margin(seen) if plan.margin is None else plan.margin
+        margin = margin_of(seen.values(), plan.looks[0]) if plan.margin is None else plan.margin
         is_known = any(entry.is_near_collapse for entry in rivals)
         return judge(seen, margin=margin, looks=plan.looks, is_collapse_known=is_known), plan.looks
     several = {name: scores for name, scores in items.items() if len(scores) > 1}
-    return (judge_once(several, margin=_margin(several)) if len(several) > 1 else None), ()
+    if len(several) < 2:
+        return None, ()
+    margin = margin_of(several.values(), min(map(len, several.values())))
+    return judge_once(several, margin=margin), ()
 
 
 def _plan_of(study: Study | None) -> Plan | None:
@@ -71,10 +74,6 @@ def _plan_of(study: Study | None) -> Plan | None:
 def _unbroken(seeds: Sequence[int], first: int) -> int:
     """How many of the rising seeds follow one another from the first one on."""
     return next((i for i, seed in enumerate(seeds) if seed != first + i), len(seeds))
-
-
-def _margin(items: Mapping[str, Floats]) -> float:
-    return default_margin(next(iter(items.values())).shape[-1])
 
 
 def compare_losses(entries: Sequence[Entry], verdict: Verdict | None) -> tuple[Pair, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from peftsweep.records.space import are_near, defaults_of
 from peftsweep.statistics.intervals import Floats
-from peftsweep.statistics.sequential import Verdict, default_margin, judge
+from peftsweep.statistics.sequential import Verdict, judge, margin_of
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 from peftsweep.sweeps.protocol.trials import Ending, Terms, Trial
 
@@ -62,7 +62,7 @@ def verdicts(spec: SweepSpec, contenders: Sequence[Contender]) -> list[Verdict]:
         rivals = [one for one in contenders if one.rivals == key and not one.is_out]
         if first > 1 and len(rivals) > 1 and all(len(one.scores) >= first for one in rivals):
             scores = {one.study.label: one.scores for one in rivals}
-            margin = default_margin(rivals[0].scores.shape[-1]) if spec.margin is None else spec.margin
+            margin = margin_of(scores.values(), first) if spec.margin is None else spec.margin
             is_known = any(one.is_near_collapse for one in rivals)
             found.append(judge(scores, margin=margin, looks=spec.looks, is_collapse_known=is_known))
     return found

@@ -10,7 +10,7 @@ import pytest
 from simulated_truths import COLLAPSING, TRUTHS, Truth, confirm, is_wrong
 
 from peftsweep.statistics.intervals import Floats
-from peftsweep.statistics.sequential import FEWEST, LOOKS, Kind, default_margin, judge, look_levels
+from peftsweep.statistics.sequential import FEWEST, LOOKS, Kind, default_margin, judge, look_levels, margin_of
 
 MARGIN = 0.02
 
@@ -174,3 +174,15 @@ def test_three_of_four_sweeps_are_decided_with_forty_jobs() -> None:
     decided, _, runs = np.mean([outcomes(truth, 100) for truth in TRUTHS.values()], axis=0)
     assert decided >= 0.73
     assert runs <= 40
+
+
+def test_the_margin_of_scores_that_are_no_shares_follows_how_much_items_differ() -> None:
+    draw = np.random.default_rng(0).normal(0.5, 0.1, (3, 400))
+    assert margin_of([draw, draw + 0.2], 3) == pytest.approx(default_margin(400, 0.1), rel=0.05)
+    assert margin_of([(draw > 0.5).astype(float)], 3) == default_margin(400)
+    assert margin_of([draw[:, :1]], 3) == 0.0
+
+
+def test_a_margin_does_not_change_with_later_seeds() -> None:
+    draw = np.random.default_rng(0).normal(0.5, np.linspace(0.1, 0.9, 9)[:, None], (9, 400))
+    assert margin_of([draw[:3]], 3) == margin_of([draw], 3)
