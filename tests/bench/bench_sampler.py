@@ -1,24 +1,27 @@
-"""Which sampler and pruner find the best of a grid for a fifth of its tokens: a simulation, to choose defaults.
+"""How near a study comes to the best settings that there are: a simulation, to choose defaults.
 
-python tests/bench/bench_sampler.py --seeds 20
-python tests/bench/bench_sampler.py --table TABLE.csv --only 'gp' --trials 12
+python tests/bench/bench_sampler.py                     on the measured grid: numbers of trials, shares of its tokens
+python tests/bench/bench_sampler.py --displaced 0.5     with published rates that are off by up to half a decade more
+python tests/bench/bench_sampler.py --surfaces          on formulas, 20 trials, beside Optuna's own samplers
 
 Nothing is trained. A trial's losses are read off the table that sweep_grid.py measured, between its learning rates by
-a monotone curve, which has no minimum below the measured ones, and between its steps on a line (both logarithmic). The
-first trial is the published default and runs to its end. One that can't be paid to its end is cut and does not count.
-`p90` is the 90th percentile over seeds, `hit` the share of seeds within 1% of the grid's best.
+a monotone curve, which has no minimum below the measured ones, and between its steps on a line (both logarithmic).
+Tickets, proposals, pruning and last runs are the protocol's. Regret is how far the loss of the best finished trial is
+above the best of the grid, in percent and in standard deviations between seeds near the best. `one knob` is the same
+method with its best capacity given: what a second knob costs at equal trials.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import heapq
+import dataclasses
 import math
-import re
+import random
+import sys
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,195 +29,154 @@ import numpy as np
 import optuna
 from scipy.interpolate import PchipInterpolator
 
-from peftsweep.records.space import CAPACITY, LR, Dimension, Space
-from peftsweep.sweeps.execution.storage import storage_id
-from peftsweep.sweeps.protocol.pruning import report_steps, should_prune
-from peftsweep.sweeps.protocol.search import Observation, propose
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from simulated_study import Procedure, SimulatedStudy, Surface
+from surfaces import SURFACES, Synthetic
+from sweep_grid import TABLE
 
-TABLE = Path(__file__).with_name("sweep_grid.csv")
-TOKEN_SHARE = 0.2
-DEFAULTS = {"lora": (32, 1e-3), "lily": (140, 1e-3), "oft": (32, 1e-3), "p-tuning": (20, 1e-2)}
+from peftsweep.records.space import CAPACITY, LR, Dimension, Space, defaults_of, values
+from peftsweep.sweeps.protocol.budget import Budget
 
-
-@dataclass(frozen=True)
-class Setup:
-    sampler: str
-    pruner: str
-    sampler_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    pruner_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        given = [f"{key}={value}" for key, value in {**self.sampler_kwargs, **self.pruner_kwargs}.items()]
-        return " ".join([self.sampler, self.pruner, *given])
-
-
-def halving(first: int, factor: int, bootstrap: int) -> dict[str, int]:
-    return {"min_resource": first, "reduction_factor": factor, "bootstrap_count": bootstrap}
+TOKEN_SHARES = (0.13, 0.2)
+TRIALS = (6, 8, 10)
+DEFAULTS: dict[
+    str, tuple[int | None, float]
+] = {  # published: capacity, and rate times the lr_scale of the embedded model
+    "lora": (32, 1e-3),
+    "lily": (140, 1e-3),
+    "oft": (32, 1e-3),
+    "p-tuning": (20, 1e-2),
+    "miss": (64, 1e-3),
+    "c3a": (64, 3.0),
+    "ia3": (None, 1e-2),
+    "full": (None, 1e-4),
+}
 
 
-SETUPS = (
-    *(Setup(sampler, "successive_halving") for sampler in ("gp", "tpe", "random")),
-    Setup("gp", "successive_halving", {"n_startup_trials": 4}, {"bootstrap_count": 4}),
-    Setup("gp", "successive_halving", {"n_startup_trials": 5}, {"bootstrap_count": 5}),
-    *(Setup("gp", "successive_halving", {}, {"min_resource": first}) for first in (6, 17)),
-    *(Setup("gp", "successive_halving", {}, {"reduction_factor": factor}) for factor in (2, 4)),
-    Setup("gp", "successive_halving", {}, halving(6, 3, 0)),
-    *(Setup("gp", pruner) for pruner in ("median", "none")),
-    *(Setup("random", pruner) for pruner in ("median", "none")),
-)
-
-
-class Curves:
+class Grid:
     """The measured losses of one method, readable at any learning rate and step."""
 
     def __init__(self, rows: Sequence[Mapping[str, str]]) -> None:
-        losses: dict[tuple[int, int], dict[float, float]] = defaultdict(dict)
+        self.name = rows[0]["method"]
+        curves: dict[tuple[str, int], dict[float, float]] = defaultdict(dict)
+        final: dict[tuple[str, float], list[float]] = defaultdict(list)
+        self.last_step = max(int(row["step"]) for row in rows)
         for row in rows:
-            losses[int(row["capacity"]), int(row["step"])][float(row["lr"])] = float(row["valid_loss"])
-        self.method = rows[0]["method"]
-        self.capacities = tuple(sorted({capacity for capacity, _ in losses}))
-        self.steps = sorted({step for _, step in losses})
-        self.rates = sorted({rate for by_rate in losses.values() for rate in by_rate})
-        self._curves = {key: _curve(by_rate) for key, by_rate in losses.items()}
-        self.last_step = self.steps[-1]
-        self.best = min(
-            loss for (_, step), by_rate in losses.items() if step == self.last_step for loss in by_rate.values()
-        )
-        self.grid_points = sum(len(by_rate) for (_, step), by_rate in losses.items() if step == self.last_step)
+            loss, rate, step = math.log(float(row["valid_loss"])), float(row["lr"]), int(row["step"])
+            if row["seed"] == "0":
+                curves[row["capacity"], step][rate] = loss
+            if step == self.last_step:
+                final[row["capacity"], rate].append(loss)
+        self.steps = sorted({step for _, step in curves})
+        self.log_best, self.best_capacity = min((losses[0], capacity) for (capacity, _), losses in final.items())
+        repeated = [np.var(losses, ddof=1) for losses in final.values() if len(losses) > 1]
+        self.sd = math.sqrt(np.mean(repeated)) if repeated else math.nan
+        self.points = len(final)
+        self._curves = {
+            key: PchipInterpolator(np.log(sorted(found)), [found[rate] for rate in sorted(found)])
+            for key, found in curves.items()
+        }
+        rates = sorted({rate for found in curves.values() for rate in found})
+        capacity, rate = DEFAULTS[self.name]
+        self.space: Space = (Dimension(LR, rates[0], rates[-1], log=True, default=rate),)
+        if capacity is not None:
+            choices = tuple(sorted({int(found) for found, _ in curves}))
+            self.space += (Dimension(CAPACITY, choices=choices, default=capacity),)
 
-    @property
-    def space(self) -> Space:
-        rates = Dimension(LR, low=self.rates[0], high=self.rates[-1], log=True)
-        return (rates, Dimension(CAPACITY, choices=self.capacities, default=DEFAULTS[self.method][0]))
+    def log_loss(self, params: Mapping[str, Any], step: int) -> float:
+        capacity = str(params.get(CAPACITY, self.best_capacity))
+        losses = [float(self._curves[capacity, known](math.log(params[LR]))) for known in self.steps]
+        return float(np.interp(math.log(step), np.log(self.steps), losses))
 
     def loss(self, params: Mapping[str, Any], step: int) -> float:
-        logs = [float(self._curves[params[CAPACITY], known](math.log(params[LR]))) for known in self.steps]
-        return math.exp(np.interp(math.log(step), np.log(self.steps), logs))
+        return math.exp(self.log_loss(params, step))
+
+    def regret(self, params: Mapping[str, Any]) -> float:
+        return math.exp(self.log_loss(params, self.last_step) - self.log_best) - 1
 
 
-def _curve(by_rate: Mapping[float, float]) -> PchipInterpolator:
-    rates = sorted(by_rate)
-    return PchipInterpolator(np.log(rates), [math.log(by_rate[rate]) for rate in rates])
+class Displaced:
+    """A surface with its published rate off by up to so many decades, and for a grid of one knob without the other."""
+
+    def __init__(self, surface: Any, decades: float, seed: int, one_knob: bool = False) -> None:
+        self.surface, self.last_step = surface, surface.last_step
+        rate, *others = surface.space
+        low, high = rate.ends
+        off = rate.default * 10 ** random.Random(f"{surface.name} {seed}").uniform(-decades, decades)
+        rate = dataclasses.replace(rate, default=min(max(float(f"{off:.4g}"), low), high))
+        self.space: Space = (rate, *([] if one_knob else others))
+
+    def loss(self, params: Mapping[str, Any], step: int) -> float:
+        return float(self.surface.loss(params, step))
+
+    def regret(self, params: Mapping[str, Any]) -> float:
+        return float(self.surface.regret(params))
 
 
-def read_curves(table: Path) -> list[Curves]:
+def read_grids(table: Path) -> list[Grid]:
     rows = defaultdict(list)
     with table.open() as stream:
         for row in csv.DictReader(stream):
             rows[row["method"]].append(row)
-    return [Curves(found) for found in rows.values()]
+    return [Grid(found) for found in rows.values()]
 
 
-@dataclass
-class Running:
-    number: int
-    params: dict[str, Any]
-    reports: dict[int, float] = field(default_factory=dict)
+def measure_grids(grids: Sequence[Grid], options: argparse.Namespace) -> None:
+    """A line for each budget: of each method median and 90th percentile in percent, and median in deviations."""
+    print(f"{'':<20}" + "".join(f"| {grid.name + ': median p90 SDs':<24}" for grid in grids))
+    budgets: list[tuple[str, Callable[[Grid], Budget], bool]] = []
+    for count in options.trials or TRIALS:
+        for one_knob in (False, True):
+            name = f"{count} trials{', one knob' * one_knob}"
+            budgets.append((name, lambda _, count=count: Budget(n_trials=count), one_knob))  # type: ignore[misc]
+    for share in TOKEN_SHARES:
+        steps = lambda grid, share=share: int(share * grid.points * grid.last_step)  # noqa: E731
+        budgets.append((f"{share:.0%} of tokens", lambda grid, steps=steps: Budget(tokens=steps(grid)), False))  # type: ignore[misc]
+    for name, budget_of, one_knob in budgets:
+        line, regrets = f"{name:<20}", []
+        for grid in grids:
+            surfaces = [Displaced(grid, options.displaced, seed, one_knob) for seed in range(options.seeds)]
+            found = np.array([run(surface, budget_of(grid), seed, options) for seed, surface in enumerate(surfaces)])
+            median, p90 = np.quantile(found, [0.5, 0.9])
+            line += f"| {median:7.1%} {p90:7.1%} {math.log1p(median) / grid.sd:6.1f}  "
+            regrets.append(found)
+        print(f"{line}| mean {np.mean(regrets):6.1%}  p90 {np.quantile(regrets, 0.9):6.1%}", flush=True)
 
 
-class Simulation:
-    """One study on the table: a queue of workers by the time at which each reaches its next report."""
+def run(surface: Surface, budget: Budget, seed: int, options: argparse.Namespace) -> float:
+    procedure = Procedure(options.sampler, options.pruner)
+    return SimulatedStudy(surface, procedure, budget, seed).run(options.workers).regret
 
-    def __init__(self, curves: Curves, setup: Setup, seed: int, budget_steps: float, max_trials: float) -> None:
-        self.curves, self.setup, self.seed = curves, setup, seed
-        self.left, self.max_trials = budget_steps, max_trials
-        kwargs = setup.pruner_kwargs
-        self.stops = [*report_steps(curves.last_step, setup.pruner, kwargs), curves.last_step]
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.study = optuna.create_study()
-        self.seen: dict[int, Observation] = {}
 
-    def run(self, workers: int) -> float:
-        """The best loss found, relative to the grid's best."""
-        queue: list[tuple[float, int, Running]] = []
-        for _ in range(workers):
-            self._start(queue, 0.0)
-        while queue:
-            clock, _, trial = heapq.heappop(queue)
-            if self._at_report(trial):
-                self._advance(queue, clock, trial)
+def measure_surfaces(options: argparse.Namespace) -> None:
+    """The median regret after 20 trials of the procedure and of Optuna's samplers by themselves, without pruning."""
+    print(f"{'':<20}" + "".join(f"| {surface.name:<18}" for surface in SURFACES))
+    for name in ("fair", "GPSampler", "TPESampler", "RandomSampler"):
+        line = f"{name:<20}"
+        for surface in SURFACES:
+            lucks = [dataclasses.replace(surface, seed=seed) for seed in range(options.seeds)]
+            if name == "fair":
+                found = [run(luck, Budget(n_trials=20), luck.seed, options) for luck in lucks]
             else:
-                self._start(queue, clock)
-        return min(seen.value for seen in self.seen.values() if seen.value is not None) / self.curves.best - 1
-
-    def _start(self, queue: list[tuple[float, int, Running]], clock: float) -> None:
-        number = len(self.seen)
-        if number >= self.max_trials or self.left < self.stops[0]:
-            return
-        trial = Running(number, self._settings(number))
-        self.study.ask()
-        self.seen[number] = Observation(trial.params, "running")
-        self._advance(queue, clock, trial)
-
-    def _settings(self, number: int) -> dict[str, Any]:
-        if number == 0:
-            capacity, rate = DEFAULTS[self.curves.method]
-            return {LR: rate, CAPACITY: capacity}
-        seed = 1000 * self.seed + number
-        sampler, kwargs, seen = self.setup.sampler, self.setup.sampler_kwargs, list(self.seen.values())
-        return propose(self.curves.space, seen, sampler=sampler, kwargs=kwargs, seed=seed, direction="minimize")
-
-    def _advance(self, queue: list[tuple[float, int, Running]], clock: float, trial: Running) -> None:
-        at = max(trial.reports, default=0)
-        step = next(stop for stop in self.stops if stop > at)
-        if self.left < step - at:
-            self.seen[trial.number] = Observation(trial.params, "failed")
-            return
-        self.left -= step - at
-        trial.reports[step] = self.curves.loss(trial.params, step)
-        heapq.heappush(queue, (clock + step - at, trial.number, trial))
-
-    def _at_report(self, trial: Running) -> bool:
-        """Whether the trial goes on."""
-        step = max(trial.reports)
-        if step == self.curves.last_step:
-            self._finish(trial, "ok", trial.reports[step])
-            return False
-        optuna.trial.Trial(self.study, storage_id(self.study.trials[trial.number])).report(trial.reports[step], step)
-        stored = self.study.trials[trial.number]
-        setup, last_step = self.setup, self.curves.last_step
-        if should_prune(self.study, stored, pruner=setup.pruner, kwargs=setup.pruner_kwargs, max_steps=last_step):
-            self._finish(trial, "pruned", None)
-            return False
-        return True
-
-    def _finish(self, trial: Running, state: str, value: float | None) -> None:
-        self.seen[trial.number] = Observation(trial.params, state, value, dict(trial.reports))
-        outcome = optuna.trial.TrialState.COMPLETE if state == "ok" else optuna.trial.TrialState.PRUNED
-        self.study.tell(trial.number, value, state=outcome)
+                found = [run_optuna(name, luck) for luck in lucks]
+            line += f"| {np.median(found):7.1%} {np.quantile(found, 0.9):8.1%}  "
+        print(line, flush=True)
 
 
-@dataclass(frozen=True)
-class Summary:
-    median: float
-    p90: float
-    hit: float
-    trials: float
-    token_share: float
-
-    def __str__(self) -> str:
-        return f"{self.median:6.1%} {self.p90:6.1%} {self.hit:4.0%} {self.trials:4.1f} {self.token_share:4.0%}"
-
-
-def summarise(curves: Curves, setup: Setup, options: argparse.Namespace) -> Summary:
-    grid_steps = curves.grid_points * curves.last_step
-    budget = math.inf if options.trials else TOKEN_SHARE * grid_steps
-    runs = [Simulation(curves, setup, seed, budget, options.trials or math.inf) for seed in range(options.seeds)]
-    excess = np.array([run.run(options.workers) for run in runs])
-    spent = [_steps_of(run) / grid_steps for run in runs]
-    trials = np.mean([len(run.seen) for run in runs])
-    return Summary(
-        float(np.median(excess)),
-        float(np.quantile(excess, 0.9)),
-        float(np.mean(excess <= 0.01)),
-        float(trials),
-        float(np.mean(spent)),
-    )
-
-
-def _steps_of(run: Simulation) -> int:
-    return sum(max(seen.reports, default=0) for seen in run.seen.values())
+def run_optuna(sampler: str, surface: Synthetic, trials: int = 20) -> float:
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=getattr(optuna.samplers, sampler)(seed=surface.seed))
+    distributions = {dimension.key: dimension.coordinate_distribution() for dimension in surface.space}
+    default = defaults_of(surface.space)
+    study.enqueue_trial({dimension.key: dimension.to_coordinate(default[dimension.key]) for dimension in surface.space})
+    tried = []
+    for _ in range(trials):
+        trial = study.ask(distributions)
+        params = values(surface.space, trial.params)
+        tried.append((surface.loss(params, surface.last_step), params))
+        study.tell(trial, math.log(tried[-1][0]))
+    return surface.regret(min(tried, key=lambda pair: pair[0])[1])
 
 
 def main() -> None:
@@ -222,16 +184,16 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=0, help="a budget of trials instead of tokens")
-    parser.add_argument("--only", default="", help="setups whose name matches this pattern")
+    parser.add_argument("--trials", type=int, nargs="*", help="numbers of trials instead of 6, 8 and 10")
+    parser.add_argument("--displaced", type=float, default=0.0, help="decades that the published rate is off at most")
+    parser.add_argument("--sampler", default="gp")
+    parser.add_argument("--pruner", default="successive_halving")
+    parser.add_argument("--surfaces", action="store_true", help="formulas instead of the grid")
     options = parser.parse_args()
-    curves = read_curves(options.table)
-    columns = f"{'median':>6} {'p90':>6} {'hit':>4} {'n':>4} {'cost':>4}"
-    print(f"{'setup':<52}" + "   ".join(f"{found.method + ': ' + columns:<40}" for found in curves))
-    for setup in SETUPS:
-        if re.search(options.only, setup.name):
-            rows = [f"{found.method}: {summarise(found, setup, options)}" for found in curves]
-            print(f"{setup.name:<52}" + "   ".join(f"{row:<40}" for row in rows), flush=True)
+    if options.surfaces:
+        measure_surfaces(options)
+    else:
+        measure_grids(read_grids(options.table), options)
 
 
 if __name__ == "__main__":

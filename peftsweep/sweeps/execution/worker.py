@@ -36,7 +36,7 @@ from peftsweep.sweeps.execution.tickets import SweepTickets, Tickets
 from peftsweep.sweeps.execution.trial_process import Begun, Proposed, Reported, Stepped, TrialProcess, TrialRequest
 from peftsweep.sweeps.protocol.pruning import should_prune
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
-from peftsweep.sweeps.protocol.stage import is_over
+from peftsweep.sweeps.protocol.stage import is_over, search_centre
 from peftsweep.sweeps.protocol.trials import Ending, Trial, observations, stopped_because
 
 log = logging.getLogger(__name__)
@@ -198,6 +198,7 @@ class Worker:
                 "space": study.space,
                 "history": observations(others),
                 "direction": self.spec.direction,
+                "centre": search_centre(self.spec, study, others),
                 "sampler": settings.sampler.name,
                 "kwargs": settings.sampler.kwargs,
                 "seed": stable_seed(settings.sampler_seed, study.name, trial.number),

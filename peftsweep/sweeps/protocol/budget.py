@@ -15,8 +15,10 @@ from peftsweep.sweeps.protocol.trials import Terms, Trial, current
 
 MARGIN = 1.25  # times the dearest whole trial
 MOST_BLIND_TRIALS = 5  # that end early, or in failure, before any has run to its end and shown what a whole one costs
-# A budget of so many trials, or of what so many whole ones cost, ends with two whole runs; a smaller one with one.
-TRIALS_FOR_TWO, WHOLES_FOR_TWO = 6, 4
+# For each so many trials, or what so many whole ones cost, one whole run at the end, and one at least.
+TRIALS_A_LAST_RUN, WHOLES_A_LAST_RUN = 4, 2.5
+# The largest budget that is spent around the published settings, as it can't search the whole space.
+SHORT_TRIALS, SHORT_WHOLES = 9, 5.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def tickets_due(budget: Budget, trials: Sequence[Trial]) -> list[Terms]:
     open_count = sum(not trial.is_finished for trial in counted)
     if budget.n_trials is not None:
         left = budget.n_trials - len(counted)
-        before_last = left - (2 if budget.n_trials >= TRIALS_FOR_TWO else 1)
+        before_last = left - max(1, budget.n_trials // TRIALS_A_LAST_RUN)
         if before_last > 0:
             return [Terms()] * before_last
         return [_last_run(budget, trials)] if left > 0 and not open_count else []
@@ -55,6 +57,15 @@ def is_given_out(budget: Budget, trials: Sequence[Trial]) -> bool:
     return bool(counted) and all(trial.is_finished for trial in counted) and _next_paid(budget, counted) is None
 
 
+def is_short(budget: Budget, trials: Sequence[Trial]) -> bool:
+    """Whether the budget is too small to search more than the neighbourhood of what is known to work; True while the
+    cost of a whole trial is not known."""
+    if budget.n_trials is not None:
+        return budget.n_trials <= SHORT_TRIALS
+    whole = _dearest_whole(budget, trials)
+    return whole is None or _limit(budget) < SHORT_WHOLES * whole
+
+
 def _last_run(budget: Budget, trials: Sequence[Trial]) -> Terms:
     """The best unfinished trial again, where it promises to be the best of all; else a new one. Either is not pruned:
     nobody would be left to finish it."""
@@ -68,8 +79,7 @@ def _next_paid(budget: Budget, counted: Sequence[Trial]) -> Terms | None:
     How much a whole trial costs is known from those that ran to their end; before, one trial has the budget to itself.
     A little more than the dearest so far is allowed, as the next may be dearer, and would be cut just before its end.
     """
-    limit = float(budget.tokens if budget.tokens is not None else budget.gpu_seconds or 0)
-    whole = max((_spent(budget, trial) for trial in counted if trial.value is not None), default=None)
+    limit, whole = _limit(budget), _dearest_whole(budget, counted)
     open_trials = [trial for trial in counted if not trial.is_finished]
     if whole is None:  # all so far failed, or one still runs: wait for it, else go on with what is left, not for ever
         left = limit - sum(_spent(budget, trial) for trial in counted)
@@ -82,7 +92,7 @@ def _next_paid(budget: Budget, counted: Sequence[Trial]) -> Terms | None:
     for trial in open_trials:
         allowed = trial.terms.tokens if budget.tokens is not None else trial.terms.seconds
         left -= allowed or whole
-    last_runs = (2 if limit >= WHOLES_FOR_TWO * whole else 1) - sum(trial.terms.whole for trial in counted)
+    last_runs = int(limit / (WHOLES_A_LAST_RUN * whole)) - sum(trial.terms.whole for trial in counted)
     # The same number of steps takes the same tokens, but not the same time.
     last_cost = whole if budget.tokens is not None else MARGIN * whole
     spare = left - max(1, last_runs) * last_cost
@@ -96,6 +106,14 @@ def _next_paid(budget: Budget, counted: Sequence[Trial]) -> Terms | None:
 def _paid(budget: Budget, terms: Terms, allowance: float) -> Terms:
     is_tokens = budget.tokens is not None
     return replace(terms, tokens=int(allowance) if is_tokens else None, seconds=None if is_tokens else allowance)
+
+
+def _limit(budget: Budget) -> float:
+    return float(budget.tokens if budget.tokens is not None else budget.gpu_seconds or 0)
+
+
+def _dearest_whole(budget: Budget, trials: Sequence[Trial]) -> float | None:
+    return max((_spent(budget, trial) for trial in trials if trial.value is not None), default=None)
 
 
 def _spent(budget: Budget, trial: Trial) -> float:

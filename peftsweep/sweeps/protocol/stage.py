@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from peftsweep.records.results import Stage
-from peftsweep.records.space import edges_of, widened
-from peftsweep.sweeps.protocol.budget import Budget, is_given_out
+from peftsweep.records.space import defaults_of, edges_of, widened
+from peftsweep.sweeps.protocol.budget import Budget, is_given_out, is_short
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, with_space
 from peftsweep.sweeps.protocol.trials import Trial, best_of, stopped_because
 
@@ -29,6 +30,14 @@ def budget_of(spec: SweepSpec, study: StudySpec, workers: int = 1) -> Budget:
         most_open=max(1, workers),
         direction=spec.direction,
     )
+
+
+def search_centre(spec: SweepSpec, study: StudySpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """The settings around which the search begins: the best of an earlier sweep, or the published ones where the budget
+    is short; None: it begins everywhere."""
+    if study.centre:
+        return study.centre
+    return defaults_of(study.space) if is_short(budget_of(spec, study), trials) else None
 
 
 def is_over(spec: SweepSpec, study: StudySpec, stage: Stage, trials: Sequence[Trial]) -> bool:

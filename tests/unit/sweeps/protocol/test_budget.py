@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from peftsweep.records.space import CAPACITY, LR
-from peftsweep.sweeps.protocol.budget import MARGIN, MOST_BLIND_TRIALS, Budget, is_given_out, tickets_due
+from peftsweep.sweeps.protocol.budget import MARGIN, MOST_BLIND_TRIALS, Budget, is_given_out, is_short, tickets_due
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
 
 MakeTrial = Callable[..., Trial]
@@ -62,19 +62,20 @@ def test_the_last_runs_wait_for_all_that_is_open(trial: MakeTrial) -> None:
 
 
 def test_of_two_last_runs_one_finishes_the_best_probe_and_one_is_new(trial: MakeTrial) -> None:
-    trials = [trial(0, reports={20: 1.0}), *(probe(trial(n), report) for n, report in enumerate((0.9, 0.3, 0.2), 1))]
-    (first,) = tickets_due(Budget(n_trials=6), trials)
-    assert first == Terms(params=trials[3].params, whole=True, finish_of=3)
-    assert tickets_due(Budget(n_trials=6), [*trials, trial(4, None, terms=first)]) == []
-    finished = trial(4, value=0.4, params=trials[3].params, reports={20: 0.2}, terms=first)
-    assert tickets_due(Budget(n_trials=6), [*trials, finished]) == [WHOLE]
+    trials = [trial(0, reports={20: 1.0}), *(probe(trial(n), 1 / n) for n in range(1, 6))]
+    budget = Budget(n_trials=8)
+    (first,) = tickets_due(budget, trials)
+    assert first == Terms(params=trials[5].params, whole=True, finish_of=5)
+    assert tickets_due(budget, [*trials, trial(6, None, terms=first)]) == []
+    finished = trial(6, value=0.4, params=trials[5].params, reports={20: 0.2}, terms=first)
+    assert tickets_due(budget, [*trials, finished]) == [WHOLE]
 
 
 def test_where_a_finishing_run_fails_the_next_best_probe_is_finished(trial: MakeTrial) -> None:
-    trials = [trial(0, reports={20: 1.0}), *(probe(trial(n), report) for n, report in enumerate((0.9, 0.3, 0.2), 1))]
-    (first,) = tickets_due(Budget(n_trials=6), trials)
-    failed = trial(4, Ending.CRASHED, params=trials[3].params, terms=first)
-    assert [terms.finish_of for terms in tickets_due(Budget(n_trials=6), [*trials, failed])] == [2]
+    trials = [trial(0, reports={20: 1.0}), *(probe(trial(n), 1 / n) for n in range(1, 6))]
+    (first,) = tickets_due(Budget(n_trials=8), trials)
+    failed = trial(6, Ending.CRASHED, params=trials[5].params, terms=first)
+    assert [terms.finish_of for terms in tickets_due(Budget(n_trials=8), [*trials, failed])] == [4]
 
 
 @pytest.mark.parametrize("budget", [Budget(tokens=2400, first_report=0.2), Budget(gpu_seconds=2450, first_report=0.2)])
@@ -228,3 +229,24 @@ def test_a_study_runs_exactly_its_number_of_trials(seed: int, n_trials: int, tri
         if chance.random() < 0.8:  # else killed, and it waits again
             trials[number] = trial(number, chance.choice(list(Ending)))
     assert len(trials) == n_trials
+
+
+@pytest.mark.parametrize(
+    ("budget", "short"),
+    [
+        (Budget(n_trials=9), True),
+        (Budget(n_trials=10), False),
+        (Budget(tokens=4999), True),
+        (Budget(tokens=5000), False),
+        (Budget(gpu_seconds=4999.0), True),
+        (Budget(gpu_seconds=5000.0), False),
+    ],
+)
+def test_a_short_budget_is_a_few_trials_or_what_some_whole_ones_cost(
+    budget: Budget, short: bool, trial: MakeTrial
+) -> None:
+    assert is_short(budget, [spent(trial(0), 1000), spent(trial(1), 200, Ending.PRUNED)]) is short
+
+
+def test_a_budget_counts_as_short_until_the_cost_of_a_trial_is_known(trial: MakeTrial) -> None:
+    assert is_short(Budget(tokens=10**9), [trial(0, None)])

@@ -1,4 +1,3 @@
-import itertools
 import logging
 import math
 import warnings
@@ -83,23 +82,22 @@ def test_two_workers_are_sent_to_different_places():
     assert next_of([*COMPLETED, Observation(first, "running")]) != first
 
 
-def test_the_first_trials_are_spread_over_the_range_for_every_seed():
-    for seed in range(10):
-        seen = [trial(1e-3, value=1.0)]
-        for number in range(4):
-            seen.append(trial(*next_of(seen, seed=100 * seed + number).values(), state="running"))
-        rates = [RATES.low, *sorted(found.params[LR] for found in seen), RATES.high]
-        assert max(math.log10(right / left) for left, right in itertools.pairwise(rates)) < 1.5
+BELOW_AND_ABOVE = [bowl(lr, rank) for lr, rank in ((2e-4, 32), (7e-4, 32), (4e-3, 32), (6e-3, 32), (6e-2, 32))]
 
 
-def test_the_first_trials_keep_the_published_choices():
-    space = (RATES, Dimension(CAPACITY, choices=(4, 8, 16, 32), default=16))
-    assert {next_of([], space, seed=seed)[CAPACITY] for seed in range(10)} == {16}
+def is_between(found):
+    return 7e-4 <= found[LR] <= 6e-2
 
 
 def test_the_model_searches_between_rates_that_did_badly():
-    seen = [bowl(lr, rank) for lr, rank in ((2e-4, 32), (7e-4, 32), (4e-3, 32), (6e-3, 32), (6e-2, 32))]
-    assert all(7e-4 <= next_of(seen, sampler="tpe", seed=seed)[LR] <= 6e-2 for seed in range(30))
+    seen = [*BELOW_AND_ABOVE, bowl(5e-3, 8)]
+    assert all(is_between(next_of(seen, sampler="tpe", seed=seed)) for seed in range(30))
+
+
+def test_from_the_tenth_trial_every_second_proposal_is_free():
+    seen = [*BELOW_AND_ABOVE, *(bowl(lr, 8) for lr in (5e-3, 5.5e-3, 4.5e-3, 7e-3, 3.5e-3))]
+    assert not all(is_between(next_of(seen, sampler="tpe", seed=seed)) for seed in range(60))
+    assert all(is_between(next_of([*seen, bowl(8e-3, 8)], sampler="tpe", seed=seed)) for seed in range(60))
 
 
 def test_a_failed_trial_does_not_count_as_one_of_the_first():
@@ -145,7 +143,7 @@ def test_a_violated_limit_keeps_the_sampler_away():
         trial(lr, rank, value=1.0 - rank / 100, violations={"memory": (rank - 20) * 1e9})
         for lr, rank in ((1e-3, 4), (3e-3, 32), (1e-2, 8), (3e-2, 32), (3e-3, 16))
     ]
-    proposed = [next_of(seen, seed=seed)[CAPACITY] for seed in range(5)]
+    proposed = [next_of(seen, seed=seed, n_startup_trials=5)[CAPACITY] for seed in range(5)]
     assert proposed.count(32) <= 1
 
 
