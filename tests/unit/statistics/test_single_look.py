@@ -34,6 +34,15 @@ def test_it_says_what_a_sequential_rule_with_one_look_says() -> None:
     )
 
 
+def test_without_a_winner_only_those_are_behind_that_holm_tells_apart() -> None:
+    spread = 0.01 * np.array([-1.0, 0.0, 1.0])
+    scores = {"a": 0.9 + spread, "b": 0.899 + spread, "c": 0.87 + spread, "d": 0.5 + spread}
+    found = judge_once(scores, margin=0.001)
+    assert found.kind is Kind.UNDECIDED
+    assert found.bounds["c"].p_value < 0.05
+    assert (found.contenders, [*found.dropped]) == (("a", "b", "c"), ["d"])
+
+
 def test_it_always_ends() -> None:
     assert judge_once({"a": drawn(0.9, 2), "b": drawn(0.9, 9, 1)}, margin=0.0).kind is Kind.UNDECIDED
 

@@ -86,7 +86,7 @@ def test_seeds_beyond_a_gap_wait_for_those_before_them(tmp_path: Path) -> None:
 
 def test_a_seed_that_diverged_counts_as_nothing_right(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "monday", studies(3, lora=90, oft=20), looks=LOOKS)
-    diverge(folder, "lora", 2)
+    diverge(folder, "lora", 2, metrics={"test/accuracy": 0.9})  # a finite score, from a loss that was not
     row = row_of(only_group(folder), "lora")
     assert (row.seeds, row.seed_scores, row.diverged) == ((1, 2, 3), (0.9, 0.0, 0.88), (2,))
     assert row.score is not None
