@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
 
 from peftsweep.config.schema import BudgetConfig, SweepConfig
 from peftsweep.records.results import Stage
+from peftsweep.records.space import CAPACITY, LR, defaults_of
 from peftsweep.sweeps.protocol.specification import SweepSpec
-from peftsweep.sweeps.protocol.stage import budget_of, is_over, stage_study_name
+from peftsweep.sweeps.protocol.stage import budget_of, is_over, search_centre, stage_study_name
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Trial
 
 MakeSpec = Callable[..., SweepSpec]
@@ -64,3 +66,18 @@ def test_confirm_jobs_are_a_study_beside_the_tuned_one(sweep_spec: MakeSpec) -> 
         "monday/lora",
         "monday/lora/confirm",
     ]
+
+
+@pytest.mark.parametrize(("n_trials", "is_short"), [(4, True), (20, False)])
+def test_a_short_study_begins_around_the_published_settings(
+    n_trials: int, is_short: bool, sweep_spec: MakeSpec
+) -> None:
+    spec = sweep_spec(settings=SweepConfig(n_trials=n_trials))
+    study = spec.studies[0]
+    assert search_centre(spec, study, []) == (defaults_of(study.space) if is_short else None)
+
+
+def test_a_study_with_a_prior_begins_around_it(sweep_spec: MakeSpec) -> None:
+    spec = sweep_spec(settings=SweepConfig(n_trials=20))
+    study = replace(spec.studies[0], centre={LR: 3e-3, CAPACITY: 16})
+    assert search_centre(spec, study, []) == {LR: 3e-3, CAPACITY: 16}
