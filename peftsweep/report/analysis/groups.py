@@ -227,8 +227,8 @@ def _budgets(entries: Sequence[Entry]) -> Iterator[str]:
     if several:
         yield f"{some(several)} settings that were judged on test data: the best of them looks too good{CURSE}."
     again = Counter(entry.row.method for entry in entries if entry.row.trials)
-    if tuned_again := [f"{method} has {count}" for method, count in again.items() if count > 1]:
-        yield f"{some(tuned_again)} rows, each tuned by itself: the best of them looks too good{CURSE}."
+    if tuned_again := [f"{method} ({count} rows)" for method, count in again.items() if count > 1]:
+        yield f"Tuned more than once: {some(tuned_again)}. The best row of a method looks too good{CURSE}."
     for entry in entries:
         if entry.row.settings_judged > 1:
             count = entry.row.settings_judged

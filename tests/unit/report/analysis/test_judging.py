@@ -76,6 +76,13 @@ def test_jobs_of_several_sweeps_are_judged_once_with_all_their_seeds(tmp_path: P
     assert (group.verdict.kind, group.looks) == (Kind.BEST, ())
 
 
+def test_the_best_of_several_tuned_sweeps_of_one_method_is_told_to_look_too_good(tmp_path: Path) -> None:
+    for name in ("monday", "tuesday"):
+        write_sweep(tmp_path / name, studies(3, lora=80))
+    told = [warning for warning in only_group(tmp_path).warnings if "winner's curse" in warning]
+    assert told[0].startswith("Tuned more than once: lora (2 rows). The best row of a method looks too good")
+
+
 def test_seeds_beyond_a_gap_wait_for_those_before_them(tmp_path: Path) -> None:
     made = studies(5, lora=80, oft=79)
     del made["oft"][3]
