@@ -9,7 +9,8 @@ from peftsweep.records.limits import parse_limits
 from peftsweep.records.metrics import metric_words
 
 KEYS = ("maximize", "minimize", "needs", "sweep", "runs")
-DESCRIPTION = """Name the method that is best within limits, and say why each better-scoring one was left out."""
+DESCRIPTION = """Name the method that is best within limits, of equally good ones the cheapest, and say why each
+better-scoring one was left out."""
 DETAILS = f"""words:
   'memory<=16GB'       a limit on a metric, by short name or key; also >=; quoted, for the shell
   maximize=accuracy    what to be best in (default: the score); minimize=memory
