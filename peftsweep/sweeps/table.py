@@ -158,10 +158,12 @@ def _confirmed(confirm: Sequence[Trial], params: Mapping[str, Any]) -> list[Tria
 
 
 def _scores(runs: Sequence[Trial], key: str | None) -> list[float]:
-    """Of each seed; one that diverged has got nothing."""
-    known = [run.outcome.metrics.get(key or "") for run in runs if run.outcome]
+    """Of each seed; one that diverged has got nothing, whatever it answered at the end."""
+    if key is None:
+        return []
+    known = [run.outcome.metrics.get(key) if run.outcome and not has_diverged(run) else None for run in runs]
     nothing = min([0.0, *(value for value in known if value is not None)])
-    return [nothing if value is None else value for value in known] if key else []
+    return [nothing if value is None else value for value in known]
 
 
 def _means(runs: Sequence[Trial]) -> dict[str, float]:
