@@ -119,12 +119,15 @@ def test_a_confirm_job_has_the_best_settings(from_python):
 
 
 def test_a_warm_child_loads_the_base_and_tokenises_the_data_once(from_python):
-    """One worker's tuning and confirming: a child each, however many trials of whatever method it runs."""
+    """One worker's tuning: a child, however many trials of whatever method it runs. A confirm job has its own."""
     line, _ = from_python
-    logs = [path.read_text() for path in line.sweep.glob("*/*/job.log")]
-    assert len(logs) > 4
-    assert sum("Loaded pocket-llama" in log for log in logs) == 2
-    assert sum(log.count("Tokenised") for log in logs) == 3  # training, validation, test
+    trials, confirm = (
+        [path.read_text() for path in line.sweep.glob(f"*/{name}/job.log")] for name in ("0*", "*-seed-*")
+    )
+    assert len(trials) == 4
+    assert sum("Loaded pocket-llama" in log for log in trials) == 1
+    assert all("Loaded pocket-llama" in log for log in confirm)
+    assert sum(log.count("Tokenised") for log in [*trials, *confirm]) == 3  # training, validation, test
 
 
 def test_one_more_trial_is_exactly_one_more(continued):

@@ -38,7 +38,7 @@ def test_the_table_tells_what_is_needed_and_what_for(
 
 def test_json_has_all_sizes_in_bytes(plan_json: Plan) -> None:
     [plan] = plan_json("method=lora")
-    assert (plan["method"], plan["model"], plan["batch_size"]) == ("lora", "pocket-llama", 16)
+    assert (plan["method"], plan["model"], plan["batch_size"]) == ("lora", "pocket-llama", 4)
     assert plan["trainable_params"] == 114_688
     assert plan["low_bytes"] < plan["train_peak_bytes"] == sum(plan["parts"].values()) < plan["high_bytes"]
     assert plan["fits_gb"]["8"] is True

@@ -90,14 +90,14 @@ def test_nothing_but_the_batch_changes(job_of: JobOf, plan_of: PlanOf) -> None:
 
 
 def test_gradients_that_wait_for_more_batches_are_counted(job_of: JobOf, plan_of: PlanOf) -> None:
-    """Full fine-tuning: 4 rows fit alone, but not beside the gradients of the rows before."""
+    """Full fine-tuning: 48 rows fit alone, but not beside the gradients of the rows before."""
     alone, waiting = (
-        plan_of("method=full", "hparams.batch_size=32", f"hparams.gradient_accumulation={batches}")
+        plan_of("method=full", "hparams.batch_size=48", f"hparams.gradient_accumulation={batches}")
         for batches in (1, 2)
     )
     assert alone.high_bytes < waiting.high_bytes
-    found = fitted(job_of("method=full", "hparams.batch_size=64"), waiting.high_bytes - 1).hparams
-    assert found.batch_size < 32
+    found = fitted(job_of("method=full", "hparams.batch_size=96"), waiting.high_bytes - 1).hparams
+    assert found.batch_size < 48
 
 
 def test_a_card_that_holds_not_one_row_is_an_error_with_ways_out(job_of: JobOf) -> None:
