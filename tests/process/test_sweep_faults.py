@@ -63,6 +63,7 @@ def stopped_often(tmp_path_factory, sweep_line):
     return line, seen
 
 
+@pytest.mark.slow
 def test_a_killed_child_costs_its_worker_nothing(stopped_often):
     _, seen = stopped_often
     trial, workers, worker = seen["after the child's death"]
@@ -71,6 +72,7 @@ def test_a_killed_child_costs_its_worker_nothing(stopped_often):
     assert [lease.pid for lease in workers] == [worker.pid]
 
 
+@pytest.mark.slow
 def test_the_first_ctrl_c_finishes_what_runs(stopped_often):
     _, seen = stopped_often
     printed, code, trials = seen["ctrl-c"]
@@ -81,6 +83,7 @@ def test_the_first_ctrl_c_finishes_what_runs(stopped_often):
     assert trials[-1].state.name == "WAITING"
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_stops_now_at_no_cost(stopped_often):
     _, seen = stopped_often
     printed, code, trials, worker = seen["two ctrl-c"]
@@ -92,12 +95,14 @@ def test_the_second_ctrl_c_stops_now_at_no_cost(stopped_often):
     assert stopped.attempts == 0
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_controller_finish_what_they_run_and_leave(stopped_often):
     _, seen = stopped_often
     trials, worker = seen["controller killed"]
     assert trials[worker.doing["number"]].is_result
 
 
+@pytest.mark.slow
 def test_a_worker_that_joins_finishes_the_rest_alone(stopped_often):
     _, seen = stopped_often
     code, trials = seen["joined"]
@@ -106,6 +111,7 @@ def test_a_worker_that_joins_finishes_the_rest_alone(stopped_often):
     assert trials[-1].worker is not None
 
 
+@pytest.mark.slow
 def test_after_all_of_it_each_trial_is_there_once(stopped_often):
     line, _ = stopped_often
     trials = line.tickets("ia3")
@@ -116,6 +122,7 @@ def test_after_all_of_it_each_trial_is_there_once(stopped_often):
     assert list(line.workers()) == []
 
 
+@pytest.mark.slow
 def test_a_line_of_the_journal_that_was_cut_short_is_dropped(stopped_often):
     line, _ = stopped_often
     lines = (line.sweep / "study.journal").read_text().splitlines()

@@ -26,7 +26,7 @@ def from_python(tmp_path_factory, sweep_line):
     """Two studies of two trials each, confirmed with one seed, asked for by a Python program; where, and its table."""
     line = sweep_line(tmp_path_factory.mktemp("sweep"))
     overrides = ["method=lora,ia3", "tracking=none", *line.JOB]
-    settings = {"name": "s", "n_trials": 2, "workers": 1, "confirm": {"seeds": 1}}
+    settings = {"name": "s", "n_trials": 2, "workers": 1, "confirm": {"seeds": 1, "default_seeds": 0}}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(line.folder)
         for key, value in line.environment.items():
@@ -40,7 +40,7 @@ def continued(from_python):
     """The same sweep with one trial more, as a command line; the folders there were before, and what it printed."""
     line, _ = from_python
     before = set(line.sweep.glob("*/*/result.json"))
-    typed = [*line.FAIR, "method=lora,ia3", "confirm.seeds=1", *SMALL, *line.JOB]
+    typed = [*line.FAIR, "method=lora,ia3", "confirm.seeds=1", "confirm.default_seeds=0", *SMALL, *line.JOB]
     return line, before, line.run(*typed, "n_trials=3")
 
 
@@ -168,7 +168,9 @@ def test_how_to_go_on_join_and_look_is_printed(continued):
 def test_a_finished_sweep_has_nothing_to_do(continued):
     line, _, _ = continued
     before = {path: path.stat().st_mtime_ns for path in line.sweep.rglob("result.json")}
-    line.run(*line.FAIR, "method=lora,ia3", "confirm.seeds=1", *SMALL, *line.JOB, "n_trials=3")
+    line.run(
+        *line.FAIR, "method=lora,ia3", "confirm.seeds=1", "confirm.default_seeds=0", *SMALL, *line.JOB, "n_trials=3"
+    )
     assert {path: path.stat().st_mtime_ns for path in line.sweep.rglob("result.json")} == before
 
 
