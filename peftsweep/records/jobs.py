@@ -153,6 +153,12 @@ def read_item_scores(path: Path) -> list[float]:
     return [statistics.fmean(of_item) for of_item in scores.values()]
 
 
+def with_nothing(scores: Sequence[float | None]) -> list[float]:
+    """Scores of seeds; None of one that diverged, which has got nothing: 0, or the lowest that was seen, if below."""
+    nothing = min([0.0, *(score for score in scores if score is not None)])
+    return [nothing if score is None else score for score in scores]
+
+
 def scores_of_seeds(items: Sequence[Sequence[float] | None], count: int = 0) -> Floats:
     """(seeds, test items), as far as seeds were asked as many items as the first.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.storages import BaseStorage
 
 from peftsweep.records.files import TABLE_FILE, write_whole
-from peftsweep.records.jobs import score_interval
+from peftsweep.records.jobs import score_interval, with_nothing
 from peftsweep.records.metrics import METRICS, score_keys
 from peftsweep.records.results import Stage
 from peftsweep.records.space import defaults_of, describe_range, edges_of, widened
@@ -161,9 +161,8 @@ def _scores(runs: Sequence[Trial], key: str | None) -> list[float]:
     """Of each seed; one that diverged has got nothing, whatever it answered at the end."""
     if key is None:
         return []
-    known = [run.outcome.metrics.get(key) if run.outcome and not has_diverged(run) else None for run in runs]
-    nothing = min([0.0, *(value for value in known if value is not None)])
-    return [nothing if value is None else value for value in known]
+    known = (None if has_diverged(run) or run.outcome is None else run.outcome.metrics.get(key) for run in runs)
+    return with_nothing([*known])
 
 
 def _means(runs: Sequence[Trial]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peftsweep.records.job_settings import differing_keys
-from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval
+from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval, with_nothing
 from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import Stage, Status
 from peftsweep.records.space import CAPACITY, LR, are_near
@@ -197,7 +197,7 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
     return Entry(row, key, name, unique, tuple(jobs))
 
 
-def with_nothing(entries: Sequence[Entry], score: str) -> list[Entry]:
+def with_lost_rows(entries: Sequence[Entry], score: str) -> list[Entry]:
     """Where all seeds of a row diverged, its score is nothing: the worst there is, and not unknown."""
     lost = [entry for entry in entries if entry.scored and entry.score_name is None]
     if not lost:
@@ -250,10 +250,8 @@ def _counts(job: Job) -> bool:
 
 
 def seed_scores(jobs: Sequence[Job], name: str) -> list[float]:
-    """Of each job; one that diverged has got nothing, or the lowest score of them all, if that is below 0."""
-    known = [None if job.result.has_diverged else job.result.metrics.get(name) for job in jobs]
-    nothing = min([0.0, *(score for score in known if score is not None)])
-    return [nothing if score is None else score for score in known]
+    """Of each job."""
+    return with_nothing([None if job.result.has_diverged else job.result.metrics.get(name) for job in jobs])
 
 
 def items_of(jobs: Sequence[Job]) -> list[list[float] | None]:

@@ -15,7 +15,7 @@ from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
-from peftsweep.report.analysis.entries import Entry, build_entries, with_nothing
+from peftsweep.report.analysis.entries import Entry, build_entries, with_lost_rows
 from peftsweep.report.analysis.judging import compare_losses, item_matrices, judge_entries
 from peftsweep.statistics.collapse import collapsed_seeds
 from peftsweep.statistics.intervals import Floats
@@ -78,7 +78,7 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
     score = names.most_common(1)[0][0] if names else None
     studies = [loaded.studies.get(entry.row.study) for entry in own if entry.row.study]
     objective = next((study.objective for study in studies if study and study.objective), None)
-    own = with_nothing(own, score) if score else own
+    own = with_lost_rows(own, score) if score else own
     ranked = [entry for entry in own if score and entry.score_name == score]
     ranked.sort(key=lambda entry: (_badness(entry.row.score.mean if entry.row.score else 0.0, score), entry.row.name))
     rest = [entry.row for entry in own if not score or entry.score_name != score]
