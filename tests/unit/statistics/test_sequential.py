@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from peftsweep.statistics.intervals import Floats
 from peftsweep.statistics.sequential import FEWEST, LOOKS, Kind, default_margin, judge, look_levels, margin_of
 
 MARGIN = 0.02
+MANY = 150  # sweeps; tests/bench/bench_verdict.py simulates more
 
 
 def drawn(mean: float, seeds: int = 14, spread: float = 0.005, start: int = 0) -> Floats:
@@ -131,12 +132,13 @@ def test_the_default_margin_is_the_noise_of_a_difference_on_as_many_items(items:
     assert default_margin(items) == pytest.approx((draw[:, 0] - draw[:, 1]).std(), rel=0.02)
 
 
-def outcomes(truth: Truth, repetitions: int, **known: Any) -> tuple[float, float, float]:
+@cache
+def outcomes(truth: Truth, repetitions: int) -> tuple[float, float, float]:
     """Share that ends with a claim, share of wrong claims, jobs on average."""
     random = np.random.default_rng(0)
     found = []
     for _ in range(repetitions):
-        verdict, runs = confirm(truth.draw(LOOKS[-1], random), default_margin(truth.items), LOOKS, **known)
+        verdict, runs = confirm(truth.draw(LOOKS[-1], random), default_margin(truth.items), LOOKS)
         found.append((verdict.kind in (Kind.BEST, Kind.EQUAL), is_wrong(verdict, truth), runs))
     decided, wrong, runs = np.mean(found, axis=0)
     return float(decided), float(wrong), float(runs)
@@ -160,18 +162,18 @@ def test_one_just_below_the_margin_is_called_as_good_in_few_cases() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("truth", [*TRUTHS.values(), JUST_WORSE], ids=[*TRUTHS, "just worse"])
 def test_claims_are_wrong_in_at_most_one_case_of_twenty(truth: Truth) -> None:
-    assert outcomes(truth, 200)[1] <= 0.05
+    assert outcomes(truth, MANY)[1] <= 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("truth", COLLAPSING.values(), ids=COLLAPSING)
 def test_claims_about_rivals_that_collapse_are_wrong_in_at_most_one_case_of_ten(truth: Truth) -> None:
-    assert outcomes(truth, 200)[1] <= 0.1
+    assert outcomes(truth, MANY)[1] <= 0.1
 
 
 @pytest.mark.slow
 def test_three_of_four_sweeps_are_decided_with_forty_jobs() -> None:
-    decided, _, runs = np.mean([outcomes(truth, 100) for truth in TRUTHS.values()], axis=0)
+    decided, _, runs = np.mean([outcomes(truth, MANY) for truth in TRUTHS.values()], axis=0)
     assert decided >= 0.73
     assert runs <= 40
 
