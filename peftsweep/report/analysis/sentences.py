@@ -82,7 +82,7 @@ def _detectable(group: Group, best: Row) -> Iterator[str]:
 
 
 def _by_loss(group: Group) -> Iterator[str]:
-    """The test loss as a second endpoint. It swings less from seed to seed, and may rank the other way."""
+    """The test loss as a second endpoint: often steadier from seed to seed than a score, and it may rank the other way."""
     losses = {
         row.name: row.estimates[LOSS].mean
         for row in group.rows
@@ -97,7 +97,7 @@ def _by_loss(group: Group) -> Iterator[str]:
     is_told = is_best(first, others, group.loss_pairs)
     p_value = "p < 0.001" if worst < 0.001 else f"p = {worst:.3f}" if worst < LEVEL else f"p = {worst:.2f}"
     apart = "told apart" if is_told else "not told apart"
-    yield f"By {shown.name}, which is quieter: {told}; {apart}{' at best' * (len(others) > 1)} ({p_value})."
+    yield f"By {shown.name}, a second measure: {told}; {apart}{' at best' * (len(others) > 1)} ({p_value})."
     if first != group.verdict.leader:
         doubt = ": the two disagree, and the score decides" if is_told else ", though not beyond chance"
         yield f"The loss ranks {first} before {group.verdict.leader}{doubt}."

@@ -175,7 +175,7 @@ def with_losses(folder: Path, **losses: float) -> Group:
 def test_the_loss_speaks_beside_the_score_and_says_where_it_ranks_another_way(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "monday", studies(3, lora=80, oft=79, ia3=20))
     details = answer(with_losses(folder, lora=0.2, oft=0.1, ia3=0.9)).details
-    assert "By test loss, which is quieter: oft 0.101, lora 0.201; told apart (p < 0.001)." in details
+    assert "By test loss, a second measure: oft 0.101, lora 0.201; told apart (p < 0.001)." in details
     assert "The loss ranks oft before lora: the two disagree, and the score decides." in details
 
 
