@@ -82,7 +82,7 @@ def _detectable(group: Group, best: Row) -> Iterator[str]:
 
 
 def _by_loss(group: Group) -> Iterator[str]:
-    """The test loss as a second endpoint: often steadier from seed to seed than a score, and it may rank the other way."""
+    """The test loss as a second endpoint: often steadier from seed to seed than a score, and it may rank otherwise."""
     losses = {
         row.name: row.estimates[LOSS].mean
         for row in group.rows
