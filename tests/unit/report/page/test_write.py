@@ -107,8 +107,8 @@ def test_rows_with_other_numbers_of_knobs_are_told_to_lose_by_it() -> None:
     trials = {"trials": {"ok": 3}}
     one, two = {"hparams.lr": 1.0}, {"hparams.lr": 1.0, "method.capacity": 8}
     rows = row("ia3", 0.8, 1, best=one, **trials), row("lora", 0.7, 2, best=two, **trials)
-    assert any("two settings to search loses" in told for told in protocol(group(*rows)))
-    assert not any("to search loses" in told for told in protocol(group(rows[0], replace(rows[1], best=one))))
+    assert any("two settings is searched less closely" in told for told in protocol(group(*rows)))
+    assert not any("searched less closely" in told for told in protocol(group(rows[0], replace(rows[1], best=one))))
 
 
 def test_jobs_that_were_not_tuned_are_not_told_to_be() -> None:
