@@ -17,9 +17,10 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[list[object]]:
-    """Those of before, put back whatever a test does."""
+    """Those of a test, which has none for a hang-up, whoever runs it under nohup; those of before are put back."""
     before = [signal.getsignal(number) for number in NUMBERS]
-    yield list(before)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield [signal.getsignal(number) for number in NUMBERS]
     for number, handler in zip(NUMBERS, before, strict=True):
         signal.signal(number, handler)
 
