@@ -56,11 +56,11 @@ from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import (
     Progress,
     confirmation_cost,
-    describe_params,
     dry_run_table,
     final_table,
     notes,
     print_plain,
+    prior_lines,
     wide_console,
 )
 from peftsweep.tracking.store import resolve_uri
@@ -197,6 +197,8 @@ def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
         console = wide_console()
         console.print(dry_run_table(spec, pool.workers))
         print_plain(console, confirmation_cost(spec))
+        for told in prior_lines(spec):
+            print_plain(console, f"prior   {told}")
         print_plain(console, f"folder  {spec.folder}")
         return None
     console = Console(stderr=True)
@@ -248,8 +250,8 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
     trials = f"{spec.n_trials} trials each" if spec.n_trials else "a budget each"
     line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {pool.workers} workers")
     line("folder", spec.folder)
-    for study in spec.studies if spec.settings.prior else ():
-        line("prior", f"{study.label} starts around {describe_params(study.centre)}, best in {spec.settings.prior}")
+    for told in prior_lines(spec):
+        line("prior", told)
     line("go on", resume_command(spec.path))
     line("join", f"python -m peftsweep worker {shlex.quote(spec.folder)}")
     if spec.tracking:

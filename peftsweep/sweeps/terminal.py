@@ -245,6 +245,12 @@ def confirmation_cost(spec: SweepSpec) -> str:
     return f"Confirmation: {fewest} to {most} jobs. It looks at {looks} seeds, and ends when the verdict is known."
 
 
+def prior_lines(spec: SweepSpec) -> list[str]:
+    """Where each search starts, by which earlier sweep; nothing where none was named."""
+    prior = spec.settings.prior
+    return [f"{s.label} starts around {describe_params(s.centre)}, best in {prior}" for s in spec.studies if prior]
+
+
 def dry_run_table(spec: SweepSpec, workers: int) -> Table:
     """What the sweep would do: studies, what each searches, and the most that it can cost."""
     shown = Table(

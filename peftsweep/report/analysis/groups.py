@@ -28,8 +28,7 @@ MOST_COMPARED = 50
 # What two jobs must share of their environment for their scores to be ranked without a warning. The processor counts
 # where there is no accelerator.
 ENVIRONMENT = ("peftsweep", "commit", "dirty", "torch", "transformers", "peft", "gpu", "cuda", "driver")
-# Of the best of several settings that differ by chance alone: their number and the noise of seeds decide.
-CURSE = ", by 1.2 to 3.5 points in simulations (the winner's curse)"
+CURSE = ", the more of them there are and the more seeds differ (the winner's curse)"
 FIELD_WORDS = {
     "task": "task",
     "task_version": "version of the task",

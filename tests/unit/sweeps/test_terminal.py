@@ -18,7 +18,15 @@ from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.protocol.specification import SweepSpec
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial
 from peftsweep.sweeps.table import SweepRow, SweepTable
-from peftsweep.sweeps.terminal import Progress, describe_params, dry_run_table, duration, final_table, notes
+from peftsweep.sweeps.terminal import (
+    Progress,
+    describe_params,
+    dry_run_table,
+    duration,
+    final_table,
+    notes,
+    prior_lines,
+)
 
 MakeSpec = Callable[..., SweepSpec]
 MakeTrial = Callable[..., Trial]
@@ -103,6 +111,14 @@ def test_a_dry_run_loses_no_number(width: int, sweep_spec: MakeSpec) -> None:
     steps = 4 * 90 + 17 * 90  # trials, then 14 seeds of the best and 3 of the default
     for shown in ("4", f"{steps:,}", f"{steps * 8 * 128:,}", "2 workers"):
         assert shown in text
+
+
+def test_where_a_search_starts_is_told_of_each_study(sweep_spec: MakeSpec) -> None:
+    spec = sweep_spec("lora", "oft")
+    assert prior_lines(spec) == []
+    centred = tuple(replace(study, centre={LR: 3e-4, CAPACITY: 16}) for study in spec.studies)
+    found = prior_lines(replace(spec, studies=centred, settings=replace(spec.settings, prior="small")))
+    assert found == [f"{label} starts around lr 0.0003  capacity 16, best in small" for label in ("lora", "oft")]
 
 
 def test_a_dry_run_of_tokens_tells_tokens(sweep_spec: MakeSpec) -> None:
