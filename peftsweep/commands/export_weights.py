@@ -101,20 +101,10 @@ def _export_weights(
 def _show(conversion: Conversion) -> None:
     """Score and size before and after."""
     from rich.console import Console
-    from rich.table import Table
 
-    from peftsweep.records.metrics import METRICS
-    from peftsweep.records.quantities import format_metric
+    from peftsweep.job.display import scores_table
 
     low, high = conversion.ranks
-    table = Table(title=f"{conversion.method} as LoRA of rank {low if low == high else f'{low} to {high}'}")
-    for name in ("metric", "before", "95% interval", "after", "95% interval"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
-    sides = ((conversion.before, conversion.intervals_before), (conversion.after, conversion.intervals_after))
-    for key in conversion.after:
-        cells = []
-        for values, intervals in sides:
-            cells.append(format_metric(METRICS[key], values[key]) if key in values else "")
-            cells.append(" to ".join(format_metric(METRICS[key], end) for end in intervals.get(key, ())))
-        table.add_row(key, *cells)
-    Console().print(table)
+    title = f"{conversion.method} as LoRA of rank {low if low == high else f'{low} to {high}'}"
+    before, after = (conversion.before, conversion.intervals_before), (conversion.after, conversion.intervals_after)
+    Console().print(scores_table(title, {"before": before, "after": after}))

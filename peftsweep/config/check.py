@@ -58,7 +58,7 @@ def problems_of(overrides: Sequence[str], line: CommandLine) -> list[Problem]:
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         return [*untrusted_settings(config, line), *check_and_build(own, line)[0]]
     except COMPOSE_ERRORS as error:
-        return [Problem(f"the configuration must compose ({_first_lines(error)})")]
+        return [Problem(f"the configuration must compose ({first_lines(error)})")]
 
 
 def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]:
@@ -95,7 +95,7 @@ def build_config(config: DictConfig) -> JobConfig:
     return typing.cast(JobConfig, OmegaConf.to_object(merged))
 
 
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2]).strip()
 
 
@@ -182,7 +182,7 @@ def schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> It
         try:
             value = NEEDED if OmegaConf.is_missing(node, key) else node[key]
         except OmegaConfBaseException as error:
-            yield Problem(f"{full} must resolve ({_first_lines(error)})")
+            yield Problem(f"{full} must resolve ({first_lines(error)})")
             continue
         types_of_key = (option for option in _options(hints[key]) if isinstance(option, type))
         nested = next((option for option in types_of_key if dataclasses.is_dataclass(option)), None)

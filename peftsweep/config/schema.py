@@ -127,7 +127,8 @@ class HparamsConfig:
     eval_every: int = number(250, low=0)  # steps between two validation losses; 0: at the end only
     eval_steps: list[int] | None = None  # measure it after these steps instead, and at the end
     eval_batch_size: int = number(50, low=1)
-    checkpoint_every: int = number(0, low=0)  # steps between two checkpoints to resume from; 0: none
+    # Steps between two checkpoints to resume from; null: every ten minutes, but in sweeps none; 0: none.
+    checkpoint_every: int | None = number(None, low=0)
 
 
 @dataclass

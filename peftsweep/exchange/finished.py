@@ -1,4 +1,4 @@
-"""A finished job whose adapter is to be taken out: its settings, its base model, the adapter on it."""
+"""A trained job whose adapter is to be used: its settings, its base model, the adapter on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
+from safetensors.torch import load_file
+from torch import nn
 
 from peftsweep.config.check import check_and_build
 from peftsweep.config.schema import EMBEDDED, JobConfig
@@ -18,8 +20,8 @@ from peftsweep.errors import ConfigError, DataError, MethodError, ModelError, Pr
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.loading import load_base
-from peftsweep.records.files import ADAPTER_FOLDER, RESULT_FILE
-from peftsweep.records.results import JobResult, Status, load_result
+from peftsweep.records.files import ADAPTER_FOLDER, RESULT_FILE, TRAINED_FILE
+from peftsweep.records.results import JobResult, load_result
 
 COMMIT_LENGTH = 40
 
@@ -43,19 +45,19 @@ class FinishedJob:
 
 
 def open_job(folder: Path, *, trusted: bool = False) -> FinishedJob:
-    """Read a job's folder; loads nothing.
+    """Read a job's folder; loads nothing. Its training is over, whatever came of its evaluation.
 
     trusted: let its settings name code to run (`model.trust_remote_code`, `task.scorer`), as only a command line may.
     Raises:
-        DataError: there is no result, the job didn't end well, or its adapter wasn't kept.
+        DataError: there is no result, or no adapter: the job didn't train to its end, or it wasn't kept.
         ConfigError: its settings are none of this version's, or name code.
     """
-    result = load_result(folder)
-    if result.status is not Status.OK:
-        raise DataError(Problem("only a job that ended well has an adapter", str(result.status), str(folder)))
+    was_killed = not (folder / RESULT_FILE).exists() and (folder / TRAINED_FILE).exists()
+    result = load_result(folder / TRAINED_FILE if was_killed else folder)
     if not any((folder / ADAPTER_FOLDER).glob("*")):
-        fix = "Run it with save_adapter=true. Results of the reference benchmark come without."
-        raise DataError(Problem("the job's folder must hold its adapter", str(folder), fix=fix))
+        rule = f"the job's folder must hold its adapter; the job is {result.status}"
+        fix = "A job that trains to its end with save_adapter=true leaves one; imported results have none."
+        raise DataError(Problem(rule, str(folder), fix=fix))
     content = OmegaConf.create(result.config)
     named = [key for key in code_settings(content) if OmegaConf.select(content, key)]
     if named and not trusted:
@@ -82,6 +84,15 @@ def load_base_of(job: FinishedJob, device: torch.device, *, dtype: str | None = 
         rule = f"the adapter was trained on revision {trained_on} of {model.id}"
         raise ModelError(Problem(rule, base.revision, "model.id", "Put that base model back."))
     return base
+
+
+def put_trained(job: FinishedJob, base: BaseModel) -> nn.Module:
+    """The base model as the job left it, in eval mode: with the adapter on it, or all its weights replaced."""
+    if not job.is_full:
+        return put_adapter(job, base, job.adapter)
+    for path in sorted(job.adapter.glob("*.safetensors")):
+        base.model.load_state_dict(load_file(path), strict=False)  # tied weights are saved once
+    return base.model
 
 
 def put_adapter(job: FinishedJob, base: BaseModel, adapter: Path) -> PeftModel:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from peftsweep.job.loop import TrainingState
 from peftsweep.memory.probe import Carried
 from peftsweep.records.files import CHECKPOINT_FILE, writing_whole
 
-CONTENT = {"weights", "optimizer", "scheduler", "step", "tokens", "random", "carried", "mlflow_run_id", "extra"}
+STATE = ("step", "tokens", "owes_validation")
+CONTENT = {"weights", "optimizer", "scheduler", *STATE, "random", "carried", "mlflow_run_id", "extra"}
 
 
 def save_checkpoint(
@@ -30,8 +33,7 @@ def save_checkpoint(
         "weights": changing_weights(model),
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
-        "step": state.step,
-        "tokens": state.tokens,
+        **{name: getattr(state, name) for name in STATE},
         "random": random_state(),
         "carried": dataclasses.asdict(carried),
         "mlflow_run_id": run_id,
@@ -49,7 +51,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     """
     path = folder / CHECKPOINT_FILE
     if not path.exists():
-        fix = "Only jobs with hparams.checkpoint_every above 0 can be resumed, after their first checkpoint."
+        fix = "A job leaves one when it is stopped, and every ten minutes or hparams.checkpoint_every steps."
         raise DataError(Problem("the folder to resume must hold a checkpoint", str(folder), "resume", fix))
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -74,7 +76,8 @@ def restore_checkpoint(content: dict[str, Any], model: nn.Module, state: Trainin
         own[name].detach().copy_(tensor)
     state.optimizer.load_state_dict(content["optimizer"])
     state.scheduler.load_state_dict(content["scheduler"])
-    state.step, state.tokens = content["step"], content["tokens"]
+    for name in STATE:
+        setattr(state, name, content[name])
     restore_random_state(content["random"])
 
 
@@ -95,6 +98,16 @@ def _is_base_weight(name: str) -> bool:
     """By peft's naming: wrapped layers keep theirs under base_layer; what was not wrapped ends in plain weight or bias,
     and an adapter's own tensors are named after the adapter."""
     return ".base_layer." in name or (name.endswith((".weight", ".bias")) and ".default." not in name)
+
+
+@contextmanager
+def chance_untouched() -> Iterator[None]:
+    """What is drawn inside changes nothing about what is drawn afterwards."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(before)
 
 
 def random_state() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import rich
@@ -67,6 +67,25 @@ def result_table(result: JobResult) -> Table:
         if metric.key in result.metrics:
             interval = (format_metric(metric, end) for end in result.intervals.get(metric.key, ()))
             table.add_row(label, format_metric(metric, result.metrics[metric.key]), " to ".join(interval))
+    return table
+
+
+Measured = tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]  # metrics, and the intervals of some
+
+
+def scores_table(title: str, sides: Mapping[str, Measured]) -> Table:
+    """Metrics of the same names side by side, each with its interval; those that the last one has."""
+    table = Table("metric", title=title, title_justify="left")
+    for name in sides:
+        table.add_column(name, justify="right")
+        table.add_column("95% interval", justify="right")
+    *_, (shown, _) = sides.values()
+    for key in shown:
+        cells = []
+        for values, intervals in sides.values():
+            cells.append(format_metric(METRICS[key], values[key]) if key in values else "")
+            cells.append(" to ".join(format_metric(METRICS[key], end) for end in intervals.get(key, ())))
+        table.add_row(key, *cells)
     return table
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from peftsweep import __version__
-from peftsweep.modalities.base import Evaluation, Task
+from peftsweep.config.schema import JobConfig
+from peftsweep.modalities.base import BaseModel, Evaluation, Task
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
 from peftsweep.records.files import write_whole
 
@@ -35,22 +36,24 @@ class BaseMeasure:
 
 @dataclass(frozen=True)
 class Scores(Evaluation):
-    """Metrics under their final keys, and what belongs to them. pictures: made for a person to look at."""
+    """Metrics under their final keys, and what belongs to them. pictures: made for a person to look at; base_items: as
+    items, of the model before training."""
 
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    base_items: list[dict[str, Any]] = field(default_factory=list)
 
 
-def measure_base(task: Task, model: nn.Module, *, model_key: str, read_test: bool, cache: Path) -> BaseMeasure:
+def measure_base(
+    task: Task, base: BaseModel, config: JobConfig, device: torch.device, *, read_test: bool
+) -> BaseMeasure:
     """Measure the bare base model. What it knows is the same for all jobs on it, so the jobs of one process measure it
-    once; its test score is the same for every method, so it is kept in `cache`.
-
-    model_key: equal for base models that answer alike (revision, dtype, device type).
-    """
+    once; its test score is the same for every method, so it is kept in the job's cache."""
+    model_key = f"{base.revision} {config.model.dtype} {device.type}"  # equal for models that answer alike
     key = f"{model_key} {task.retention_key()}"
     if key not in _RETENTION_OF_BASE:
         _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this
-        _RETENTION_OF_BASE[key] = task.measure_retention(model)
-    evaluation = _base_evaluation(task, model, model_key, cache) if read_test else None
+        _RETENTION_OF_BASE[key] = task.measure_retention(base.model)
+    evaluation = _base_evaluation(task, base.model, model_key, Path(config.cache)) if read_test else None
     return BaseMeasure(_RETENTION_OF_BASE[key], evaluation)
 
 
@@ -96,7 +99,8 @@ def evaluate_job(task: Task, model: nn.Module, base: BaseMeasure, *, read_test: 
     if not read_test:
         return Scores(metrics)
     tested = task.evaluate(model, "test")
-    scores = Scores(metrics, {}, tested.items, tested.generation_config, {}, task.pictures(base.evaluation, tested))
+    pictures, base_items = task.pictures(base.evaluation, tested), base.evaluation.items if base.evaluation else []
+    scores = Scores(metrics, {}, tested.items, tested.generation_config, {}, pictures, base_items)
     for prefix, evaluation in (("test", tested), ("base", base.evaluation)):
         if evaluation is not None:
             scores.metrics.update({f"{prefix}/{name}": value for name, value in evaluation.metrics.items()})

@@ -4,6 +4,7 @@ call."""
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import NonFiniteLossError, Problem
 from peftsweep.modalities.base import Batch, TrainableTask
 
+CHECKPOINT_SECONDS = 600.0  # between two checkpoints, where nobody chose a number of steps
+
 
 @dataclass
 class LoopCallbacks:
@@ -26,7 +29,8 @@ class LoopCallbacks:
 
     report(step, metrics): after each step; may raise to stop the job (pruning); validate(step): every `eval_every`
     steps and after the last; after_step(step): the method's hook, while gradients are still there; checkpoint(step);
-    own_loss(): after each forward pass, a scalar of the method's own to add to the mean loss, or None.
+    own_loss(): after each forward pass, a scalar of the method's own to add to the mean loss, or None; undivided():
+    around what an order to stop must not cut in two.
     """
 
     report: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
@@ -35,6 +39,7 @@ class LoopCallbacks:
     checkpoint: Callable[[int], None] = lambda step: None
     measure_step: Callable[[int], AbstractContextManager[Any]] = lambda tokens: nullcontext()
     own_loss: Callable[[], Tensor | None] = lambda: None
+    undivided: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass
@@ -45,6 +50,7 @@ class TrainingState:
     scheduler: LRScheduler
     step: int = 0
     tokens: int = 0
+    owes_validation: bool = False  # of this step
 
 
 def train(
@@ -57,19 +63,26 @@ def train(
 ) -> None:
     """Optimise until `state.step` is `max_steps`. `batches` must stand at the first batch that `state` has not seen.
 
+    Stopped by Interrupted, `state` and the model are those of a whole number of steps, each of them reported.
     Raises:
         NonFiniteLossError: the loss or the gradient of a step is NaN or infinite; the model keeps the weights of the
             step before.
     """
+    is_checkpoint_due = _checkpoint_clock(hparams)
     model.train()
+    _validate(model, state, callbacks)
     while state.step < hparams.max_steps:
         group = list(islice(batches, hparams.gradient_accumulation))
         tokens = sum(task.tokens(batch) for batch in group)
-        with callbacks.measure_step(tokens):
-            metrics = _optimizer_step(model, task, group, state, hparams, callbacks)
-        state.tokens += tokens
-        callbacks.report(state.step, metrics)
-        _between_steps(model, state, hparams, callbacks)
+        with callbacks.undivided():
+            with callbacks.measure_step(tokens):
+                metrics = _optimizer_step(model, task, group, state, hparams, callbacks)
+            state.tokens += tokens
+            state.owes_validation = _is_validated(state.step, hparams)
+            callbacks.report(state.step, metrics)
+        _validate(model, state, callbacks)
+        if state.step < hparams.max_steps and is_checkpoint_due(state.step):
+            callbacks.checkpoint(state.step)
 
 
 def _optimizer_step(
@@ -120,17 +133,38 @@ def _refuse_non_finite(what: str, value: float, step: int) -> None:
         raise NonFiniteLossError(Problem(rule, value, fix=fix))
 
 
-def _between_steps(model: nn.Module, state: TrainingState, hparams: HparamsConfig, callbacks: LoopCallbacks) -> None:
-    last = state.step == hparams.max_steps
+def _is_validated(step: int, hparams: HparamsConfig) -> bool:
+    if step == hparams.max_steps:
+        return True
     if hparams.eval_steps is not None:
-        is_due = state.step in hparams.eval_steps
-    else:
-        is_due = hparams.eval_every > 0 and state.step % hparams.eval_every == 0
-    if last or is_due:
-        callbacks.report(state.step, callbacks.validate(state.step))
+        return step in hparams.eval_steps
+    return hparams.eval_every > 0 and step % hparams.eval_every == 0
+
+
+def _validate(model: nn.Module, state: TrainingState, callbacks: LoopCallbacks) -> None:
+    """Where it is due, or was when an earlier run of the job was stopped."""
+    if state.owes_validation:
+        metrics = callbacks.validate(state.step)
         model.train()
-    if hparams.checkpoint_every and not last and state.step % hparams.checkpoint_every == 0:
-        callbacks.checkpoint(state.step)
+        with callbacks.undivided():
+            state.owes_validation = False
+            callbacks.report(state.step, metrics)
+
+
+def _checkpoint_clock(hparams: HparamsConfig) -> Callable[[int], bool]:
+    """Answers, asked after each step, whether a checkpoint is due: every so many steps, or by the time that passed."""
+    every, last_seconds = hparams.checkpoint_every, time.monotonic()
+
+    def is_due(step: int) -> bool:
+        nonlocal last_seconds
+        if every is not None:
+            return every > 0 and step % every == 0
+        if time.monotonic() - last_seconds < CHECKPOINT_SECONDS:
+            return False
+        last_seconds = time.monotonic()
+        return True
+
+    return is_due
 
 
 def build_scheduler(optimizer: Optimizer, name: str, max_steps: int, warmup_fraction: float) -> LRScheduler:

@@ -9,16 +9,12 @@ import errno
 import json
 import logging
 import math
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import yaml
@@ -33,19 +29,26 @@ from peftsweep.errors import (
     Problem,
     Pruned,
 )
-from peftsweep.modalities.base import DatasetInfo
+from peftsweep.job.evaluation import Scores
+from peftsweep.job.interruption import Interruption
+from peftsweep.modalities.base import DatasetInfo, Task
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import (
+    BASE_PREDICTIONS_FILE,
+    CHECKPOINT_FILE,
     CONFIG_FILE,
     HISTORY_FILE,
+    IMAGES_FOLDER,
     PREDICTIONS_FILE,
     RESULT_FILE,
     SAMPLES_FOLDER,
+    TRAINED_FILE,
     read_history,
+    write_whole,
 )
 from peftsweep.records.pictures import plain_caption, sample_name, write_pictures
 from peftsweep.records.redact import redact_params
-from peftsweep.records.results import JobResult, Stage, Status, save_result
+from peftsweep.records.results import JobResult, Stage, Status, load_result, save_result
 from peftsweep.tracking.tracker import NoTracker, Tracker, default_run_name, open_tracker
 
 log = logging.getLogger(__name__)
@@ -64,16 +67,21 @@ class JobRecord:
         self.folder, self.result = folder, result
         self.tracker: Tracker = NoTracker()
         self.measure: Callable[[], dict[str, float]] = dict  # the probe's metrics, also of a job that fails
-        self.has_begun = self._has_logged = False
+        self.interruption = Interruption()
+        self.has_begun = False
 
-    def begin(self, config: JobConfig, run_id: str | None = None) -> None:
-        """The job is as `config` says now: note it, and open its MLflow run. run_id: of a job that is resumed, whose
-        earlier result gives way, as it is no longer complete."""
+    def begin(self, config: JobConfig, *, done_steps: int = 0, run_id: str | None = None) -> None:
+        """The job is as `config` says now: note it, and open its MLflow run. done_steps, run_id: of a job that is
+        resumed, whose earlier result gives way, as it is no longer complete; what it did after these steps is done
+        again."""
         self.has_begun = True
         self.result.config = redact_params(dataclasses.asdict(config))
-        result = self.folder / RESULT_FILE
+        result, history = self.folder / RESULT_FILE, self.folder / HISTORY_FILE
         if result.exists():
             result.replace(self.folder / f"{RESULT_FILE}.before-resume")
+        self.result.steps = done_steps
+        kept = [row for row in read_history(history) if row["step"] <= done_steps]
+        write_whole(history, "".join(json.dumps(row) + "\n" for row in kept))
         (self.folder / CONFIG_FILE).write_text(yaml.safe_dump(self.result.config, sort_keys=False), encoding="utf-8")
         if config.tracking.enabled:
             self.tracker = _open_tracker(config, self.folder, self.result, run_id)
@@ -83,19 +91,21 @@ class JobRecord:
     def log_step(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one step, to the folder and to MLflow."""
         now = time.time()
-        history = self.folder / HISTORY_FILE
-        if not self._has_logged:
-            self._has_logged = True
-            kept = [row for row in read_history(history) if row["step"] < step]  # a resumed job does the others again
-            history.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
-        with history.open("a", encoding="utf-8") as stream:
+        with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, "unix_seconds": round(now, 3), **finite}) + "\n")
         self.tracker.log_step(step, metrics, now)
         self.result.steps = max(step, self.result.steps)
         self.result.metrics |= {
             key: value for key, value in metrics.items() if key == "train/loss" or key.startswith("valid/")
         }
+
+    def keep_trained(self) -> None:
+        """Note what is known after training, for the case that the process is killed before result.json is written."""
+        cause = "the process was killed after training"
+        known = dataclasses.replace(self.result, status=Status.INTERRUPTED, cause=cause)
+        known.metrics = known.metrics | self.measure()
+        save_result(known, self.folder, TRAINED_FILE)
 
     def log_samples(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
         """Pictures of one step, by caption, to the folder and to MLflow."""
@@ -108,10 +118,23 @@ class JobRecord:
             self.result.datasets.append(dataclasses.asdict(info))
             self.tracker.log_dataset(info.name, info.split, info.source, info.digest, info.rows)
 
-    def write_items(self, items: list[dict[str, Any]], name: str = PREDICTIONS_FILE) -> None:
-        """One JSON line an item."""
-        with (self.folder / name).open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    def write_scores(self, scores: Scores, task: Task) -> None:
+        """The scores into the result; items and pictures, where there are any, into the folder."""
+        self.result.metrics |= scores.metrics
+        self.result.intervals |= scores.intervals
+        self.result.generation_config, self.result.task_version = scores.generation_config, task.version
+        write_evidence(scores, self.folder)
+        self.log_datasets([info for info in task.datasets() if info.split == "test"])
+
+
+def write_evidence(scores: Scores, folder: Path) -> None:
+    """What was answered and drawn: predictions.jsonl, the base model's, pictures."""
+    for name, items in ((PREDICTIONS_FILE, scores.items), (BASE_PREDICTIONS_FILE, scores.base_items)):
+        if items:
+            lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+            (folder / name).write_text("".join(lines), encoding="utf-8")
+    write_pictures(scores.images, folder / IMAGES_FOLDER)
+    write_pictures(scores.pictures, folder)
 
 
 @contextmanager
@@ -120,23 +143,43 @@ def recording(config: JobConfig, folder: Path) -> Iterator[JobRecord]:
     before the record has begun.
 
     SIGTERM and Ctrl-C end the job as `interrupted`, running out of memory as `oom`, anything else as `failed`; the
-    exception goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job that is
-    not the one to resume.
+    exception goes on to the caller. Raises OutputError if the folder can't be written or holds a finished job; one that
+    ended badly gives way.
     """
-    _claim(folder, config.resume)
+    _claim(folder)
     record = JobRecord(folder, _new_result(config))
-    with _interrupted_by_signals():
+    with _concluded(record):
         try:
             yield record
-        except BaseException as error:
+        except BaseException:
             if not record.has_begun and config.resume is None:
                 with contextlib.suppress(PeftsweepError, OSError):  # what ended the job is what must be told
                     record.begin(config)
+            raise
+
+
+@contextmanager
+def completing(config: JobConfig, folder: Path, trained: JobResult) -> Iterator[JobRecord]:
+    """Open the record of a job that was trained and not scored, to add the scores; on leaving, as `recording`."""
+    record = JobRecord(folder, dataclasses.replace(trained, status=Status.OK, cause=None))
+    record.has_begun = True
+    with _concluded(record):
+        if trained.mlflow_run_id:
+            record.tracker = _open_tracker(config, folder, record.result, trained.mlflow_run_id)
+        yield record
+
+
+@contextmanager
+def _concluded(record: JobRecord) -> Iterator[None]:
+    with record.interruption.watched():
+        try:
+            yield
+        except BaseException as error:
             raise _conclude(record, error) from error
     _close(record)
 
 
-def _claim(folder: Path, resumed: str | None) -> None:
+def _claim(folder: Path) -> None:
     """Make the folder this job's own."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,8 +187,7 @@ def _claim(folder: Path, resumed: str | None) -> None:
     except OSError as error:
         rule = f"the output folder must be writable ({error.strerror})"
         raise OutputError(Problem(rule, str(folder), "hydra.run.dir")) from error
-    is_resumed = resumed is not None and Path(resumed).resolve() == folder.resolve()
-    if (folder / RESULT_FILE).exists() and not is_resumed:
+    if (folder / RESULT_FILE).exists() and load_result(folder).status is Status.OK:
         rule = "a job's folder must not hold a finished job already"
         raise OutputError(Problem(rule, str(folder), "hydra.run.dir", "Choose another folder."))
 
@@ -220,6 +262,9 @@ def _close(record: JobRecord) -> None:
         return  # of the job that was to be resumed, and was not
     try:
         save_result(record.result, record.folder)
+        (record.folder / TRAINED_FILE).unlink(missing_ok=True)
+        if record.result.status is Status.OK:
+            (record.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     except OSError as error:
         rule = f"result.json must be written ({error.strerror})"
         if record.result.status is Status.OK:  # MLflow must not call finished what the folder doesn't hold
@@ -228,21 +273,3 @@ def _close(record: JobRecord) -> None:
     finally:
         record.tracker.log_folder(record.folder, adapter=bool(record.result.config["tracking"]["log_adapter"]))
         record.tracker.close(record.result)
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt; only the main thread may set handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def raise_interrupted(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Interrupted(f"the job was interrupted by {signal.Signals(number).name}")
-
-    before = signal.signal(signal.SIGTERM, raise_interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +21,10 @@ from torch import nn
 from transformers import set_seed
 
 from peftsweep.config.schema import EMBEDDED, JobConfig
-from peftsweep.job.checkpoint import load_checkpoint, restore_checkpoint, save_checkpoint
+from peftsweep.errors import Interrupted
+from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.job.display import Display
-from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
+from peftsweep.job.evaluation import evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.record import JobRecord, recording
@@ -36,8 +39,7 @@ from peftsweep.methods.attach import (
 )
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
-from peftsweep.records.files import ADAPTER_FOLDER, BASE_PREDICTIONS_FILE, IMAGES_FOLDER
-from peftsweep.records.pictures import write_pictures
+from peftsweep.records.files import ADAPTER_FOLDER
 from peftsweep.records.results import JobResult
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,10 @@ def run_job(
     with recording(config, folder) as record, display.running():
         checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
         config = with_fitting_batch(config, device)
-        record.begin(config, checkpoint["mlflow_run_id"] if checkpoint else None)
+        if checkpoint:
+            record.begin(config, done_steps=checkpoint["step"], run_id=checkpoint["mlflow_run_id"])
+        else:
+            record.begin(config)
         begun(record.tracker.run_id)
         refuse_busy_device(str(device), config.allow_shared_gpu)
         record.result.metrics |= predict_memory(config, device)
@@ -82,14 +87,17 @@ def run_job(
             task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
             if _reads_test(config):
                 record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
-            before = _measure_base(config, task, base, device)
+            before = measure_base(task, base, config, device, read_test=_reads_test(config) and config.task.base_score)
             attached = _attach(config, task, base)
             state = _start(config, record, attached, checkpoint)
         _train(config, record, task, attached, state, probe, display, observe)
-        with probe.phase("eval"):
-            _evaluate(config, record, task, attached, before)
         with probe.phase("save"):
-            _save(config, record, task, attached)
+            unsaved = _save(config, record, attached)
+        with probe.phase("eval"):
+            scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
+        record.write_scores(scores, task)
+        if unsaved:
+            raise unsaved
     return record.result
 
 
@@ -103,17 +111,6 @@ def choose_device(choice: str) -> torch.device:
 def _reads_test(config: JobConfig) -> bool:
     """Tuning judges trials on validation data only."""
     return config.stage != "tune"
-
-
-def _measure_base(config: JobConfig, task: Task, base: BaseModel, device: torch.device) -> BaseMeasure:
-    key = f"{base.revision} {config.model.dtype} {device.type}"
-    return measure_base(
-        task,
-        base.model,
-        model_key=key,
-        read_test=_reads_test(config) and config.task.base_score,
-        cache=Path(config.cache),
-    )
 
 
 def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
@@ -167,6 +164,8 @@ def _train(
     observe: Observer,
 ) -> None:
     hparams = config.hparams
+    if hparams.checkpoint_every is None and config.stage != "single":
+        hparams = replace(hparams, checkpoint_every=0)  # a sweep begins an interrupted trial again
     if state.step == 0:
         record.log_samples(0, task.samples())
     model = torch.compile(attached.model) if hparams.compile else attached.model
@@ -179,6 +178,10 @@ def _train(
         callbacks = _callbacks(record, task, attached, state, probe, show, observe)
         try:
             train(cast(nn.Module, model), task, batches, state, hparams, callbacks)
+        except Interrupted:
+            if state.step and hparams.checkpoint_every != 0:
+                callbacks.checkpoint(state.step)
+            raise
         finally:
             record.log_datasets(task.datasets())  # also of a job that is pruned
 
@@ -201,7 +204,7 @@ def _callbacks(
         observe(step, metrics, state.tokens)
 
     def validate(step: int) -> dict[str, float]:
-        with probe.phase("eval"):
+        with probe.phase("eval"), chance_untouched():
             metrics = task.validate(attached.model)
             record.log_samples(step, task.samples())
             return metrics
@@ -212,33 +215,34 @@ def _callbacks(
     def keep(step: int) -> None:
         with probe.phase("save"):
             extra = attached.hook.state(attached.model)
-            save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
+            try:
+                save_checkpoint(record.folder, attached.model, state, probe.carry(), record.tracker.run_id, extra)
+            except (OSError, RuntimeError) as error:  # torch's own for a disk that is full
+                log.warning("No checkpoint could be written after step %d (%s); the job goes on.", step, error)
 
     def own_loss() -> torch.Tensor | None:
         return attached.hook.own_loss(attached.model)
 
-    return LoopCallbacks(report, validate, after_step, keep, probe.step, own_loss)
+    undivided = record.interruption.undivided
+    return LoopCallbacks(report, validate, after_step, keep, probe.step, own_loss, undivided)
 
 
-def _evaluate(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod, before: BaseMeasure) -> None:
-    scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
-    result = record.result
-    result.metrics |= scores.metrics
-    result.intervals |= scores.intervals
-    result.generation_config = scores.generation_config
-    result.task_version = task.version
-    write_pictures(scores.images, record.folder / IMAGES_FOLDER)
-    write_pictures(scores.pictures, record.folder)
-    if scores.items:
-        record.write_items(scores.items)
-        if before.evaluation:
-            record.write_items(before.evaluation.items, BASE_PREDICTIONS_FILE)
-
-
-def _save(config: JobConfig, record: JobRecord, task: Task, attached: AttachedMethod) -> None:
-    if config.save_adapter:
-        folder = record.folder / ADAPTER_FOLDER
-        attached.save(folder)
-        weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
-        record.result.metrics["adapter/file_bytes"] = sum(path.stat().st_size for path in weights)
-    record.log_datasets([info for info in task.datasets() if info.split == "test"])
+def _save(config: JobConfig, record: JobRecord, attached: AttachedMethod) -> Exception | None:
+    """Keep what was trained, before anything that can fail. Answers what prevents it: no reason not to score it."""
+    record.keep_trained()
+    if not config.save_adapter:
+        return None
+    folder, partial = record.folder / ADAPTER_FOLDER, record.folder / f"{ADAPTER_FOLDER}.partial"
+    try:
+        attached.save(partial)
+        shutil.rmtree(folder, ignore_errors=True)  # of a job that is run again
+        partial.rename(folder)
+    except Interrupted:
+        raise
+    except Exception as error:
+        return error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
+    record.result.metrics["adapter/file_bytes"] = sum(path.stat().st_size for path in weights)
+    return None

@@ -15,6 +15,7 @@ SWEEPS_FOLDER = OUTPUTS / "sweeps"
 PUBLISHED_FOLDER = OUTPUTS / "reference"  # results of the reference benchmark that were imported
 
 RESULT_FILE = "result.json"  # its presence means that a job is complete
+TRAINED_FILE = "trained.json"  # the same of a job whose training is over, until there is a result
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"  # one line a step: step, unix_seconds, metrics
 PREDICTIONS_FILE = "predictions.jsonl"  # one line a test item
@@ -22,11 +23,13 @@ BASE_PREDICTIONS_FILE = "base_predictions.jsonl"  # the same of the model before
 CHECKPOINT_FILE = "checkpoint.pt"
 ADAPTER_FOLDER = "adapter"
 IMAGES_FOLDER = "images"
+EVALUATIONS_FOLDER = "evaluations"  # of a job that was asked other questions later: a folder each
+SCORES_FILE = "scores.json"
 SAMPLES_FOLDER = f"{IMAGES_FOLDER}/samples"
 SWEEP_FILE = "sweep.json"
 TABLE_FILE = "table.json"
 ARTIFACT_FOLDER = "mlartifacts"  # of MLflow, beside a local database
-WITHOUT_JOBS = {ARTIFACT_FOLDER, ".hydra", ADAPTER_FOLDER, "cache", IMAGES_FOLDER, "samples"}
+WITHOUT_JOBS = {ARTIFACT_FOLDER, ".hydra", ADAPTER_FOLDER, "cache", IMAGES_FOLDER, EVALUATIONS_FOLDER, "samples"}
 
 
 def existing_file(folder: Path, name: str) -> Path | None:

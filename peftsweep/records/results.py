@@ -64,9 +64,9 @@ class JobResult:
         self.intervals = {key: (low, high) for key, (low, high) in self.intervals.items()}
 
 
-def save_result(result: JobResult, folder: Path) -> Path:
+def save_result(result: JobResult, folder: Path, name: str = RESULT_FILE) -> Path:
     """Write result.json whole or not at all: a reader never meets half a file. Non-finite metrics are left out."""
-    path = folder / RESULT_FILE
+    path = folder / name
     write_whole(path, json.dumps(to_content(result), indent=2, allow_nan=False, default=str))
     return path
 

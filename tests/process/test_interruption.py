@@ -1,5 +1,7 @@
 """A job that is stopped from outside: its record is complete, and resumed it ends as if nothing had happened."""
 
+import json
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -13,6 +15,7 @@ from peftsweep.job.run import run_job
 
 pytestmark = pytest.mark.process
 
+DEADLINE_SECONDS = 300.0
 STEPS = 150
 NOT_COMPARED = ("time/", "memory/", "train/tokens_per_second", "energy/")
 
@@ -24,7 +27,7 @@ def run_status(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def settings(tiny_job):
-    return [*tiny_job, f"hparams.max_steps={STEPS}", "hparams.checkpoint_every=2"]
+    return [*tiny_job, f"hparams.max_steps={STEPS}"]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,7 @@ def test_sigterm_ends_a_job_as_interrupted(interrupted):
     code, printed = seen["exit"]
     assert code == 130
     assert "interrupted by SIGTERM" in printed
+    assert f"Kept as of step {seen['result']['steps']}. To go on: python -m peftsweep resume=job" in printed
     assert "Traceback" not in printed
     assert seen["result"]["status"] == "interrupted"
     assert seen["result"]["steps"] >= 3
@@ -98,6 +102,76 @@ def test_a_resumed_jobs_history_has_each_step_once_and_the_same_losses(interrupt
 def test_a_resumed_job_continues_its_mlflow_run(interrupted):
     line, _ = interrupted
     assert run_status(line.folder) == ["FINISHED"]
+
+
+def test_a_finished_job_leaves_no_checkpoint(interrupted):
+    line, _ = interrupted
+    assert not (line.folder / "job/checkpoint.pt").exists()
+
+
+def test_a_grid_that_was_stopped_tells_the_command_for_the_rest_and_repeats_nothing(tmp_path, tiny_job, command_line):
+    line = command_line(tmp_path)
+    grid = ["-m", "seed=1,2,3", *tiny_job, "tracking=none", "hydra.sweep.dir=grid"]
+    code, printed = line.stop(signal.SIGINT, *grid, f"hparams.max_steps={STEPS}", job="grid/1", after_step=2)
+    assert code == 130
+    assert "The grid: 1 of 3 jobs are done, 1 were not begun." in printed
+    first = line.result("grid/0")
+    reached = line.result("grid/1")["steps"]
+    command = shlex.split(printed.partition("To go on: python -m peftsweep -m")[2].splitlines()[0])
+    printed = line.run("-m", *command)
+    assert "Done already: grid/0" in printed
+    assert line.result("grid/0") == first
+    assert [line.result(f"grid/{job}")["status"] for job in range(3)] == ["ok"] * 3
+    assert [row["step"] for row in line.history("grid/1") if "train/loss" in row] == list(range(1, STEPS + 1))
+    assert (line.folder / "grid/1/result.json.before-resume").exists()
+    assert 2 <= reached < STEPS
+
+
+SCORER = """
+import os, pathlib, signal
+
+def score(prompt, target, generated):
+    if (ending := pathlib.Path("ending")).exists():
+        ending.read_text() == "raise" and 1 / 0
+        os.kill(os.getpid(), getattr(signal, ending.read_text()))
+    return len(generated)
+"""
+
+
+@pytest.mark.parametrize("ending", ["raise", "SIGTERM", "SIGKILL"])
+def test_what_was_trained_outlives_its_evaluation(ending, tmp_path, command_line):
+    line = command_line(tmp_path)
+    (tmp_path / "mine.py").write_text(SCORER)
+    rows = [json.dumps({"prompt": f"Say {number}.", "response": str(number)}) + "\n" for number in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    (tmp_path / "test.jsonl").write_text("".join(rows[:3]))
+    job = ["task=sft", "task.train_files=train.jsonl", "task.test_files=test.jsonl", "task.scorer=mine:score"]
+    job += [
+        "hparams.max_steps=2",
+        "task.max_new_tokens=4",
+        "task.general_rows=2",
+        "task.base_score=false",
+        "plan=false",
+    ]
+    line.run(*job, "tracking=none", "hydra.run.dir=whole")
+    (tmp_path / "ending").write_text(ending)
+    process = line.start(*job, "tracking.system_metrics=false", "hydra.run.dir=job")
+    printed = process.communicate(timeout=DEADLINE_SECONDS)[0]
+    assert process.returncode == {"raise": 2, "SIGTERM": 130, "SIGKILL": -9}[ending], printed
+    if ending != "SIGKILL":
+        assert line.result("job")["status"] == {"raise": "failed", "SIGTERM": "interrupted"}[ending]
+        assert "To score it: python -m peftsweep evaluate job" in printed
+        assert "Traceback" not in printed
+    (tmp_path / "ending").unlink()
+    line.run("evaluate", "job", "trust=true")
+    late, whole = line.result("job"), line.result("whole")
+    assert (late["status"], late["cause"], late["test_items"]) == ("ok", None, whole["test_items"])
+    assert whole["metrics"].keys() == late["metrics"].keys()
+    for name in ("test/score", "test/loss", "forgetting_nats", "train/loss", "valid/loss", "adapter/file_bytes"):
+        assert late["metrics"][name] == pytest.approx(whole["metrics"][name], rel=1e-5), name
+    assert (tmp_path / "job/predictions.jsonl").read_bytes() == (tmp_path / "whole/predictions.jsonl").read_bytes()
+    assert run_status(tmp_path) == ["FINISHED"]
+    assert not (tmp_path / "job/trained.json").exists()
 
 
 def test_ctrl_c_ends_a_whole_grid(tmp_path, tiny_job, command_line):

@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import math
 import sys
+import textwrap
+import traceback
 from collections.abc import Callable
 from functools import partial
 
-from peftsweep.errors import ConfigError, DataError, Problem
+from peftsweep.errors import ConfigError, DataError, Interrupted, Problem
 from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.metamath import embedded_source
 from peftsweep.modalities.text.rows import Row, Source, file_rows
@@ -71,8 +74,24 @@ def _judge(scorer: Scorer | None, row: Row, generated: str) -> Judgement:
     """Exact match apart from white space at the ends; the scorer's value first, where there is one."""
     values = {"exact_match": float(generated.strip() == row.response.strip())}
     if scorer is not None:
-        values = {"score": float(scorer(row.prompt, row.response, generated))} | values
+        values = {"score": _score(scorer, row, generated)} | values
     return Judgement(generated.strip(), values)
+
+
+def _score(scorer: Scorer, row: Row, generated: str) -> float:
+    try:
+        score = float(scorer(row.prompt, row.response, generated))
+        reason = "" if math.isfinite(score) else f"it gave {score}"
+    except Interrupted:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        score, reason = math.nan, f"{type(error).__name__}: {error}, in {frame.filename}, line {frame.lineno}"
+    if reason:
+        rule = f"task.scorer must give a number for every prompt, target and answer ({reason})"
+        asked = tuple(textwrap.shorten(text, 80) for text in (row.prompt, row.response, generated))
+        raise ConfigError(Problem(rule, asked, "task.scorer"))
+    return score
 
 
 def build_source(config: SftConfig, *, embedded_model: bool) -> Source:

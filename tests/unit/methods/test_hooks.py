@@ -88,6 +88,18 @@ def test_adamss_drops_subspaces_down_to_its_target() -> None:
     assert len(attached.trainable_parameters()) < before
 
 
+@pytest.mark.parametrize("name", ["pissa", "olora", "corda", "lora-ga"])
+def test_saving_a_method_that_changes_its_base_leaves_the_model_as_it_was(name: str, tmp_path: Path) -> None:
+    """A job saves first and scores then."""
+    attached = attach(name)
+    run(attached, range(1, 4))
+    with torch.no_grad():
+        before = attached.model(**batch_of()).logits
+        attached.save(tmp_path / "adapter")
+        after = attached.model(**batch_of()).logits
+    assert torch.equal(before, after)
+
+
 @pytest.mark.parametrize("name", ["adalora", "adamss-asa", "velora", "monteclora"])
 def test_a_resumed_run_goes_on_as_an_uninterrupted_one(name: str) -> None:
     first, second = attach(name), attach(name)
