@@ -19,6 +19,7 @@ from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_l
 from peftsweep.config.registry import default_objective
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
+from peftsweep.job.preflight import check_jobs
 from peftsweep.records.files import ADAPTER_FOLDER, CHECKPOINT_FILE, RESULT_FILE, find_files
 from peftsweep.records.job_settings import flatten, without_circumstances
 from peftsweep.records.redact import redact_params
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
         arguments = with_full_sweep_keys(_with_resumed_job(list(arguments)))
         line = parse_command_line(arguments)
         if not line.shows_only:
-            check_command_line(line)
+            check_jobs(check_command_line(line), hub=False)
         register_resolvers()
         OmegaConf.register_new_resolver("commands", commands_help, replace=True)  # of the text of --help
         os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed by Hydra

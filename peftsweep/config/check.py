@@ -33,8 +33,9 @@ _defaults = lru_cache(OmegaConf.structured)
 _typed = lru_cache(OmegaConf.structured)
 
 
-def check_command_line(line: CommandLine) -> None:
-    """Check every configuration that a command line asks for; of a sweep, each value of each axis once.
+def check_command_line(line: CommandLine) -> list[JobConfig]:
+    """Check every configuration that a command line asks for, and answer the jobs; of a sweep, each value of each axis
+    once.
 
     Raises:
         ConfigError: with all problems found.
@@ -44,21 +45,25 @@ def check_command_line(line: CommandLine) -> None:
     typed, problems = _split_by_known_group(line.overrides, line.config_dir)
     preset, preset_problems = _split_by_known_group(_preset_axes(typed, line), line.config_dir)
     found = {str(problem): problem for problem in (*problems, *preset_problems)}
+    jobs = []
     for overrides in _one_axis_at_a_time([*preset, *typed], line.config_dir):
-        for problem in problems_of(overrides, line):
-            found.setdefault(str(problem), problem)
+        problems, job = check_job(overrides, line)
+        found |= {str(problem): problem for problem in problems if str(problem) not in found}
+        jobs += [job] if job else []
     if found:
         raise ConfigError(*found.values())
+    return jobs
 
 
-def problems_of(overrides: Sequence[str], line: CommandLine) -> list[Problem]:
-    """All problems of one job's configuration."""
+def check_job(overrides: Sequence[str], line: CommandLine) -> tuple[list[Problem], JobConfig | None]:
+    """All problems of one job's configuration, and the job where it can be built at all."""
     try:
         config = compose_config(overrides, line.config_dir, with_hydra=True)
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        return [*untrusted_settings(config, line), *check_and_build(own, line)[0]]
+        problems, job = check_and_build(own, line)
+        return [*untrusted_settings(config, line), *problems], job
     except COMPOSE_ERRORS as error:
-        return [Problem(f"the configuration must compose ({first_lines(error)})")]
+        return [Problem(f"the configuration must compose ({first_lines(error)})")], None
 
 
 def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from peftsweep import __version__
-from peftsweep.config.schema import JobConfig
 from peftsweep.modalities.base import BaseModel, Evaluation, Task
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
 from peftsweep.records.files import write_whole
@@ -43,17 +42,18 @@ class Scores(Evaluation):
     base_items: list[dict[str, Any]] = field(default_factory=list)
 
 
-def measure_base(
-    task: Task, base: BaseModel, config: JobConfig, device: torch.device, *, read_test: bool
-) -> BaseMeasure:
+def measure_base(task: Task, base: BaseModel, dtype: str, *, read_test: bool, cache: Path) -> BaseMeasure:
     """Measure the bare base model. What it knows is the same for all jobs on it, so the jobs of one process measure it
-    once; its test score is the same for every method, so it is kept in the job's cache."""
-    model_key = f"{base.revision} {config.model.dtype} {device.type}"  # equal for models that answer alike
+    once; its test score is the same for every method, so it is kept in `cache`.
+
+    dtype: model.dtype, in which it was loaded.
+    """
+    model_key = f"{base.revision} {dtype} {next(base.model.parameters()).device.type}"  # equal: they answer alike
     key = f"{model_key} {task.retention_key()}"
     if key not in _RETENTION_OF_BASE:
         _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this
         _RETENTION_OF_BASE[key] = task.measure_retention(base.model)
-    evaluation = _base_evaluation(task, base.model, model_key, Path(config.cache)) if read_test else None
+    evaluation = _base_evaluation(task, base.model, model_key, cache) if read_test else None
     return BaseMeasure(_RETENTION_OF_BASE[key], evaluation)
 
 

@@ -7,19 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from peftsweep.config.check import COMPOSE_ERRORS, check_and_build, first_lines
-from peftsweep.config.compose import CommandLine, compose_config, parse_command_line
-from peftsweep.config.schema import JobConfig
-from peftsweep.errors import ConfigError, OutputError, Problem
+from peftsweep.errors import OutputError, Problem
 from peftsweep.exchange.finished import FinishedJob, load_base_of, put_trained
 from peftsweep.job.display import Display
 from peftsweep.job.evaluation import Scores, evaluate_job, measure_base
 from peftsweep.job.record import completing, write_evidence
+from peftsweep.job.resolve import resolve_questions
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
 from peftsweep.memory.probe import Probe
 from peftsweep.modalities.base import Task, modality_of
@@ -27,8 +23,6 @@ from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import EVALUATIONS_FOLDER, SCORES_FILE, write_whole
 from peftsweep.records.redact import redact_params
 from peftsweep.records.results import JobResult, Stage, Status
-
-SETTABLE = ("task", "hparams.eval_batch_size")  # what is asked, and how many at once
 
 
 def is_unscored(job: FinishedJob) -> bool:
@@ -45,7 +39,7 @@ def complete_job(job: FinishedJob, device: torch.device, display: Display) -> Jo
         probe = Probe(build_device_meter(str(device)), HostMemoryMeter())
         record.measure = lambda: _added(job.result.metrics, probe.metrics())
         with probe.phase("eval"):
-            scores, task = _score(job, job.config, device, display)
+            scores, task = _score(job, device, display)
         record.result.test_items = task.test_fingerprint()
         record.write_scores(scores, task)
     return record.result
@@ -58,19 +52,19 @@ def ask_job(
 
     folder: where to; None: one of its own under the job's `evaluations/`. Answers it, and the scores.
     """
-    config = _asking(job, overrides)
+    asked = dataclasses.replace(job, config=resolve_questions(job.result.config, overrides))
     folder = folder or job.folder / EVALUATIONS_FOLDER / f"{datetime.now():%Y-%m-%d-%H-%M-%S}"
     if folder.exists() and any(folder.iterdir()):
         raise OutputError(
             Problem("the folder of an evaluation must be empty", str(folder), "folder=", "Choose another.")
         )
     with display.running():
-        scores, task = _score(job, config, device, display)
+        scores, task = _score(asked, device, display)
     folder.mkdir(parents=True, exist_ok=True)
     write_evidence(scores, folder)
     content = {
         "job": str(job.folder),
-        "task": redact_params(dataclasses.asdict(config.task)),
+        "task": redact_params(dataclasses.asdict(asked.config.task)),
         "metrics": scores.metrics,
         "intervals": scores.intervals,
         "test_items": task.test_fingerprint(),
@@ -82,11 +76,12 @@ def ask_job(
     return folder, scores
 
 
-def _score(job: FinishedJob, config: JobConfig, device: torch.device, display: Display) -> tuple[Scores, Task]:
+def _score(job: FinishedJob, device: torch.device, display: Display) -> tuple[Scores, Task]:
+    config = job.config
     base = load_base_of(job, device)
     task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
     task.test_fingerprint()  # unusable test rows are told before anything is computed
-    before = measure_base(task, base, config, device, read_test=config.task.base_score)
+    before = measure_base(task, base, config.model.dtype, read_test=config.task.base_score, cache=Path(config.cache))
     model = put_trained(job, base)
     task.prepare(model)
     return evaluate_job(task, model, before, read_test=True), task
@@ -95,36 +90,3 @@ def _score(job: FinishedJob, config: JobConfig, device: torch.device, display: D
 def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
     """The measurements of training, with the time of a later evaluation."""
     return {key: before.get(key, 0.0) + now[key] for key in ("time/eval_seconds", "time/job_seconds") if key in now}
-
-
-def _asking(job: FinishedJob, overrides: Sequence[str]) -> JobConfig:
-    line = parse_command_line(overrides)
-    settings: Any = OmegaConf.create(job.result.config)
-    for override in line.overrides:
-        key = override.key_or_group
-        if not any(key == name or key.startswith(f"{name}.") for name in SETTABLE):
-            rule, fix = (
-                "a trained job can be asked other questions, not trained otherwise",
-                f"Settable: {', '.join(SETTABLE)}.",
-            )
-            raise ConfigError(Problem(rule, override.input_line, line.source(key), fix))
-        if key == "task":
-            settings.task = _task_of(override.input_line, line, settings)
-    for override in line.overrides:
-        if "." in (key := override.key_or_group):
-            OmegaConf.update(settings, key, override.value(), force_add=True)
-    problems, config = check_and_build(settings, line)
-    if problems or config is None:
-        raise ConfigError(*problems)
-    return config
-
-
-def _task_of(choice: str | None, line: CommandLine, settings: DictConfig) -> Any:
-    """Another task's settings, as its YAML has them for the job's model."""
-    try:
-        composed = compose_config([f"model={settings.model.name}", str(choice)], line.config_dir)
-        return OmegaConf.to_container(composed.task, resolve=True)
-    except COMPOSE_ERRORS as error:
-        raise ConfigError(
-            Problem(f"the task must compose ({first_lines(error)})", choice, line.source("task"))
-        ) from error

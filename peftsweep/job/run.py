@@ -20,13 +20,14 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from peftsweep.config.schema import EMBEDDED, JobConfig
+from peftsweep.config.schema import JobConfig
 from peftsweep.errors import Interrupted
 from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.job.display import Display
 from peftsweep.job.evaluation import evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
+from peftsweep.job.preflight import check_jobs
 from peftsweep.job.record import JobRecord, recording
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter, refuse_busy_device
 from peftsweep.memory.probe import Carried, Probe
@@ -68,6 +69,7 @@ def run_job(
     gc.collect()  # the job before this one in the process may have left cycles that hold device memory
     device, modality = choose_device(config.device), modality_of(config.model)
     with recording(config, folder) as record, display.running():
+        check_jobs([config], hub=True)
         checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
         config = with_fitting_batch(config, device)
         if checkpoint:
@@ -81,13 +83,13 @@ def run_job(
         probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried)
         record.measure = probe.metrics
         with probe.phase("setup"):
-            modality.require_data(config.task, embedded_model=config.model.id == EMBEDDED)
             base = load_base(config.model, device, keep=keep_base)
             record.result.model_revision = base.revision
             task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
             if _reads_test(config):
                 record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
-            before = measure_base(task, base, config, device, read_test=_reads_test(config) and config.task.base_score)
+            is_scored = _reads_test(config) and config.task.base_score
+            before = measure_base(task, base, config.model.dtype, read_test=is_scored, cache=Path(config.cache))
             attached = _attach(config, task, base)
             state = _start(config, record, attached, checkpoint)
         _train(config, record, task, attached, state, probe, display, observe)

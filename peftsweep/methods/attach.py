@@ -16,9 +16,10 @@ from peft.utils import PeftType
 from torch import nn
 
 from peftsweep.config.schema import MethodConfig
-from peftsweep.errors import ConfigError, MethodError, Problem, did_you_mean
+from peftsweep.errors import MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
+from peftsweep.methods.optimizers import find_optimizer, taking
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
@@ -187,18 +188,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer over the method's parameters. Raises ConfigError for an unknown class or an argument that it
     doesn't take."""
-    known = {
-        key: value
-        for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
-    }
-    if name not in known:
-        rule = "hparams.optimizer must be a class of torch.optim"
-        raise ConfigError(Problem(rule, name, "hparams.optimizer", did_you_mean(name, list(known))))
-    optimizer_class, arguments = known[name], kwargs | {"weight_decay": weight_decay}
-    try:
+    optimizer_class, arguments = find_optimizer(name), kwargs | {"weight_decay": weight_decay}
+    with taking(name, arguments):
         own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
         return own or optimizer_class(list(attached.trainable_parameters().values()), lr=lr, **arguments)  # type: ignore[call-arg]
-    except TypeError as error:
-        rule = f"{name} must take its arguments ({error})"
-        raise ConfigError(Problem(rule, arguments, "hparams.optimizer_kwargs")) from error

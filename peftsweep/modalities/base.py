@@ -98,8 +98,9 @@ class Modality(ModalitySettings):
         """The architecture alone, called with the meta device as default. one_of_each: a single block of each kind.
         Raises ModelError where no configuration is at hand."""
 
-    def require_data(self, task: TaskConfig, *, embedded_model: bool) -> None:
-        """Raise DataError for data that can be known to be unusable before weights are loaded."""
+    def require_data(self, task: TaskConfig, *, embedded_model: bool, splits: Sequence[str], hub: bool) -> None:
+        """Read these splits, and try on some rows whoever judges answers. hub: also what must be downloaded. Imports no
+        torch. Raises DataError or ConfigError, before weights are loaded, for what can't be used."""
         return
 
     @abstractmethod

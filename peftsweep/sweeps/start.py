@@ -25,6 +25,7 @@ from peftsweep.config.hydra_internals import BASIC_LAUNCHER
 from peftsweep.config.schema import SweepConfig
 from peftsweep.config.units import parse_margin
 from peftsweep.errors import ConfigError, DataError, Interrupted, Problem
+from peftsweep.job.preflight import check_jobs
 from peftsweep.records.jobs import load_folder
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Stage
@@ -107,7 +108,7 @@ def sweep(*overrides: str, config_dir: str | Path | None = None, **settings: Any
     """
     flags = ["--config-dir", str(config_dir)] if config_dir else []
     line = parse_command_line([*flags, "-m", *with_full_sweep_keys(overrides)])
-    check_command_line(line)
+    check_jobs(check_command_line(line), hub=False)
     given = OmegaConf.to_container(compose_config([FAIR_SWEEPER], line.config_dir, with_hydra=True).hydra.sweeper)
     assert isinstance(given, dict)
     merged = OmegaConf.merge({k: v for k, v in given.items() if k != "_target_"}, settings)

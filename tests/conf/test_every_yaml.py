@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from peftsweep.config.check import build_config, check_and_build, check_command_line, problems_of
+from peftsweep.config.check import build_config, check_and_build, check_command_line, check_job
 from peftsweep.config.compose import compose_config, config_folder, parse_command_line
 from peftsweep.methods.catalog import method_files, read_method_file
 
@@ -67,7 +67,7 @@ def test_a_methods_command_is_one_job_that_works(path):
     """One job, one composition: what a sweep's command line needs beyond it, other files' commands have."""
     arguments = command_in(path)
     assert override_for(path) in arguments
-    assert [str(problem) for problem in problems_of(arguments, parse_command_line(arguments))] == []
+    assert [str(problem) for problem in check_job(arguments, parse_command_line(arguments))[0]] == []
 
 
 def test_its_name_is_the_file_name():

@@ -137,6 +137,7 @@ SEES_THE_JOB = {
     "job.resolve",
     "job.run",
     "job.record",
+    "job.preflight",
     "records.job_settings",
     "exchange.experiments",
     "exchange.finished",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -46,10 +46,14 @@ class ImageModality(Modality):
 
         return build_transformer_skeleton(model, dtype, one_of_each=one_of_each)
 
-    def require_data(self, task: TaskConfig, *, embedded_model: bool) -> None:
-        from peftsweep.modalities.image.photos import build_source
+    def require_data(self, task: TaskConfig, *, embedded_model: bool, splits: Sequence[str], hub: bool) -> None:
+        from peftsweep.modalities.image.photos import build_source, source_kind
 
-        build_source(cast(ImageGenConfig, task), embedded_model=embedded_model)
+        photos = cast(ImageGenConfig, task)
+        if hub or source_kind(photos, embedded_model=embedded_model) != "hub":
+            source = build_source(photos, embedded_model=embedded_model)
+            for split in splits:
+                source.open(split)
 
     def build_task(
         self, task: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress

@@ -61,13 +61,18 @@ def build_source(config: ImageGenConfig, *, embedded_model: bool) -> PhotoSource
 
     Raises DataError where they can't be found or split; a photo that can't be read is told when its split is opened.
     """
-    kind = config.source
-    if kind == "auto":
-        kind = "files" if config.images else "embedded" if embedded_model else "hub"
+    kind = source_kind(config, embedded_model=embedded_model)
     if kind == "embedded":
         return PhotoSource(kind, partial(_drawn_photos, config))
     splits = _split(_folder_photos(config) if kind == "files" else _hub_photos(config), config)
     return PhotoSource(kind, lambda split: [Photo(name, prompt, *read()) for name, prompt, read in splits[split]])
+
+
+def source_kind(config: ImageGenConfig, *, embedded_model: bool) -> str:
+    """Where the photos are from: files, embedded or hub."""
+    if config.source != "auto":
+        return config.source
+    return "files" if config.images else "embedded" if embedded_model else "hub"
 
 
 def centre_square(pixels: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from peftsweep.errors import DataError, Problem
@@ -21,7 +22,7 @@ from peftsweep.modalities.text import answers
 from peftsweep.modalities.text.answers import is_correct, parse_answer
 from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.pocket.world import make_problems
-from peftsweep.modalities.text.rows import Row, Source, file_rows, hold_out
+from peftsweep.modalities.text.rows import Row, Source, file_source, hold_out
 from peftsweep.modalities.text.settings import MetamathConfig
 
 VERSION = 2
@@ -47,12 +48,16 @@ def build_source(config: MetamathConfig, *, embedded_model: bool) -> Source:
         kind = "files" if config.train_files else "embedded" if embedded_model else "hub"
     if kind == "embedded":
         return embedded_source(config.valid_rows)
-    return Source(kind, partial(_hub_split if kind == "hub" else _file_split, config))
+    if kind == "hub":
+        datasets = {"train": TRAIN_DATASET, "valid": f"{TEST_DATASET}, of its training half", "test": TEST_DATASET}
+        return Source(kind, partial(_hub_split, config), datasets.__getitem__)
+    files = file_source(config, keep=partial(short_rows, max_characters=config.max_characters))
+    return replace(files, read=lambda split: _with_answers(files.read(split)) if split == "test" else files.read(split))
 
 
 def embedded_source(valid_rows: int) -> Source:
     """The text world's stories."""
-    return Source("embedded", partial(_embedded_rows, valid_rows))
+    return Source("embedded", partial(_embedded_rows, valid_rows), lambda split: "embedded")
 
 
 @lru_cache
@@ -99,13 +104,11 @@ def short_rows(rows: Sequence[Row], max_characters: int | None) -> list[Row]:
     return short
 
 
-def _file_split(config: MetamathConfig, split: str) -> list[Row]:
-    rows = file_rows(config, split, keep=partial(short_rows, max_characters=config.max_characters))
-    if split != "test":
-        return rows
+def _with_answers(rows: list[Row]) -> list[Row]:
+    """Test rows of a file. Raises DataError where one states no answer."""
     without = [number for number, row in enumerate(rows, start=1) if parse_answer(row.response) is None]
     if without:
         rule = f"test rows must hold a final answer; rows {without[:5]} have none"
         fix = "End answers with '#### <number>' or 'The answer is: <number>', or use task=sft, which compares texts."
-        raise DataError(Problem(rule, config.test_files, "task.test_files", fix))
+        raise DataError(Problem(rule, rows[without[0] - 1].response, "task.test_files", fix))
     return rows

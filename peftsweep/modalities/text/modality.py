@@ -50,6 +50,11 @@ class TextModality(Modality):
 
         return build_language_skeleton(model, dtype, one_of_each=one_of_each)
 
+    def require_data(self, task: TaskConfig, *, embedded_model: bool, splits: Sequence[str], hub: bool) -> None:
+        from peftsweep.modalities.text.tasks import require_rows
+
+        require_rows(cast(TextTaskConfig, task), embedded_model=embedded_model, splits=splits, hub=hub)
+
     def build_task(
         self, task: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
     ) -> Task:

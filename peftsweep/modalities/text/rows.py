@@ -14,8 +14,11 @@ from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.text.settings import TextTaskConfig
 
 PROMPT_COLUMNS = ("query", "question", "prompt", "instruction", "input")
+ADDED_COLUMNS = {"instruction": "input"}  # Alpaca: an instruction, and what it is about where it needs that
 RESPONSE_COLUMNS = ("response", "answer", "completion", "output", "target")
 MESSAGES_COLUMNS = ("messages", "conversations")
+SPLIT_SEED = 0  # not the job's: trials of one study, and all seeds, must be judged on the same rows
+MOST_TEST_ROWS = 1000  # of those that are held out
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -30,10 +33,31 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a task come from. read: the rows of a split, which is not read before it is needed."""
+    """Where the rows of a task come from. read: the rows of a split, which is not read before it is needed; origin: in
+    words, of a split that can be read."""
 
     name: str
     read: Callable[[str], list[Row]]  # of train, valid or test
+    origin: Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the rows of a table are made of. prompt: of these the first must hold text, others are added below where
+    they do; chat: all turns, in place of both."""
+
+    prompt: tuple[str, ...] = ()
+    response: str | None = None
+    chat: str | None = None
+
+    def told(self, names: Sequence[str]) -> str:
+        """In words; names: all columns that there are, as none is passed over silently."""
+        used = [*self.prompt, self.response, self.chat]
+        unused = [name for name in names if name not in used]
+        made = f"prompt from {' and '.join(self.prompt)}, response from {self.response}"
+        if self.chat:
+            made = f"chats from {self.chat}"
+        return f"{made}; not used: {', '.join(unused)}" if unused else made
 
 
 def digest_of_rows(rows: Sequence[Row]) -> str:
@@ -82,50 +106,92 @@ def read_table(path: Path) -> Any:
     return table
 
 
+def choose_columns(
+    table: Any,
+    path: Path,
+    prompt_column: str | None = None,
+    response_column: str | None = None,
+    messages_column: str | None = None,
+) -> Columns:
+    """The columns of a table that rows are made of: the named ones, else the first known name of each kind.
+
+    Raises DataError, with those that there are, where one is missing.
+    """
+    is_named = prompt_column or response_column
+    chat = messages_column or (None if is_named else _first_known(table, MESSAGES_COLUMNS))
+    if chat:
+        return Columns(chat=_require_column(table, chat, "task.messages_column", MESSAGES_COLUMNS, path))
+    prompt = _require_column(table, prompt_column, "task.prompt_column", PROMPT_COLUMNS, path)
+    response = _require_column(table, response_column, "task.response_column", RESPONSE_COLUMNS, path)
+    added = None if prompt_column else ADDED_COLUMNS.get(prompt)
+    return Columns((prompt, added) if added and added in table.column_names else (prompt,), response)
+
+
 def read_rows(
     path: Path, prompt_column: str | None = None, response_column: str | None = None, messages_column: str | None = None
 ) -> list[Row]:
-    """All rows of a file. A column that isn't named is the first known name that the file has.
+    """All rows of a file, of the columns that `choose_columns` gives.
 
     Raises:
         DataError: a column is missing, or a row has no text in it.
     """
-    table = read_table(path)
-    named = prompt_column or response_column
-    chats = messages_column or (None if named else _first_known(table, MESSAGES_COLUMNS))
-    if chats:
-        _require_column(table, chats, "task.messages_column", MESSAGES_COLUMNS, path)
-        return [_chat_row(messages, number, path) for number, messages in enumerate(table[chats], start=1)]
-    prompts = _require_column(table, prompt_column, "task.prompt_column", PROMPT_COLUMNS, path)
-    responses = _require_column(table, response_column, "task.response_column", RESPONSE_COLUMNS, path)
-    require_text(table, (prompts, responses), path)
-    return [Row(str(prompt), str(response)) for prompt, response in zip(table[prompts], table[responses], strict=True)]
+    columns = choose_columns(read_table(path), path, prompt_column, response_column, messages_column)
+    return list(_rows(str(path), path.stat().st_mtime_ns, columns))
 
 
-def file_rows(
+@lru_cache(maxsize=8)
+def _rows(path: str, modified_ns: int, columns: Columns) -> tuple[Row, ...]:
+    """Cached for the jobs of one process."""
+    file = Path(path)
+    table = read_table(file)
+    if columns.chat:
+        return tuple(_chat_row(turns, number, file) for number, turns in enumerate(table[columns.chat], start=1))
+    assert columns.response is not None
+    first, *added = columns.prompt
+    require_text(table, (first, columns.response), file)
+    texts = zip(table[first], *(table[name] for name in added), strict=True)
+    prompts = ("\n\n".join(str(text) for text in parts if not _is_blank(text)) for parts in texts)
+    return tuple(Row(prompt, str(response)) for prompt, response in zip(prompts, table[columns.response], strict=True))
+
+
+def file_source(
     task: TextTaskConfig,
-    split: str,
     messages_column: str | None = None,
     keep: Callable[[list[Row]], list[Row]] = list,
-) -> list[Row]:
-    """One split of the user's files; without a validation file, some training rows are held out for it.
+) -> Source:
+    """The rows of the user's files. Where one for validation or for the test is missing, rows of the training file are
+    held out for it.
 
-    keep: gives the rows that are used out of those of the training file. Raises DataError as read_rows and hold_out do.
+    keep: gives the rows that are trained on out of those of the training file. Reading raises DataError as read_rows
+    and hold_out do.
     """
+    named = (task.prompt_column, task.response_column, messages_column)
+    own = {"train": task.train_files, "valid": task.valid_files, "test": task.test_files}
 
-    def read(path: str | None) -> list[Row]:
+    def read(split: str) -> list[Row]:
+        path = own[split]
+        if path is not None and split != "train":
+            rows = read_rows(Path(path), *named)
+            return rows[: task.valid_rows] if split == "valid" else rows
+        assert own["train"] is not None
+        rest, held_out = read_rows(Path(own["train"]), *named), {}
+        if own["test"] is None:
+            rest, held_out["test"] = hold_out(rest, task.test_rows or MOST_TEST_ROWS)
+        if split != "test":
+            rest = keep(rest)
+            if own["valid"] is None:
+                rest, held_out["valid"] = hold_out(rest, task.valid_rows)
+        return rest if split == "train" else held_out[split]
+
+    def origin(split: str) -> str:
+        path = own[split] or own["train"]
         assert path is not None
-        return read_rows(Path(path), task.prompt_column, task.response_column, messages_column)
+        table = read_table(Path(path))
+        columns = choose_columns(table, Path(path), *named).told(table.column_names)
+        drawn = "" if own[split] else f", drawn at random with seed {SPLIT_SEED}"
+        return f"{path}{drawn} ({columns})"
 
-    if split == "test":
-        return read(task.test_files)
-    if split == "valid" and task.valid_files:
-        return read(task.valid_files)[: task.valid_rows]
-    rows = keep(read(task.train_files))
-    if task.valid_files:
-        return rows
-    kept, held_out = hold_out(rows, task.valid_rows)
-    return kept if split == "train" else held_out
+    return Source("files", read, origin)
 
 
 def _require_column(table: Any, name: str | None, key: str, usual: Sequence[str], path: Path) -> str:
@@ -142,12 +208,15 @@ def _first_known(table: Any, usual: Sequence[str]) -> str | None:
 
 
 def require_text(table: Any, columns: Sequence[str], path: Path) -> None:
-    """Raises DataError, with the numbers of the rows, where a column is null or blank."""
+    """Raises DataError, with the numbers of the rows, where a column is null or blank, or holds lists."""
     for column in columns:
         empty = [number for number, value in enumerate(table[column], start=1) if _is_blank(value)]
         if empty:
             rule = f"column {column!r} must hold text in every row; it is empty in rows {empty[:5]}"
             raise DataError(Problem(rule, source=str(path)))
+        if isinstance(table[0][column], (list, dict)):
+            fix = "All turns of a chat belong in one column: task.messages_column=<column>."
+            raise DataError(Problem(f"column {column!r} must hold text", table[0][column], str(path), fix))
 
 
 def _is_blank(value: object) -> bool:
@@ -171,18 +240,22 @@ def _turn(message: Mapping[str, Any]) -> tuple[str, str]:
     return {"gpt": "assistant", "human": "user"}.get(role, role), str(content)
 
 
-def hold_out(rows: Sequence[Row], count: int, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Split rows at random into (kept, held out). At most a fifth is held out. The split doesn't follow the job's seed:
-    trials of one study must be judged on the same rows.
+def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """Split rows at random into (kept, held out). At most a fifth is held out, and what asks the same is not kept.
 
     Raises:
         DataError: there are too few rows to hold one out.
     """
     if len(rows) < 5:
-        rule = "rows to hold validation rows out of must be at least five"
-        raise DataError(Problem(rule, len(rows), "task.train_files", "Give task.valid_files=<file>."))
+        rule, fix = "rows to hold some out of must be at least five", "Give task.valid_files and task.test_files."
+        raise DataError(Problem(rule, len(rows), "task.train_files", fix))
     count = min(count, len(rows) // 5)
     order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    chosen = set(order[:count])
-    return [row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in order[:count]]
+    random.Random(SPLIT_SEED).shuffle(order)
+    held_out = [rows[i] for i in order[:count]]
+    asked = {_asked(row) for row in held_out}
+    return [row for row in rows if _asked(row) not in asked], held_out
+
+
+def _asked(row: Row) -> tuple[object, ...]:
+    return row.messages[:-1] if row.messages else (row.prompt,)

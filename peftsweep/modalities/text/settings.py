@@ -18,8 +18,8 @@ class TextTaskConfig(TaskConfig):
     source: str = one_of("auto", SOURCES)  # auto: files if given, embedded for embedded models, else hub
     train_files: str | None = None  # jsonl, parquet, csv, or a folder of datasets.save_to_disk
     valid_files: str | None = None  # null: rows held out of the training files
-    test_files: str | None = None
-    prompt_column: str | None = None  # null: the first known name (query, question, prompt, instruction)
+    test_files: str | None = None  # null: rows held out of the training files
+    prompt_column: str | None = None  # null: the first known name (query, question, prompt, instruction with input)
     response_column: str | None = None  # null: the first known name (response, answer, completion, output)
     template: str = "{prompt}"  # the text before the response; {prompt} is the row's prompt
     loss_on: str = one_of("response", ("response", "all"))  # tokens that are trained on; only responses are ever judged
@@ -54,9 +54,9 @@ def source_problems(task: TextTaskConfig) -> Iterator[Problem]:
         path = getattr(task, key)
         if path is not None and not Path(path).exists():
             yield Problem(f"task.{key} must be an existing file or folder", path)
-    if task.source == "files" and not (task.train_files and task.test_files):
-        yield Problem("task.source=files needs task.train_files and task.test_files")
-    if (task.train_files is None) != (task.test_files is None):
-        yield Problem("task.train_files and task.test_files go together", task.train_files or task.test_files)
+    if task.source == "files" and not task.train_files:
+        yield Problem("task.source=files needs task.train_files")
+    if (others := task.valid_files or task.test_files) and not task.train_files:
+        yield Problem("task.valid_files and task.test_files need task.train_files", others)
     if task.general_text not in ("auto", "hub", "shipped", "embedded") and not Path(task.general_text).is_file():
         yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", task.general_text)

@@ -21,7 +21,7 @@ from functools import partial
 from peftsweep.errors import ConfigError, DataError, Interrupted, Problem
 from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.metamath import embedded_source
-from peftsweep.modalities.text.rows import Row, Source, file_rows
+from peftsweep.modalities.text.rows import Row, Source, file_source
 from peftsweep.modalities.text.settings import SftConfig
 
 VERSION = 1
@@ -95,9 +95,10 @@ def _score(scorer: Scorer, row: Row, generated: str) -> float:
 
 
 def build_source(config: SftConfig, *, embedded_model: bool) -> Source:
-    """Files if given; generated stories for embedded models, so that the task can be tried without any."""
+    """The user's files; the text world's stories only where they are asked for."""
     if config.train_files:
-        return Source("files", partial(file_rows, config, messages_column=config.messages_column))
-    if config.source == "embedded" or (config.source == "auto" and embedded_model):
+        return file_source(config, config.messages_column)
+    if config.source == "embedded":
         return embedded_source(config.valid_rows)
-    raise DataError(Problem("task=sft needs your data", fix="Give task.train_files=<file> and task.test_files=<file>."))
+    fix = "Give task.train_files=<file>, and task.test_files=<file> if you have one."
+    raise DataError(Problem("task=sft needs your data", source="task.train_files", fix=fix))

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,13 @@ from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.order import batch_order
-from peftsweep.modalities.text import metamath, sft
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.general import build_general_texts
 from peftsweep.modalities.text.judging import Judging, item_records, summarise
 from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.settings import TextTaskConfig
+from peftsweep.modalities.text.tasks import TASK_MODULES
 from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, tokenize
 from peftsweep.modalities.wrapped import evaluating
 
@@ -59,7 +58,7 @@ class TextTask:
 
     def datasets(self) -> list[DatasetInfo]:
         return [
-            DatasetInfo(self.name, split, self._source.name, digest_of_rows(rows), len(rows))
+            DatasetInfo(self.name, split, self._source.origin(split), digest_of_rows(rows), len(rows))
             for split, (rows, _) in self._read.items()
         ]
 
@@ -68,6 +67,7 @@ class TextTask:
             limit = {"train": self._config.train_rows, "test": self._config.test_rows}.get(split)
             rows = self._source.read(split)[:limit]
             tokens = tokenize(rows, self._format, self._tokenizer, self._cache)
+            log.info("Task %s, %s: %d rows from %s.", self.name, split, len(rows), self._source.origin(split))
             _warn_of_long_prompts(split, tokens, self._format)
             self._read[split] = rows, tokens
         return self._read[split]
@@ -198,15 +198,10 @@ def _warn_of_long_prompts(split: str, tokens: TokenRows, prompt_format: PromptFo
         log.warning("%d of %d %s rows are left out of %s: %s.", too_long, len(tokens), split, left_out, reason)
 
 
-# By task: a module with `build_source(config, embedded_model=...)`, its rows, and `build_judging(config)`.
-TASK_MODULES: dict[str, Any] = {"metamath": metamath, "sft": sft}
-
-
 def build_text_task(
     config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
 ) -> TextTask:
     """See `modalities.base.Modality.build_task`."""
     module = TASK_MODULES[config.name]
     source = module.build_source(config, embedded_model=base.is_embedded)
-    log.info("Task %s: rows from %s.", config.name, source.name)
     return TextTask(config, hparams, source, module.build_judging(config), base, cache, progress)

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from peftsweep.config.check import build_config, check_and_build, problems_of
+from peftsweep.config.check import build_config, check_and_build, check_job
 from peftsweep.config.compose import compose_config, parse_command_line
 from peftsweep.config.schema import JobConfig
 from peftsweep.modalities.text.settings import SftConfig
@@ -12,7 +12,7 @@ from peftsweep.modalities.text.settings import SftConfig
 def problems(*overrides):
     """All problems of a job, each as text."""
     line = parse_command_line(overrides)
-    return [str(problem) for problem in problems_of(list(overrides), line)]
+    return [str(problem) for problem in check_job(list(overrides), line)[0]]
 
 
 def test_the_default_job_has_no_problem():

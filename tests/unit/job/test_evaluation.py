@@ -10,7 +10,7 @@ from torch import nn
 
 from peftsweep.job import evaluation as evaluate
 from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
-from peftsweep.modalities.base import Evaluation
+from peftsweep.modalities.base import BaseModel, Evaluation
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 MODEL = nn.Linear(1, 1)
@@ -56,7 +56,8 @@ class Task:
 
 
 def measure(task: Any, cache: Path, model_key: str = "model", *, read_test: bool = True) -> BaseMeasure:
-    return measure_base(task, MODEL, model_key=model_key, read_test=read_test, cache=cache)
+    base = BaseModel(MODEL, None, model_key, is_embedded=True)
+    return measure_base(task, base, "float32", read_test=read_test, cache=cache)
 
 
 def test_the_base_score_is_computed_once(tmp_path: Path) -> None:

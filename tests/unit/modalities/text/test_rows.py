@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from peftsweep.errors import DataError
-from peftsweep.modalities.text.rows import Row, digest_of_rows, hold_out, read_rows
+from peftsweep.modalities.text.rows import Row, choose_columns, digest_of_rows, hold_out, read_rows, read_table
 
 RECORDS = [{"question": "What is 1 + 1?", "answer": "2"}, {"question": "And 2 + 2?", "answer": "4, of course"}]
 ROWS = [Row("What is 1 + 1?", "2"), Row("And 2 + 2?", "4, of course")]
@@ -73,6 +73,46 @@ def test_named_columns_win_over_known_names(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records)
     assert read_rows(path, prompt_column="mine", response_column="its") == [Row("yes", "indeed")]
     assert read_rows(path, response_column="its") == [Row("no", "indeed")]
+
+
+def test_an_instructions_input_stands_below_it(tmp_path: Path) -> None:
+    rows = [("Translate.", "Good morning", "Bonjour"), ("Say hello.", "", "Hello"), ("Wave.", None, "Done")]
+    records = [{"instruction": first, "input": second, "output": third, "id": 1} for first, second, third in rows]
+    path = write_jsonl(tmp_path / "alpaca.jsonl", records)
+    prompts = ["Translate.\n\nGood morning", "Say hello.", "Wave."]
+    assert [(row.prompt, row.response) for row in read_rows(path)] == list(
+        zip(prompts, ("Bonjour", "Hello", "Done"), strict=True)
+    )
+    assert read_rows(path, prompt_column="instruction")[0].prompt == "Translate."
+
+
+LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
+    "alpaca": (
+        {"instruction": "a", "input": "b", "output": "c"},
+        "prompt from instruction and input, response from output",
+    ),
+    "more": (
+        {"question": "a", "answer": "b", "level": 3},
+        "prompt from question, response from answer; not used: level",
+    ),
+    "chats": ({"id": "x", "conversations": []}, "chats from conversations; not used: id"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_rows_are_made_of_is_told_with_the_columns_that_are_not_used(layout: str, tmp_path: Path) -> None:
+    record, told = LAYOUTS[layout]
+    path = write_jsonl(tmp_path / "rows.jsonl", [record])
+    table = read_table(path)
+    assert choose_columns(table, path).told(table.column_names) == told
+
+
+def test_a_column_of_turns_is_not_taken_for_text(tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "rows.jsonl", [{"prompt": CHATS["messages"][:2], "completion": CHATS["messages"][2:]}]
+    )
+    with pytest.raises(DataError, match=r"'prompt' must hold text.*task\.messages_column"):
+        read_rows(path)
 
 
 def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:

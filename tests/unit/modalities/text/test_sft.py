@@ -85,8 +85,34 @@ def test_four_rows_are_too_few_without_a_validation_file(tmp_path: Path) -> None
     assert (len(source.read("train")), len(source.read("valid"))) == (4, 4)
 
 
-def test_without_files_only_embedded_models_have_rows() -> None:
-    assert build_source(config(valid_rows=7), embedded_model=True).name == "embedded"
-    assert len(build_source(config(valid_rows=7), embedded_model=True).read("valid")) == 7
+@pytest.mark.parametrize("embedded_model", [True, False])
+def test_stories_are_trained_on_only_where_they_are_asked_for(embedded_model: bool) -> None:
     with pytest.raises(DataError, match=r"needs your data.*task\.train_files"):
-        build_source(config(), embedded_model=False)
+        build_source(config(), embedded_model=embedded_model)
+    asked = build_source(config(source="embedded", valid_rows=7), embedded_model=embedded_model)
+    assert (asked.name, len(asked.read("valid"))) == ("embedded", 7)
+
+
+def test_training_rows_alone_give_all_splits_which_share_no_question(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    records = [{"prompt": f"prompt {number % 80}", "response": f"response {number}"} for number in range(100)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = build_source(config(train_files=str(path), valid_rows=10), embedded_model=False)
+    splits = {split: {row.prompt for row in source.read(split)} for split in ("train", "valid", "test")}
+    assert [len(source.read(split)) for split in ("valid", "test")] == [10, 20]
+    assert not splits["train"] & splits["test"]
+    assert not splits["train"] & splits["valid"]
+    assert not splits["valid"] & splits["test"]
+    assert source.read("test") == source.read("test") != source.read("test")[::-1]
+    assert source.origin("test") == f"{path}, drawn at random with seed 0 (prompt from prompt, response from response)"
+
+
+@pytest.mark.parametrize(("value", "reason"), [("1 / 0", "ZeroDivisionError.*line 2"), ("float('nan')", "gave nan")])
+def test_a_scorer_that_gives_no_number_is_refused_with_what_it_was_asked(
+    value: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_scorer.py").write_text(f"def score(prompt, target, generated):\n    return {value}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken_scorer", raising=False)
+    with pytest.raises(ConfigError, match=f"must give a number.*{reason}.*'Good morning'"):
+        build_judging(SftConfig(scorer="broken_scorer:score")).judge(ROW, "Bonjour")

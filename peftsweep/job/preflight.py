@@ -1,0 +1,46 @@
+"""What can be known to be wrong before any weight is loaded: the data, who judges answers, the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from peftsweep.config.schema import EMBEDDED, HparamsConfig, JobConfig
+from peftsweep.errors import PeftsweepError
+from peftsweep.modalities.base import modality_of
+
+SPLITS = ("train", "valid", "test")
+
+
+def check_jobs(jobs: Iterable[JobConfig], *, hub: bool) -> None:
+    """Read what the jobs will read, each thing once; of tuning jobs no test data. hub: also what must be downloaded.
+
+    Raises the first kind of error met (DataError, ConfigError), with all problems.
+    """
+    checks = {key: check for job in jobs for key, check in _checks(job, hub)}
+    errors: list[PeftsweepError] = []
+    for check in checks.values():
+        try:
+            check()
+        except PeftsweepError as error:
+            errors.append(error)
+    if errors:
+        raise type(errors[0])(*dict.fromkeys(problem for error in errors for problem in error.problems))
+
+
+def _checks(job: JobConfig, hub: bool) -> Iterator[tuple[str, Callable[[], None]]]:
+    """By what they are about; data first, as torch takes seconds to import."""
+    is_embedded = job.model.id == EMBEDDED
+    splits = SPLITS[:2] if job.stage == "tune" else SPLITS
+    require = partial(modality_of(job.task).require_data, job.task, embedded_model=is_embedded, splits=splits, hub=hub)
+    yield repr((job.task, is_embedded, splits)), require
+    hparams = job.hparams
+    yield repr((hparams.optimizer, hparams.optimizer_kwargs)), partial(_check_optimizer, hparams)
+
+
+def _check_optimizer(hparams: HparamsConfig) -> None:
+    if (hparams.optimizer, hparams.optimizer_kwargs) == (HparamsConfig.optimizer, {}):
+        return
+    from peftsweep.methods.optimizers import check_optimizer
+
+    check_optimizer(hparams)

@@ -1,0 +1,44 @@
+"""The optimizers that a job can choose: the classes of torch.optim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftsweep.config.schema import HparamsConfig
+from peftsweep.errors import ConfigError, Problem, did_you_mean
+
+
+def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
+    """Raises ConfigError, with the nearest name, for an unknown class."""
+    known = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+    }
+    if name not in known:
+        rule = "hparams.optimizer must be a class of torch.optim"
+        raise ConfigError(Problem(rule, name, "hparams.optimizer", did_you_mean(name, list(known))))
+    return known[name]
+
+
+@contextmanager
+def taking(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Around the call that builds an optimizer: raises ConfigError for an argument that it doesn't take."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        rule = f"{name} must take its arguments ({error})"
+        raise ConfigError(Problem(rule, dict(arguments), "hparams.optimizer_kwargs")) from error
+
+
+def check_optimizer(hparams: HparamsConfig) -> None:
+    """Raises ConfigError for a class or arguments with which none can be built, on a weight of two dimensions."""
+    optimizer_class: Any = find_optimizer(hparams.optimizer)
+    arguments = hparams.optimizer_kwargs | {"weight_decay": hparams.weight_decay}
+    with taking(hparams.optimizer, arguments):
+        optimizer_class([nn.Parameter(torch.zeros(1, 1))], lr=hparams.lr, **arguments)
