@@ -6,6 +6,7 @@ A module imports nothing slow before it knows that its words are right: `--help`
 # Name -> (module, what it does, for `--help`). A new command is one file and one row.
 COMMANDS = {
     "methods": ("list_methods", "list them: capacity, search space, capabilities"),
+    "preview": ("preview_data", "show rows as a model will see them: splits, template, what is trained on"),
     "plan": ("plan_memory", "will it fit, without GPU or weights"),
     "report": ("write_report", "compare what was run"),
     "recommend": ("recommend_method", "which one, under limits"),

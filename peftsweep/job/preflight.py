@@ -25,7 +25,8 @@ def check_jobs(jobs: Iterable[JobConfig], *, hub: bool) -> None:
         except PeftsweepError as error:
             errors.append(error)
     if errors:
-        raise type(errors[0])(*dict.fromkeys(problem for error in errors for problem in error.problems))
+        told = {str(problem): problem for error in errors for problem in error.problems}
+        raise type(errors[0])(*told.values())
 
 
 def _checks(job: JobConfig, hub: bool) -> Iterator[tuple[str, Callable[[], None]]]:

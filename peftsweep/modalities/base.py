@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from peftsweep.config.registry import ModalitySettings, find_modality
-from peftsweep.config.schema import HparamsConfig, ModelConfig, TaskConfig
+from peftsweep.config.schema import HparamsConfig, JobConfig, ModelConfig, TaskConfig
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from rich.console import RenderableType
     from torch import Tensor, nn
 
 Batch = Mapping[str, "Tensor"]
@@ -102,6 +103,11 @@ class Modality(ModalitySettings):
         """Read these splits, and try on some rows whoever judges answers. hub: also what must be downloaded. Imports no
         torch. Raises DataError or ConfigError, before weights are loaded, for what can't be used."""
         return
+
+    def preview(self, job: JobConfig, rows: int) -> Iterator[RenderableType]:
+        """What training and judging read, for a person to look at: the splits, then so many rows of each as the model
+        sees them. Loads no weights. Raises DataError or ModelError."""
+        yield from ()
 
     @abstractmethod
     def build_task(

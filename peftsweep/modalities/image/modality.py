@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from peftsweep.config.schema import HparamsConfig, JobConfig, ModelConfig, TaskConfig
+from peftsweep.config.schema import EMBEDDED, HparamsConfig, JobConfig, ModelConfig, TaskConfig
 from peftsweep.errors import Problem
 from peftsweep.modalities.base import BaseModel, Length, Modality, PlannedStep, Progress, Skeleton, Task, no_progress
 from peftsweep.modalities.image.pocket import FLUX2_FOLDER
@@ -14,6 +14,7 @@ from peftsweep.modalities.image.settings import DiffusionModelConfig, ImageGenCo
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import RenderableType
 
 
 class ImageModality(Modality):
@@ -54,6 +55,21 @@ class ImageModality(Modality):
             source = build_source(photos, embedded_model=embedded_model)
             for split in splits:
                 source.open(split)
+
+    def preview(self, job: JobConfig, rows: int) -> Iterator[RenderableType]:
+        from rich.table import Table
+
+        from peftsweep.modalities.image.photos import SPLITS, build_source
+
+        photos = cast(ImageGenConfig, job.task)
+        source = build_source(photos, embedded_model=job.model.id == EMBEDDED)
+        table = Table("split", "photo", "prompt", title=f"Photos, {source.name}", title_justify="left")
+        for split in SPLITS:
+            for photo in source.open(split)[:rows]:
+                table.add_row(split, photo.name, photo.prompt)
+        yield table
+        size, tokens = photos.resolution, photo_tokens(photos)
+        yield f"Scaled and cut to {size} x {size} pixels: {tokens} tokens each; prompts to {photos.max_prompt_tokens}."
 
     def build_task(
         self, task: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress

@@ -22,7 +22,6 @@ def load_language_model(spec: ModelConfig, location: str, device: torch.device) 
     with model_errors(spec.id), quiet():
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         config = AutoConfig.from_pretrained(location, **options)
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
         placement = {"dtype": getattr(torch, spec.dtype, None), "attn_implementation": spec.attn_implementation}
         if spec.dtype in QUANTISED:
             placement = quantised_placement(spec, BitsAndBytesConfig, device)
@@ -31,10 +30,19 @@ def load_language_model(spec: ModelConfig, location: str, device: torch.device) 
         )
     model, info = loaded
     require_all_weights(info["missing_keys"], spec.id)
+    model.requires_grad_(False).eval()
+    return BaseModel(model, load_tokenizer(spec, location), revision_of(location, spec.revision), spec.id == EMBEDDED)
+
+
+def load_tokenizer(spec: ModelConfig, location: str) -> Any:
+    """A model's tokenizer, without the model. Raises ModelError where there is none, or none that ends a text."""
+    with model_errors(spec.id):
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
     if tokenizer.eos_token_id is None:  # answers are taught to end with it, and generation stops at it
         rule = "the tokenizer must have an end-of-sequence token"
         raise ModelError(Problem(rule, source=spec.id, fix="Set eos_token in its tokenizer_config.json."))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.requires_grad_(False).eval()
-    return BaseModel(model, tokenizer, revision_of(location, spec.revision), spec.id == EMBEDDED)
+    return tokenizer

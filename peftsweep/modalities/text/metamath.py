@@ -74,7 +74,7 @@ def _hub_rows(dataset: str, config: str | None, split: str, prompt: str, respons
     fix = "Check the network or HF_HUB_OFFLINE, give task.train_files and task.test_files, or task.source=embedded."
     with hub_data_errors("the data must be readable from the hub", dataset, "task.source", fix):
         table = datasets.load_dataset(dataset, config, split=split)
-    return [Row(prompt_text, answer) for prompt_text, answer in zip(table[prompt], table[response], strict=True)]
+    return [Row(prompt_text, answer) for prompt_text, answer in zip(table[prompt][:], table[response][:], strict=True)]
 
 
 def _hub_split(config: MetamathConfig, split: str) -> list[Row]:

@@ -15,6 +15,7 @@ from peftsweep.modalities.text.settings import MetamathConfig, SftConfig, TextTa
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import RenderableType
     from torch import nn
 
 
@@ -54,6 +55,11 @@ class TextModality(Modality):
         from peftsweep.modalities.text.tasks import require_rows
 
         require_rows(cast(TextTaskConfig, task), embedded_model=embedded_model, splits=splits, hub=hub)
+
+    def preview(self, job: JobConfig, rows: int) -> Iterator[RenderableType]:
+        from peftsweep.modalities.text.preview import preview_rows
+
+        return preview_rows(job.model, cast(TextTaskConfig, job.task), job.hparams, Path(job.cache), rows)
 
     def build_task(
         self, task: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress

@@ -86,7 +86,8 @@ def _score(scorer: Scorer, row: Row, generated: str) -> float:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        score, reason = math.nan, f"{type(error).__name__}: {error}, in {frame.filename}, line {frame.lineno}"
+        told = textwrap.shorten(str(error), 200)
+        score, reason = math.nan, f"{type(error).__name__}: {told}, in {frame.filename}, line {frame.lineno}"
     if reason:
         rule = f"task.scorer must give a number for every prompt, target and answer ({reason})"
         asked = tuple(textwrap.shorten(text, 80) for text in (row.prompt, row.response, generated))

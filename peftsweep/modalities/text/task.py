@@ -26,7 +26,7 @@ from peftsweep.modalities.text.judging import Judging, item_records, summarise
 from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.settings import TextTaskConfig
-from peftsweep.modalities.text.tasks import TASK_MODULES
+from peftsweep.modalities.text.tasks import TASK_MODULES, build_source
 from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, tokenize
 from peftsweep.modalities.wrapped import evaluating
 
@@ -49,7 +49,7 @@ class TextTask:
         self.name, self.version, self.score = config.name, judging.version, judging.score
         self._config, self._hparams, self._source, self._judging = config, hparams, source, judging
         self._tokenizer, self._cache, self._progress = base.tokenizer, cache, progress
-        self._format = PromptFormat(config.template, hparams.max_seq_length, config.loss_on == "all")
+        self._format = PromptFormat.of(config, hparams)
         self._general_texts = build_general_texts(
             config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub"
         )
@@ -202,6 +202,5 @@ def build_text_task(
     config: TextTaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress
 ) -> TextTask:
     """See `modalities.base.Modality.build_task`."""
-    module = TASK_MODULES[config.name]
-    source = module.build_source(config, embedded_model=base.is_embedded)
+    source, module = build_source(config, embedded_model=base.is_embedded), TASK_MODULES[config.name]
     return TextTask(config, hparams, source, module.build_judging(config), base, cache, progress)

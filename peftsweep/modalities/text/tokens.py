@@ -16,10 +16,12 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
+from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
 from peftsweep.modalities.text.loss import IGNORED_LABEL
 from peftsweep.modalities.text.rows import Row, digest_of_rows
+from peftsweep.modalities.text.settings import TextTaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,10 @@ class PromptFormat:
     template: str
     max_seq_length: int
     loss_on_prompt: bool
+
+    @classmethod
+    def of(cls, task: TextTaskConfig, hparams: HparamsConfig) -> PromptFormat:
+        return cls(task.template, hparams.max_seq_length, task.loss_on == "all")
 
     @property
     def separator(self) -> str:

@@ -22,6 +22,14 @@ from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.pocket.world import make_problems, pretraining_documents
 
 BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
+# Turns in the words of the task's template, so that chats can be tried offline.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}Answer: {{ message.content }}{{ eos_token }}\n"
+    "{% elif message.role == 'user' %}Question: {{ message.content }}\n"
+    "{% else %}{{ message.content }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
+)
 VOCABULARY = 832
 PEAK_RATE = 2e-3
 ROW_TOKENS = 256  # documents are packed into rows of this length
@@ -49,9 +57,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
-    return PreTrainedTokenizerFast(
+    built = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END, model_max_length=1024
     )
+    built.chat_template = CHAT_TEMPLATE
+    return built
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:

@@ -45,7 +45,7 @@ def build(base: BaseModel, tmp_path: Path) -> Callable[..., TextTask]:
 
     def with_rows(judging: Judging | None = None, max_seq_length: int = 40, **splits: list[Row]) -> TextTask:
         rows = {"train": SHORT, "valid": SHORT, "test": SHORT} | splits
-        source = Source("toy", lambda split: list(rows[split]))
+        source = Source("toy", lambda split: list(rows[split]), lambda split: "toy")
         config = TextTaskConfig(
             "toy", template="{prompt}\n", loss_on="all", max_new_tokens=4, general_text=str(passages), general_rows=2
         )
