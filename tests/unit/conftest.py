@@ -30,6 +30,12 @@ def run_job_in(folder, overrides):
 
 
 @pytest.fixture(scope="session")
+def quick():
+    """Settings of such a job."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Method name, further settings -> folder of a finished job."""
     root = tmp_path_factory.mktemp("jobs")

@@ -24,7 +24,7 @@ LEVELS = (
     {"job"},
     {"report"},
     {"sweeps"},
-    {"commands"},
+    {"commands", "api"},
     {"__main__"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

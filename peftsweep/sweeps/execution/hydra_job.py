@@ -28,8 +28,8 @@ def run_composed(
     *,
     number: int,
     display: Display | None = None,
-    begun: Callable[[str | None], None],
-    observe: Observer,
+    begun: Callable[[str | None], None] = lambda run_id: None,
+    observe: Observer = lambda step, metrics, tokens: None,
 ) -> None:
     """Compose a job, run it in `folder` and leave `.hydra/`, `job.log` and all else there. Raises what ended it."""
     context = _context(config_dir)
