@@ -14,9 +14,20 @@ from peftsweep.commands import commands_help
 from peftsweep.config.check import check_command_line
 from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
 from peftsweep.config.registry import default_objective
+from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
 from peftsweep.records.files import RESULT_FILE
+from peftsweep.records.quantities import plain
 from peftsweep.records.results import JobResult, Status, load_result
+
+log = logging.getLogger(__name__)
+
+# Below the settings of the job that runs where nothing was asked for.
+OTHER_JOBS = """\
+This default job takes about a minute on two idle CPU cores. Something else:
+  python -m peftsweep method=oft task=image-gen                   another method and task
+  python -m peftsweep -m hydra/sweeper=fair method=lora,oft,ia3   tune and compare methods
+  python -m peftsweep --help                                      all that can be chosen"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -88,13 +99,26 @@ def _run_one(config: Any) -> float | None:
     hydra_config = HydraConfig.get()
     is_one_of_many = hydra_config.mode is RunMode.MULTIRUN
     with _failures_reported(is_one_of_many):
-        job = resolve_job(config, hydra_config.overrides.task)
+        job, folder = resolve_job(config, hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
+        log.info("%s", _summary(job, folder))
+        if not sys.argv[1:]:
+            print(OTHER_JOBS, file=sys.stderr)
         from peftsweep.job.run import run_job  # after the check: imports torch
 
-        folder = Path(hydra_config.runtime.output_dir)
         result = run_job(job, folder, keep_base=is_one_of_many)
         _show(result, folder)
         return result.metrics.get(default_objective(job))
+
+
+def _summary(job: JobConfig, folder: Path) -> str:
+    """What a job is about to do, in two lines."""
+    method, hparams = job.method, job.hparams
+    capacity = "" if method.capacity is None else f", capacity {method.capacity}"
+    rows = hparams.batch_size * hparams.gradient_accumulation
+    how = f"learning rate {plain(hparams.lr)}{capacity}, {hparams.max_steps:,} steps of {rows} rows, seed {job.seed}"
+    kept = " and to MLflow" if job.tracking.enabled else ""
+    what = f"{method.name} on {job.model.name}, task {job.task.name}"
+    return f"{what}: {how}.\nResults go to {os.path.relpath(folder)}{kept}."
 
 
 @contextmanager
@@ -104,7 +128,7 @@ def _failures_reported(is_one_of_many: bool) -> Iterator[None]:
     try:
         yield
     except PeftsweepError as error:
-        logging.getLogger(__name__).error("%s", error)
+        log.error("%s", error)
         if is_one_of_many and not isinstance(error, Interrupted):
             raise
         raise SystemExit(error.exit_code) from error

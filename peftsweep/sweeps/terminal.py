@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peftsweep.records.metrics import METRICS
-from peftsweep.records.quantities import counted, format_metric, joined
+from peftsweep.records.quantities import counted, duration, format_metric, joined
 from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, defaults_of, describe_range
 from peftsweep.statistics.sequential import FEWEST
@@ -145,12 +145,6 @@ def _sentence(spec: SweepSpec, trial: Trial) -> str:
 
 def describe_params(params: Mapping[str, Any]) -> str:
     return "  ".join(f"{SHORT.get(key, key.rpartition('.')[2])} {_setting(value)}" for key, value in params.items())
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def final_table(table: SweepTable, console: Console) -> Table:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from peftsweep.config.schema import BudgetConfig, SweepConfig
+from peftsweep.records.quantities import duration
 from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, Dimension
 from peftsweep.sweeps.execution.leases import Lease
@@ -22,7 +23,6 @@ from peftsweep.sweeps.terminal import (
     Progress,
     describe_params,
     dry_run_table,
-    duration,
     final_table,
     notes,
     prior_lines,
