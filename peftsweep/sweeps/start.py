@@ -31,11 +31,13 @@ from peftsweep.records.results import Stage
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.sentences import answer
 from peftsweep.sweeps.execution.controller import Controller, only_controller
-from peftsweep.sweeps.execution.launchers import HydraPool, LocalPool, WorkerPool, find_gpus
+from peftsweep.sweeps.execution.devices import find_gpus
+from peftsweep.sweeps.execution.launchers import HydraPool, LocalPool, WorkerPool
 from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, Slot, cluster_slots, local_slots
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, refuse_foreign_studies
+from peftsweep.sweeps.live import Progress
 from peftsweep.sweeps.protocol.prior import with_prior
 from peftsweep.sweeps.protocol.pruning import build_pruner
 from peftsweep.sweeps.protocol.request import FAIR_SWEEPER, read_request, with_full_sweep_keys
@@ -54,7 +56,6 @@ from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.publishing import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import (
-    Progress,
     confirmation_cost,
     dry_run_table,
     final_table,
