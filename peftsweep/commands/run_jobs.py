@@ -141,11 +141,12 @@ def _show(result: JobResult, folder: Path) -> None:
     from rich.console import Console
 
     from peftsweep.job.display import result_table
-    from peftsweep.tracking.store import resolve_uri
+    from peftsweep.tracking.store import how_to_look
 
     console = Console()  # the result goes to standard output; bars and messages don't
     console.print(result_table(result))
     console.print(f"files   {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
     if result.mlflow_run_id:
-        store = resolve_uri(result.config["tracking"]["uri"])
-        console.print(f"mlflow  python -m peftsweep ui   (store: {store})", highlight=False, soft_wrap=True)
+        tracking = result.config["tracking"]
+        place = how_to_look(tracking["uri"], tracking["experiment"])
+        console.print(f"mlflow  {place}", highlight=False, soft_wrap=True)

@@ -64,7 +64,7 @@ from peftsweep.sweeps.terminal import (
     prior_lines,
     wide_console,
 )
-from peftsweep.tracking.store import resolve_uri
+from peftsweep.tracking.store import how_to_look
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
     line("go on", resume_command(spec.path))
     line("join", f"python -m peftsweep worker {shlex.quote(spec.folder)}")
     if spec.tracking:
-        line("mlflow", f"python -m peftsweep ui   (store: {resolve_uri(spec.tracking_uri)})")
+        line("mlflow", how_to_look(spec.tracking_uri, spec.experiment))
     if spec.settings.storage is None:
         line("optuna", f"optuna-dashboard {shlex.quote(str(spec.path / JOURNAL))}")
 
