@@ -101,7 +101,7 @@ class Progress:
         for label in self._most_wanted(stage, trials, most):
             tuned = (self._tuned if is_confirm else trials).get(label, ())
             studies.add_row(*map(Text, self._study_line(tuned, trials[label] if is_confirm else None, label, share)))
-        left_out = [f"and {counted(len(trials) - most, 'more study')}"] if len(trials) > most else []
+        left_out = [f"and {len(trials) - most} more"] if len(trials) > most else []
         below = [_look(self.spec, trials) if is_confirm else "", *map(_worker_line, workers.values())]
         return Group(studies, *map(Text, [*left_out, *below]), Text(self._stop_note, style="yellow"))
 
