@@ -41,7 +41,7 @@ def serve_ui(uri: str | None, port: int) -> int:
     address = f"http://{_HOST}:{port}"
     print("MLflow starts ...", flush=True)
     with explained(Problem("the database must be one of MLflow's", redact_forms(uri), "tracking.uri")):
-        pages = views(connect(uri), address) or [address]
+        pages = views(connect(uri), address)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level warning"]
     # By environment: a database password on the command line is visible to everybody on the machine.
@@ -54,7 +54,8 @@ def serve_ui(uri: str | None, port: int) -> int:
     ):
         try:
             if _answers(process, port):
-                print(*(f"Open {page}" for page in pages), "Ctrl-C stops it.", sep="\n", flush=True)
+                told = [f"Open {page}   (experiment {name})" for name, page in pages.items()] or [f"Open {address}"]
+                print(*told, "Ctrl-C stops it.", sep="\n", flush=True)
             code = process.wait()
         except KeyboardInterrupt:  # the terminal has sent it to the server too
             process.wait()

@@ -111,11 +111,12 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
-def views(client: MlflowClient, address: str) -> list[str]:
-    """Where a server of these runs, at `address`, shows scores and costs side by side: a page for each experiment."""
+def views(client: MlflowClient, address: str) -> dict[str, str]:
+    """Where a server of these runs, at `address`, shows scores and costs side by side: a page for each experiment, by
+    name."""
     wanted = f"tags.`mlflow.sharedViewState.{VIEW}` LIKE '%'"
     found = _all_pages(partial(client.search_experiments, filter_string=wanted))
-    return [view_of(address, each.experiment_id) for each in found]
+    return {each.name: view_of(address, each.experiment_id) for each in found}
 
 
 def view_of(address: str, experiment_id: str) -> str:
