@@ -93,9 +93,11 @@ def _run_one(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from peftsweep.job.display import Display
     from peftsweep.job.resolve import resolve_job
 
     logging.captureWarnings(True)
+    display = Display()  # first, as it takes messages away from standard output
     hydra_config = HydraConfig.get()
     is_one_of_many = hydra_config.mode is RunMode.MULTIRUN
     with _failures_reported(is_one_of_many):
@@ -105,7 +107,7 @@ def _run_one(config: Any) -> float | None:
             print(OTHER_JOBS, file=sys.stderr)
         from peftsweep.job.run import run_job  # after the check: imports torch
 
-        result = run_job(job, folder, keep_base=is_one_of_many)
+        result = run_job(job, folder, keep_base=is_one_of_many, display=display)
         _show(result, folder)
         return result.metrics.get(default_objective(job))
 

@@ -26,6 +26,7 @@ from peftsweep.config.schema import SweepConfig
 from peftsweep.config.units import parse_margin
 from peftsweep.errors import ConfigError, DataError, Interrupted, Problem
 from peftsweep.records.jobs import load_folder
+from peftsweep.records.quantities import counted
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.groups import compare
@@ -249,7 +250,7 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
         print_plain(console, f"{word:<10}{redact_forms(text)}")
 
     trials = f"{spec.n_trials} trials each" if spec.n_trials else "a budget each"
-    line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {pool.workers} workers")
+    line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {counted(pool.workers, 'worker')}")
     line("folder", spec.folder)
     for told in prior_lines(spec):
         line("prior", told)

@@ -89,6 +89,7 @@ class Told:
         except SystemExit as error:  # a job's own failure, or argparse
             self.code = error.code
         printed = self._capfd.readouterr()
+        self.out = printed.out
         self.text = " ".join((printed.out + printed.err).split())
         return self
 
@@ -389,6 +390,7 @@ def test_a_job_says_first_what_it_will_do(run, job):
     assert asked in told.text
     assert told.text.index(asked) < told.text.index("Loaded")
     assert "Something else" not in told.text
+    assert "learning rate" not in told.out  # that is the result's
 
 
 def test_a_bare_command_says_what_it_does_how_long_and_what_else_there_is(run, monkeypatch):
