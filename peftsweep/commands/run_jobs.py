@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 # Below the settings of the job that runs where nothing was asked for.
 OTHER_JOBS = """\
 This default job takes about a minute on two idle CPU cores. Something else:
-  python -m peftsweep method=oft task=image-gen                   another method and task
-  python -m peftsweep -m hydra/sweeper=fair method=lora,oft,ia3   tune and compare methods
-  python -m peftsweep --help                                      all that can be chosen"""
+  python -m peftsweep method=oft task=image-gen                  another task
+  python -m peftsweep -m hydra/sweeper=fair method=lora,oft,ia3  a comparison
+  python -m peftsweep --help                                     all choices"""
 
 
 def run(arguments: Sequence[str]) -> int:
