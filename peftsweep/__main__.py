@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from peftsweep import __version__
 from peftsweep.commands import COMMANDS
 from peftsweep.errors import ConfigError, Interrupted, PeftsweepError, Problem, did_you_mean
 
@@ -37,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if list(arguments) == ["--version"]:
+        from peftsweep.records.environment import read_versions
+
+        versions = read_versions() | {"peftsweep": __version__}
+        print(*(f"{name} {version}" for name, version in versions.items()), sep="\n")
+        return 0
     module = "run_jobs"
     if arguments and COMMAND_WORD.match(arguments[0]):
         name, *arguments = arguments

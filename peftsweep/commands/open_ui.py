@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 
 from peftsweep.commands.words import build_parser
@@ -31,30 +34,53 @@ def serve_ui(uri: str | None, port: int) -> int:
     Raises:
         TrackingError: there is nothing to show, somebody else serves it already, or the port is taken.
     """
-    from peftsweep.tracking.store import resolve_uri
+    from peftsweep.tracking.store import connect, explained, resolve_uri, views
 
     uri = resolve_uri(uri)
     _check_can_serve(uri, port)
+    address = f"http://{_HOST}:{port}"
+    print("MLflow starts ...", flush=True)
+    with explained(Problem("the database must be one of MLflow's", redact_forms(uri), "tracking.uri")):
+        pages = views(connect(uri), address)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port), "--workers", "1"]
+    command += ["--uvicorn-opts", "--log-level warning"]
     # By environment: a database password on the command line is visible to everybody on the machine.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its extra processes serve no page of ours
-    print(f"MLflow: http://{_HOST}:{port}  (Ctrl-C to stop)", flush=True)
-    with subprocess.Popen(command, env=environment) as process:
+    environment |= {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    with (
+        tempfile.TemporaryFile() as messages,  # shown where it fails; else they are about MLflow's own workings
+        subprocess.Popen(command, env=environment, stdout=messages, stderr=messages) as process,
+    ):
         try:
-            return process.wait()
+            if _answers(process, port):
+                told = [f"Open {page}   (experiment {name})" for name, page in pages.items()] or [f"Open {address}"]
+                print(*told, "Ctrl-C stops it.", sep="\n", flush=True)
+            code = process.wait()
         except KeyboardInterrupt:  # the terminal has sent it to the server too
             process.wait()
             return 0
+        messages.seek(0)
+        print(messages.read().decode(errors="replace"), file=sys.stderr, end="")
+        return code
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server takes connections; False if it ends before."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=1):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def _check_can_serve(uri: str, port: int) -> None:
-    if uri.startswith(("http://", "https://")):
+    from peftsweep.tracking.store import is_server, sqlite_path
+
+    if is_server(uri):
         raise TrackingError(
             Problem("a tracking server serves its own pages", redact_forms(uri), fix="Open it in a browser.")
         )
-    from peftsweep.tracking.store import sqlite_path
-
     path = sqlite_path(uri)
     if path is not None and not path.exists():
         raise TrackingError(Problem("the database must exist", str(path), "tracking.uri", "Run a job first."))

@@ -22,10 +22,18 @@ from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepErr
 from peftsweep.job.preflight import check_jobs
 from peftsweep.records.files import ADAPTER_FOLDER, CHECKPOINT_FILE, RESULT_FILE, find_files
 from peftsweep.records.job_settings import flatten, without_circumstances
+from peftsweep.records.quantities import plain
 from peftsweep.records.redact import redact_params
 from peftsweep.records.results import JobResult, Status, load_result
 
 log = logging.getLogger(__name__)
+
+# Below the settings of the job that runs where nothing was asked for.
+OTHER_JOBS = """\
+This default job takes about a minute on two idle CPU cores. Something else:
+  python -m peftsweep method=oft task=image-gen                  another task
+  python -m peftsweep -m hydra/sweeper=fair method=lora,oft,ia3  a comparison
+  python -m peftsweep --help                                     all choices"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -94,9 +102,11 @@ def _run_one(config: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from peftsweep.job.display import Display
     from peftsweep.job.resolve import resolve_job
 
     logging.captureWarnings(True)
+    display = Display()  # first, as it takes messages away from standard output
     hydra_config = HydraConfig.get()
     is_one_of_many = hydra_config.mode is RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
@@ -108,9 +118,12 @@ def _run_one(config: Any) -> float | None:
             return known.metrics.get(default_objective(job))
         if known is not None and (folder / CHECKPOINT_FILE).exists():
             job = replace(job, resume=str(folder))
+        log.info("%s", _summary(job, folder))
+        if not sys.argv[1:]:
+            print(OTHER_JOBS, file=sys.stderr)
         from peftsweep.job.run import run_job  # after the check: imports torch
 
-        result = run_job(job, folder, keep_base=is_one_of_many)
+        result = run_job(job, folder, keep_base=is_one_of_many, display=display)
         _show(result, folder)
         return result.metrics.get(default_objective(job))
 
@@ -122,6 +135,17 @@ def _earlier_result(job: JobConfig, folder: Path) -> JobResult | None:
     result = load_result(folder)
     before, now = (without_circumstances(flatten(config)) for config in (result.config, redact_params(asdict(job))))
     return result if before == now else None
+
+
+def _summary(job: JobConfig, folder: Path) -> str:
+    """What a job is about to do, in two lines."""
+    method, hparams = job.method, job.hparams
+    capacity = "" if method.capacity is None else f", capacity {method.capacity}"
+    rows = hparams.batch_size * hparams.gradient_accumulation
+    how = f"learning rate {plain(hparams.lr)}{capacity}, {hparams.max_steps:,} steps of {rows} rows, seed {job.seed}"
+    kept = " and to MLflow" if job.tracking.enabled else ""
+    what = f"{method.name} on {job.model.name}, task {job.task.name}"
+    return f"{what}: {how}.\nResults go to {os.path.relpath(folder)}{kept}."
 
 
 @contextmanager
@@ -170,11 +194,12 @@ def _show(result: JobResult, folder: Path) -> None:
     from rich.console import Console
 
     from peftsweep.job.display import result_table
-    from peftsweep.tracking.store import resolve_uri
+    from peftsweep.tracking.store import how_to_look
 
     console = Console()  # the result goes to standard output; bars and messages don't
     console.print(result_table(result))
     console.print(f"files   {os.path.relpath(folder)}", highlight=False, soft_wrap=True)
     if result.mlflow_run_id:
-        store = resolve_uri(result.config["tracking"]["uri"])
-        console.print(f"mlflow  python -m peftsweep ui   (store: {store})", highlight=False, soft_wrap=True)
+        tracking = result.config["tracking"]
+        place = how_to_look(tracking["uri"], tracking["experiment"])
+        console.print(f"mlflow  {place}", highlight=False, soft_wrap=True)

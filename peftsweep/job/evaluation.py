@@ -64,6 +64,7 @@ def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) 
     if stored is not None:
         log.info("Base score from %s.", path)
         return stored
+    log.info("The base model is scored on the test items first; later jobs on it read that from %s.", path.parent)
     evaluation = task.evaluate(model, "test")
     path.parent.mkdir(parents=True, exist_ok=True)
     if evaluation.images:  # beside the scores, and there first

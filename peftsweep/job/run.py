@@ -23,7 +23,7 @@ from transformers import set_seed
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import Interrupted
 from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
-from peftsweep.job.display import Display
+from peftsweep.job.display import Display, ShowStep
 from peftsweep.job.evaluation import evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
@@ -194,7 +194,7 @@ def _callbacks(
     attached: AttachedMethod,
     state: TrainingState,
     probe: Probe,
-    show: Callable[[int, dict[str, float]], None],
+    show: ShowStep,
     observe: Observer,
 ) -> LoopCallbacks:
     """What happens around the steps; what is no training is booked on its own phase."""
@@ -202,7 +202,7 @@ def _callbacks(
     def report(step: int, metrics: dict[str, float]) -> None:
         record.result.metrics["train/tokens"] = state.tokens
         record.log_step(step, metrics)
-        show(step, metrics)
+        show(step, metrics, probe.train_tokens_per_second())
         observe(step, metrics, state.tokens)
 
     def validate(step: int) -> dict[str, float]:

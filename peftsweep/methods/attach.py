@@ -174,6 +174,7 @@ def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Invalid `")
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft asks by the old name
             yield
     except (MethodError, torch.OutOfMemoryError):
         raise

@@ -10,7 +10,16 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "peft", "datasets", "optuna", "mlflow", "peftsweep")
+PACKAGES = ("peftsweep", "torch", "transformers", "peft", "datasets", "optuna", "mlflow")
+
+
+def read_versions() -> dict[str, str]:
+    """Of Python and the packages that matter, none of which is imported."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions | {"python": platform.python_version()}
 
 
 def describe_environment() -> dict[str, str]:
@@ -18,12 +27,8 @@ def describe_environment() -> dict[str, str]:
 
     Never imports torch: the GPU's fields are there only where the caller, a job, has imported it already.
     """
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
     described = {
-        **versions,
+        **read_versions(),
         "platform": platform.platform(),
         "cpu": read_cpu_model(),
         **_describe_gpu(),

@@ -114,6 +114,12 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
 def format_metric(metric: Metric, value: float) -> str:
     """One value in a unit that suits it."""
     return quantity(metric.key, [value]).text(value).replace(NARROW_SPACE, " ")

@@ -27,16 +27,19 @@ from peftsweep.config.units import parse_margin
 from peftsweep.errors import ConfigError, DataError, Interrupted, Problem
 from peftsweep.job.preflight import check_jobs
 from peftsweep.records.jobs import load_folder
+from peftsweep.records.quantities import counted
 from peftsweep.records.redact import redact_forms
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.sentences import answer
 from peftsweep.sweeps.execution.controller import Controller, only_controller
-from peftsweep.sweeps.execution.launchers import HydraPool, LocalPool, WorkerPool, find_gpus
+from peftsweep.sweeps.execution.devices import find_gpus
+from peftsweep.sweeps.execution.launchers import HydraPool, LocalPool, WorkerPool
 from peftsweep.sweeps.execution.slots import CLUSTER_LAUNCHERS, Slot, cluster_slots, local_slots
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import JOURNAL, open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, refuse_foreign_studies
+from peftsweep.sweeps.live import Progress
 from peftsweep.sweeps.protocol.prior import with_prior
 from peftsweep.sweeps.protocol.pruning import build_pruner
 from peftsweep.sweeps.protocol.request import FAIR_SWEEPER, read_request, with_full_sweep_keys
@@ -55,7 +58,6 @@ from peftsweep.sweeps.protocol.trials import current
 from peftsweep.sweeps.publishing import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import (
-    Progress,
     confirmation_cost,
     dry_run_table,
     final_table,
@@ -64,7 +66,7 @@ from peftsweep.sweeps.terminal import (
     prior_lines,
     wide_console,
 )
-from peftsweep.tracking.store import resolve_uri
+from peftsweep.tracking.store import how_to_look
 
 log = logging.getLogger(__name__)
 
@@ -249,14 +251,14 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
         print_plain(console, f"{word:<10}{redact_forms(text)}")
 
     trials = f"{spec.n_trials} trials each" if spec.n_trials else "a budget each"
-    line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {pool.workers} workers")
+    line("sweep", f"{spec.name}: {len(spec.studies)} studies, {trials}, {counted(pool.workers, 'worker')}")
     line("folder", spec.folder)
     for told in prior_lines(spec):
         line("prior", told)
     line("go on", resume_command(spec.path))
     line("join", f"python -m peftsweep worker {shlex.quote(spec.folder)}")
     if spec.tracking:
-        line("mlflow", f"python -m peftsweep ui   (store: {resolve_uri(spec.tracking_uri)})")
+        line("mlflow", how_to_look(spec.tracking_uri, spec.experiment))
     if spec.settings.storage is None:
         line("optuna", f"optuna-dashboard {shlex.quote(str(spec.path / JOURNAL))}")
 

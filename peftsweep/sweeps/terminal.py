@@ -1,38 +1,27 @@
-"""What a person sees of a sweep: a line for each study and each worker while it runs, one table when it is over."""
+"""What a person sees of a sweep before it begins and when it is over: what it would do, one table, what to heed."""
 
 from __future__ import annotations
 
-import statistics
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from peftsweep.records.metrics import METRICS
 from peftsweep.records.quantities import counted, format_metric, joined
-from peftsweep.records.results import Stage
 from peftsweep.records.space import CAPACITY, LR, defaults_of, describe_range
 from peftsweep.statistics.sequential import FEWEST
-from peftsweep.sweeps.execution.leases import Lease
-from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
-from peftsweep.sweeps.protocol.trials import Trial, best_of, current, stopped_because
 from peftsweep.sweeps.table import SweepRow, SweepTable
 
 FILE_WIDTH = 140  # characters of a line where there is no terminal
 MOST_WIDTH = 10_000
 COUNTS = ("trials", "pruned", "oom", "failed")
 SHORT = {LR: "lr", CAPACITY: "capacity"}
-STOP_NOTES = {
-    Stop.FINISH: "Stopping: what runs is finished first. Press Ctrl-C again to stop now; nothing is lost.",
-    Stop.NOW: "Stopping now; unfinished trials are run again when the sweep goes on.",
-}
 
 
 def wide_console() -> Console:
@@ -46,111 +35,8 @@ def print_plain(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-class Progress:
-    """Live lines on a terminal; a line for each finished trial where the output goes to a file."""
-
-    def __init__(self, spec: SweepSpec, console: Console | None = None) -> None:
-        self.spec, self.console = spec, console or Console(stderr=True)
-        self._live: Live | None = None
-        self._shown: set[tuple[str, str, int]] = set()
-        self._lock = threading.Lock()
-        self._stop_note = ""
-
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def show(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> None:
-        with self._lock:
-            self._print_finished(stage, trials)
-            if self._live is not None:
-                self._live.update(self._picture(stage, trials, workers))
-
-    def show_stop(self, stop: Stop) -> None:
-        self._stop_note = STOP_NOTES.get(stop, "")
-        if self._live is None:
-            print_plain(self.console, self._stop_note)
-
-    def _print_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
-        for label, found in trials.items():
-            finished = [trial for trial in current(found) if trial.is_finished]
-            new = [trial for trial in finished if (stage, label, trial.number) not in self._shown]
-            for done, trial in enumerate(new, start=len(finished) - len(new) + 1):
-                self._shown.add((stage, label, trial.number))
-                if self._live is None:
-                    of = f"{done}/{self._total(stage, found)}"
-                    print_plain(self.console, f"{label} {stage} {of}: {_sentence(self.spec, trial)}")
-
-    def _total(self, stage: Stage, trials: Sequence[Trial]) -> str:
-        if stage is Stage.TUNE and self.spec.n_trials is not None:
-            return str(self.spec.n_trials)
-        return str(len(current(trials))) if stage is Stage.CONFIRM else "?"
-
-    def _picture(self, stage: Stage, trials: Mapping[str, Sequence[Trial]], workers: Mapping[str, Lease]) -> Group:
-        studies = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-        for column in (str(stage), "done", "best", "settings", "left"):
-            studies.add_column(column, justify="right" if column in ("done", "best", "left") else "left", no_wrap=True)
-        speed = max(1, len(workers))
-        for label, found in trials.items():
-            studies.add_row(*map(Text, self._study_line(stage, label, found, speed / max(1, len(trials)))))
-        lines = Table(box=None, pad_edge=False, show_header=False)
-        for lease in workers.values():
-            lines.add_row(*map(Text, _worker_line(lease)))
-        return Group(studies, Text(""), lines, Text(self._stop_note, style="yellow"))
-
-    def _study_line(self, stage: Stage, label: str, trials: Sequence[Trial], share: float) -> list[str]:
-        finished = [trial for trial in current(trials) if trial.is_finished]
-        best = best_of(trials, self.spec.objective, self.spec.limits)
-        stopped = stopped_because(trials)
-        value = "" if best is None or best.value is None else f"{best.value:.4f}"
-        total = self._total(stage, trials)
-        left = "stopped" if stopped else _left(finished, total, share)
-        return [label, f"{len(finished)}/{total}", value, describe_params(best.params) if best else "", left]
-
-
-def _left(finished: Sequence[Trial], total: str, share: float) -> str:
-    """Time that a study still needs, if all go on as they did."""
-    seconds = [trial.outcome.seconds for trial in finished if trial.outcome]
-    if not total.isdigit() or not seconds:
-        return ""
-    remaining = int(total) - len(finished)
-    return "done" if remaining <= 0 else duration(remaining * statistics.fmean(seconds) / share)
-
-
-def _worker_line(lease: Lease) -> list[str]:
-    doing: dict[str, Any] = lease.doing
-    if doing.get("state") != "running":
-        return [f"worker {doing.get('slot', '')}", str(doing.get("state", "")), ""]
-    step = f"step {doing.get('step', 0)}/{doing.get('of', '?')}"
-    return [f"worker {doing.get('slot', '')}", f"{doing.get('study')} trial {doing.get('number')}", step]
-
-
-def _sentence(spec: SweepSpec, trial: Trial) -> str:
-    outcome = trial.outcome
-    settings = describe_params(trial.params)
-    if outcome is None:
-        return f"{settings}: {trial.state.name.lower()}"
-    value = f" {spec.objective} {trial.value:.4f}" if trial.value is not None else ""
-    first_line = (outcome.cause or "").partition("\n")[0][:160].rstrip(".")
-    cause = f" ({first_line})" if first_line and trial.value is None else ""
-    return f"{settings}: {outcome.ending}{value}{cause}, {duration(outcome.seconds)}"
-
-
 def describe_params(params: Mapping[str, Any]) -> str:
     return "  ".join(f"{SHORT.get(key, key.rpartition('.')[2])} {_setting(value)}" for key, value in params.items())
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def final_table(table: SweepTable, console: Console) -> Table:

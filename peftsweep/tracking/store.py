@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.files import ARTIFACT_FOLDER
+from peftsweep.records.metrics import METRICS, score_keys
 from peftsweep.records.mlflow_format import full_tags
 from peftsweep.records.redact import redact_forms
 
@@ -42,8 +44,18 @@ _ENVIRONMENT_DEFAULTS = {
 }
 
 
-# MLflow's pages then open on metrics and charts, not on traces of chats.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+# A view of MLflow's pages that is kept in the experiment: what its "share" button would make.
+VIEW = "peftsweep"
+# Names of runs are long; what decides stands beside them, before what the runs were made with.
+_VIEW_COLUMNS = [
+    *(f"metrics.`{key}`" for key in (*score_keys(), *(metric.key for metric in METRICS.values() if metric.column))),
+    *(f"params.`{key}`" for key in ("hparams.lr", "method.capacity", "seed")),
+]
+EXPERIMENT_TAGS = {
+    # MLflow's pages then open on metrics and charts, not on traces of chats.
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": _VIEW_COLUMNS}),
+}
 
 
 class UnreachableError(TrackingError):
@@ -84,9 +96,8 @@ def open_store(uri: str | None, experiment: str) -> Store:
     from mlflow import MlflowClient
 
     fix = "Give tracking.uri a store that MLflow can write, such as sqlite:///outputs/mlflow.db or http://host:5000."
-    is_server = urlsplit(uri).scheme in {"http", "https"}
     problem = Problem("the MLflow store must be usable", redact_forms(uri), "tracking.uri", fix)
-    with explained(problem, may_come_back=is_server), _database_ready(uri):
+    with explained(problem, may_come_back=is_server(uri)), _database_ready(uri):
         client = MlflowClient(uri)
         return Store(client, uri, _experiment_id(client, uri, experiment))
 
@@ -98,6 +109,32 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
+
+
+def views(client: MlflowClient, address: str) -> dict[str, str]:
+    """Where a server of these runs, at `address`, shows scores and costs side by side: a page for each experiment, by
+    name."""
+    wanted = f"tags.`mlflow.sharedViewState.{VIEW}` LIKE '%'"
+    found = _all_pages(partial(client.search_experiments, filter_string=wanted))
+    return {each.name: view_of(address, each.experiment_id) for each in found}
+
+
+def view_of(address: str, experiment_id: str) -> str:
+    return f"{address.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+
+
+def how_to_look(uri: str | None, experiment: str) -> str:
+    """What a person opens to see the runs of an experiment: a page of a server, or the command that serves a store."""
+    uri = resolve_uri(uri)
+    if not is_server(uri):
+        return f"python -m peftsweep ui   (store: {redact_forms(uri)})"
+    with contextlib.suppress(TrackingError):
+        return view_of(redact_forms(uri), open_store(uri, experiment).experiment_id)
+    return redact_forms(uri)
+
+
+def is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in {"http", "https"}
 
 
 def search_runs(client: MlflowClient, experiment_ids: Sequence[str] | None = None, wanted: str = "") -> Iterator[Run]:
@@ -243,4 +280,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if experiment is None or experiment.lifecycle_stage != "active":
         fix = "Restore it (mlflow experiments restore) or choose another tracking.experiment."
         raise TrackingError(Problem("the experiment must not be deleted", name, "tracking.experiment", fix))
+    for key, value in EXPERIMENT_TAGS.items():
+        if key not in experiment.tags:  # made by an earlier version, or by hand
+            client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,13 +99,6 @@ class SweepLine(CommandLine):
         "task.max_new_tokens=4",
     )
     FAIR = ("-m", "hydra/sweeper=fair", "name=s")
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        # Confirm jobs of all sweeps of a machine wait for each other, by a lock among the temporary files.
-        temporary = folder / "outputs/temporary"
-        temporary.mkdir(parents=True)
-        self.environment |= {"TMPDIR": str(temporary), "RAY_TMPDIR": tempfile.gettempdir()}
 
     @property
     def sweep(self) -> Path:

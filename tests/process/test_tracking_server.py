@@ -144,11 +144,16 @@ def test_a_job_outlives_its_server_and_is_completed_by_import(server: Server, ca
 def test_the_pages_open_and_ctrl_c_closes_them(empty_database: Path) -> None:
     port = free_port()
     code = f"from peftsweep.commands.open_ui import serve_ui; exit(serve_ui('sqlite:///{empty_database}', {port}))"
-    pages = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    pages = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, text=True, **streams)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"))
+        assert pages.stdout is not None
+        told = [pages.stdout.readline() for _ in range(3)]  # all that is told: what starts, where it is, how it ends
+        assert told[1].startswith(f"Open http://127.0.0.1:{port}/#/experiments/")
         os.killpg(pages.pid, signal.SIGINT)
         assert pages.wait(timeout=DEADLINE_SECONDS) == 0
+        assert pages.stdout.read() == ""
         assert not answers(f"http://127.0.0.1:{port}/health")
     finally:
         if pages.poll() is None:

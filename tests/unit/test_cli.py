@@ -10,13 +10,16 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import rich
 
+from peftsweep import __version__
 from peftsweep.__main__ import main
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.records.results import JobResult, Status
 
 HEAVY = {"torch", "transformers", "peft", "mlflow", "datasets"}
 
@@ -86,6 +89,7 @@ class Told:
         except SystemExit as error:  # a job's own failure, or argparse
             self.code = error.code
         printed = self._capfd.readouterr()
+        self.out = printed.out
         self.text = " ".join((printed.out + printed.err).split())
         return self
 
@@ -381,6 +385,45 @@ def test_help_and_commands_are_listed(run):
     assert told.code in (0, None)
     for fragment in ("method: ", "lily", "max_steps", "resume=", "--config-dir"):
         assert fragment in told.text
+
+
+def test_a_job_says_first_what_it_will_do(run, job):
+    told = run([*job, "method=lora", "hparams.lr=2e-3", "seed=4"])
+    asked = "lora on hf, task metamath: learning rate 0.002, capacity 32, 2 steps of 2 rows, seed 4. Results go to job."
+    assert asked in told.text
+    assert told.text.index(asked) < told.text.index("Loaded")
+    assert "Something else" not in told.text
+    assert "learning rate" not in told.out  # that is the result's
+
+
+def test_a_bare_command_says_what_it_does_how_long_and_what_else_there_is(run, monkeypatch):
+    results = iter([JobResult(Status.OK, "lora", "pocket-llama", "metamath", seed=0)])
+    monkeypatch.setattr("peftsweep.job.run.run_job", lambda *_, **__: next(results))
+    told = run([])
+    assert told.code == 0
+    for fragment in ("lora on pocket-llama, task metamath: learning rate", "about a minute", "method=oft", "--help"):
+        assert fragment in told.text
+    assert next(results, None) is None  # it then does it
+
+
+def test_a_job_shows_no_deprecation_of_other_packages(run, job):
+    told = run(job)
+    assert "Warning" not in told.text
+    assert "deprecated" not in told.text + Path("job/job.log").read_text()
+
+
+def test_the_version_is_ours_and_tells_those_of_what_it_stands_on(run):
+    told = run(["--version"])
+    assert told.code == 0
+    assert told.text.startswith(f"peftsweep {__version__} ")
+    for package in ("torch", "peft", "transformers", "optuna", "mlflow"):
+        assert f" {package} {version(package)}" in told.text
+
+
+def test_the_version_is_told_without_importing_anything():
+    code = "import sys; from peftsweep.__main__ import main; main(['--version']);"
+    code += f"sys.exit(bool({HEAVY!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def test_the_installed_command_is_the_same_program():

@@ -138,18 +138,20 @@ class TextTask:
     def _loss_of_split(self, model: nn.Module, split: str) -> float:
         """Nats per response token. Prompt tokens are never judged, whether or not they were trained on."""
         _, tokens = self._split(split)
-        return self._mean_loss(model, tokens, loss_on_prompt=False)
+        return self._mean_loss(model, tokens, f"loss on {split} rows")
 
     @torch.no_grad()
-    def _mean_loss(self, model: nn.Module, tokens: TokenRows, *, loss_on_prompt: bool) -> float:
+    def _mean_loss(self, model: nn.Module, tokens: TokenRows, doing: str, *, loss_on_prompt: bool = False) -> float:
         device, lengths, size = next(model.parameters()).device, tokens.lengths(), self._hparams.eval_batch_size
         by_length = sorted(tokens.with_response(), key=lambda row: -lengths[row])
         total, count = 0.0, 0
-        with evaluating(model):
+        with evaluating(model), self._progress(doing, len(by_length)) as advance:
             for start in range(0, len(by_length), size):
-                batch = self._collate(tokens, by_length[start : start + size], loss_on_prompt=loss_on_prompt)
+                rows = by_length[start : start + size]
+                batch = self._collate(tokens, rows, loss_on_prompt=loss_on_prompt)
                 total += self.loss(model, {key: tensor.to(device) for key, tensor in batch.items()}).sum.item()
                 count += self.targets(batch)
+                advance(len(rows))
         return total / count if count else math.nan
 
     def test_fingerprint(self) -> str:
@@ -178,9 +180,8 @@ class TextTask:
 
     def measure_retention(self, model: nn.Module) -> float | None:
         """Nats per token of general text; None where it is switched off."""
-        return (
-            None if self._general_tokens is None else self._mean_loss(model, self._general_tokens, loss_on_prompt=True)
-        )
+        tokens = self._general_tokens
+        return None if tokens is None else self._mean_loss(model, tokens, "loss on general text", loss_on_prompt=True)
 
     def compare_retention(self, before: float | None, after: float | None) -> dict[str, float]:
         return {} if before is None or after is None else {"forgetting_nats": after - before}

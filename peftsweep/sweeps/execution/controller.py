@@ -28,13 +28,13 @@ from peftsweep.sweeps.execution.outcomes import settle
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, Tickets
+from peftsweep.sweeps.live import Progress
 from peftsweep.sweeps.protocol.budget import tickets_due
 from peftsweep.sweeps.protocol.confirmation import confirm_jobs_due
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, save_spec
 from peftsweep.sweeps.protocol.stage import budget_of, extended, is_over, stage_study_name
 from peftsweep.sweeps.protocol.trials import Ending, Outcome, Terms, Trial, stopped_because
 from peftsweep.sweeps.table import SweepTable, build_table
-from peftsweep.sweeps.terminal import Progress
 
 log = logging.getLogger(__name__)
 

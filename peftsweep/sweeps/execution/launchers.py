@@ -133,18 +133,3 @@ class WorkerTask:
         slot = self.slots[number % len(self.slots)]
         with _log(Path(self.folder), slot).open("ab") as stream:
             return run_worker(Path(self.folder), slot, stage=self.stage, controller=self.controller, log_to=stream)
-
-
-def find_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; empty without any.
-
-    The driver's own tool is asked, as torch would take seconds and open CUDA here.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [str(index) for index, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU ")]

@@ -30,11 +30,6 @@ class Slot:
             given |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         return dict(os.environ) | given | {"PYTHONUNBUFFERED": "1"}
 
-    @property
-    def lock_name(self) -> str:
-        """Equal for slots that share a device."""
-        return f"gpu-{self.device}" if self.device else f"visible-{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
-
 
 def local_slots(
     workers: int | None, gpus: Sequence[str], device: str, *, may_share: bool, trials: int

@@ -57,7 +57,9 @@ class Begun:
 
 @dataclass(frozen=True)
 class Alive:
-    """No step was done, but something was: an evaluation goes on."""
+    """No step was done, but something was: an evaluation goes on. doing: in words."""
+
+    doing: str
 
 
 @dataclass(frozen=True)

@@ -96,19 +96,22 @@ def serve(request: TrialRequest, connection: Connection) -> Outcome:
 class _ReportingDisplay(Display):
     """Lets the worker know that a long evaluation is no standstill."""
 
-    def __init__(self, send_alive: Callable[[], None]) -> None:
+    def __init__(self, send_alive: Callable[[str], None]) -> None:
         super().__init__()
         self._send_alive, self._sent_at_seconds = send_alive, 0.0
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
         with super().progress(description, total) as advance:
+            so_far = 0
 
             def advance_and_report(done: int) -> None:
+                nonlocal so_far
+                so_far += done
                 advance(done)
                 if time.monotonic() - self._sent_at_seconds >= ALIVE_MESSAGE_SECONDS:
                     self._sent_at_seconds = time.monotonic()
-                    self._send_alive()
+                    self._send_alive(f"{description} {so_far}/{total}")
 
             yield advance_and_report
 
@@ -130,7 +133,7 @@ def _run(request: TrialRequest, connection: Connection, started: float) -> None:
         Path(request.folder),
         Path(request.config_dir) if request.config_dir else None,
         number=request.number,
-        display=_ReportingDisplay(lambda: connection.send(Alive())),
+        display=_ReportingDisplay(lambda doing: connection.send(Alive(doing))),
         begun=lambda run_id: connection.send(Begun(run_id)),
         observe=observe,
     )

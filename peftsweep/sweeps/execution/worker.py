@@ -6,14 +6,11 @@ for no other worker, and decides nothing about the sweep: tickets and lost trial
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import hashlib
 import logging
 import math
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,19 +18,27 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
-from filelock import FileLock
 from optuna.trial import TrialState
 
 from peftsweep.records.files import SWEEP_FILE
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution import stopping
+from peftsweep.sweeps.execution.devices import DeviceLock
 from peftsweep.sweeps.execution.leases import CONTROLLER_FILE, WORKERS_FOLDER, LeaseFile, is_alive, read_lease
 from peftsweep.sweeps.execution.outcomes import settle
 from peftsweep.sweeps.execution.slots import Slot
 from peftsweep.sweeps.execution.stopping import Stop
 from peftsweep.sweeps.execution.storage import open_storage
 from peftsweep.sweeps.execution.tickets import SweepTickets, Tickets
-from peftsweep.sweeps.execution.trial_process import Begun, Proposed, Reported, Stepped, TrialProcess, TrialRequest
+from peftsweep.sweeps.execution.trial_process import (
+    Alive,
+    Begun,
+    Proposed,
+    Reported,
+    Stepped,
+    TrialProcess,
+    TrialRequest,
+)
 from peftsweep.sweeps.protocol.pruning import should_prune
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
 from peftsweep.sweeps.protocol.stage import is_over, search_centre
@@ -149,7 +154,7 @@ class Worker:
             if request.params and not trial.params:
                 tickets.set_params(trial, study.space, request.params)
             running = {"study": study.label, "number": trial.number, "step": 0, "of": study.max_steps, "stage": stage}
-            self._publish(state="running", **running)
+            self._publish(state="running", role=trial.terms.role, seed=trial.terms.seed, **running)
             if stage is Stage.CONFIRM:  # what a warm process keeps from one job to the next would count as the second's
                 self._process.close()
             outcome = self._process.run(
@@ -176,15 +181,15 @@ class Worker:
         if stage is not Stage.CONFIRM:
             yield True
             return
-        name = f"peftsweep-{getpass.getuser()}-{self.slot.lock_name}.lock"
-        lock = FileLock(Path(tempfile.gettempdir()) / name)
-        while not lock.is_locked and self._stop_order() is Stop.NO:
-            with contextlib.suppress(TimeoutError):
-                lock.acquire(timeout=IDLE_SECONDS)
-                break
-            self._publish(state="waiting for the device, which another confirm job uses")
+        host, _, pid = (self.controller or "").partition(" ")
+        stops = int(pid) if host == socket.gethostname() else os.getpid()
+        lock = DeviceLock(self.slot, self.spec.device, self.spec.path, stops)
+        while not lock.is_held and self._stop_order() is Stop.NO:
+            lock.acquire(IDLE_SECONDS)
+            if not lock.is_held:
+                self._publish(state="waiting", reason=lock.describe_wait())
         try:
-            yield lock.is_locked
+            yield lock.is_held
         finally:
             lock.release()
 
@@ -244,7 +249,9 @@ class Worker:
                 tickets.note(trial, mlflow_run_id=run_id)
                 self._publish(run=run_id)
             case Stepped(step, _):
-                self._publish(step=step)
+                self._publish(step=step, activity=None)
+            case Alive(doing):
+                self._publish(activity=doing)
             case Reported(step, value):
                 return self._owns(tickets, trial) and self._judge(step, value, study, stage, tickets, trial)
         return None

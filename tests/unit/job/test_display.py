@@ -2,6 +2,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from peftsweep.job.display import Display, result_table
 from peftsweep.records.metrics import METRICS
@@ -70,38 +71,97 @@ def test_the_title_says_what_was_run_and_how_it_ended() -> None:
     assert title == "lora on pocket-llama, task metamath, seed 3: ok"
 
 
-def build_display(*, terminal: bool) -> tuple[Display, io.StringIO]:
-    stream = io.StringIO()
-    return Display(Console(file=stream, force_terminal=terminal, width=160)), stream
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_bars_show_the_current_and_the_validation_loss() -> None:
-    display, stream = build_display(terminal=True)
-    with display.running(), display.training("training lora", total=3) as show:
-        show(1, {"train/loss": 2.5})
-        show(1, {"valid/loss": 2.25})
-        show(2, {"train/loss": 1.75})
-    assert "loss 1.7500  valid 2.2500" in stream.getvalue()
-    assert "2/3" in stream.getvalue()
+def build_display(*, terminal: bool, width: int = 160) -> tuple[Display, io.StringIO, Clock]:
+    stream, clock = io.StringIO(), Clock()
+    return Display(Console(file=stream, force_terminal=terminal, width=width), clock), stream, clock
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_bars_show_both_losses_and_the_time_that_is_left(width: int) -> None:
+    display, stream, clock = build_display(terminal=True, width=width)
+    with display.running():
+        with display.progress("answering test questions", 300) as advance:
+            advance(300)
+        with display.training("training lora", total=5000) as show:
+            show(1, {"train/loss": 2.5}, None)
+            show(1, {"valid/loss": 2.25}, None)
+            clock.now = 1.0
+            show(2, {"train/loss": 1.75}, 500.0)
+    last = Text.from_ansi(stream.getvalue()).plain.splitlines()[-1]
+    assert len(last) <= width
+    assert "2/5000" in last
+    assert "1:23:18" in last
+    assert "loss 1.7500  valid/loss 2.2500" in last
 
 
 def test_a_resumed_bar_starts_where_the_job_was() -> None:
-    display, stream = build_display(terminal=True)
+    display, stream, _ = build_display(terminal=True)
     with display.running(), display.training("training lora", total=30, done=20):
         pass
     assert "20/30" in stream.getvalue()
 
 
 def test_activities_advance_by_what_was_done() -> None:
-    display, stream = build_display(terminal=True)
+    display, stream, _ = build_display(terminal=True)
     with display.running(), display.progress("answering", 10) as advance:
         advance(3)
         advance(4)
     assert "7/10" in stream.getvalue()
 
 
-def test_a_file_gets_no_bars() -> None:
-    display, stream = build_display(terminal=False)
-    with display.running(), display.training("training lora", total=3) as show:
-        show(1, {"train/loss": 2.5})
-    assert stream.getvalue().strip() == ""
+def test_what_is_done_again_takes_the_place_of_its_bar() -> None:
+    display, stream, _ = build_display(terminal=True)
+    with display.running():
+        for _ in range(3):
+            with display.progress("validating", 10) as advance:
+                advance(10)
+        shown = Text.from_ansi(stream.getvalue()).plain.splitlines()
+    assert sum("validating" in line for line in shown[-2:]) == 1
+
+
+def test_a_file_gets_a_line_at_each_validation() -> None:
+    display, stream, clock = build_display(terminal=False, width=40)
+    with display.running(), display.training("training lora", total=300) as show:
+        show(1, {"train/loss": 2.5}, 400.0)
+        clock.now = 1.0
+        show(2, {"train/loss": 1.5}, 410.0)
+        show(2, {"valid/loss": 2.25, "valid/accuracy": 0.5}, 1234.5)
+        show(3, {"train/loss": 1.25}, 1300.0)
+    line = "training lora 2/300  loss 1.5000  valid/loss 2.2500  valid/accuracy 0.5000  1,234 tokens/s  4 min 58 s left"
+    assert stream.getvalue() == f"{line}\n"
+
+
+def test_a_file_gets_a_line_every_half_minute_of_any_activity() -> None:
+    display, stream, clock = build_display(terminal=False)
+    with display.running():
+        with display.training("training lora", total=100) as show:
+            for step in range(1, 8):
+                clock.now = 10.0 * step
+                show(step, {"train/loss": 2.0}, None)
+        with display.progress("answering test questions", 40) as advance:
+            clock.now = 85.0
+            advance(8)
+            clock.now = 95.0
+            advance(8)
+    assert stream.getvalue().splitlines() == [
+        "training lora 3/100  loss 2.0000  16 min 10 s left",
+        "training lora 6/100  loss 2.0000  15 min 40 s left",
+        "answering test questions 16/40  30 s left",
+    ]
+
+
+def test_the_last_line_of_an_activity_has_no_time_left() -> None:
+    display, stream, _ = build_display(terminal=False)
+    with display.running(), display.training("training lora", total=1) as show:
+        show(1, {"train/loss": 2.5}, None)
+        show(1, {"valid/loss": 2.25}, None)
+    assert stream.getvalue() == "training lora 1/1  loss 2.5000  valid/loss 2.2500\n"

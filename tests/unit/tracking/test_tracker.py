@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -24,7 +25,7 @@ from peftsweep.records.mlflow_format import params_of
 from peftsweep.records.pictures import sample_name, write_pictures
 from peftsweep.records.results import JobResult, Status, save_result
 from peftsweep.tracking.restore import import_jobs
-from peftsweep.tracking.store import Store, open_store, resolve_uri
+from peftsweep.tracking.store import Store, how_to_look, open_store, resolve_uri, views
 from peftsweep.tracking.tracker import MlflowTracker, NoTracker, Tracker, default_run_name, known_pictures, open_tracker
 
 EXPERIMENT = "peftsweep"
@@ -551,6 +552,44 @@ def test_artifacts_lie_beside_the_database_whatever_the_working_directory(uri: s
     store: Store = open_store(uri, EXPERIMENT)
     location = store.client.get_experiment(store.experiment_id).artifact_location
     assert location == (tmp_path / "mlartifacts").as_uri()
+
+
+def test_the_pages_have_a_view_with_scores_costs_and_rates(uri: str) -> None:
+    store = open_store(uri, EXPERIMENT)
+    page = views(store.client, "http://127.0.0.1:5000")[EXPERIMENT]
+    assert page == f"http://127.0.0.1:5000/#/experiments/{store.experiment_id}/runs?viewStateShareKey=peftsweep"
+    tags = store.client.get_experiment(store.experiment_id).tags
+    columns = json.loads(tags["mlflow.sharedViewState.peftsweep"])["selectedColumns"]
+    assert columns[0] == "metrics.`test/accuracy`"
+    assert {"metrics.`forgetting_nats`", "metrics.`memory/train_peak_reserved_bytes`", "params.`hparams.lr`"} < {
+        *columns
+    }
+
+
+def test_an_experiment_of_an_earlier_version_gets_the_view_and_keeps_what_a_user_set(uri: str) -> None:
+    client = MlflowClient(uri)
+    identifier = client.create_experiment("old", tags={"mlflow.experimentKind": "genai_development"})
+    assert "old" not in views(client, "")
+    open_store(uri, "old")
+    assert client.get_experiment(identifier).tags["mlflow.experimentKind"] == "genai_development"
+    assert f"/experiments/{identifier}/" in views(client, "")["old"]
+
+
+def test_mlflows_pages_know_such_views() -> None:
+    """Nothing that MLflow promises: its share button writes them."""
+    scripts = (Path(mlflow.__file__).parent / "server/js/build/static/js").glob("main.*.js")
+    text = "".join(script.read_text(encoding="utf-8") for script in scripts)
+    for name in ('"viewStateShareKey"', '"mlflow.sharedViewState."', '"selectedColumns"', '+".`"+'):
+        assert name in text
+
+
+def test_a_local_store_is_looked_at_by_a_command(uri: str) -> None:
+    assert how_to_look(uri, EXPERIMENT) == f"python -m peftsweep ui   (store: {uri})"
+
+
+def test_a_server_that_is_away_is_named_at_least() -> None:
+    address = f"http://127.0.0.1:{closed_port()}"
+    assert how_to_look(address, EXPERIMENT) == address
 
 
 def test_the_pages_need_a_store_to_show(tmp_path: Path) -> None:

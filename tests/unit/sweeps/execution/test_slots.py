@@ -99,7 +99,3 @@ def test_a_slot_hands_on_its_device_and_threads(monkeypatch: pytest.MonkeyPatch)
     assert Slot(0, "3", 2).environment()["OMP_NUM_THREADS"] == "2"
     assert Slot(0, "3", 8).environment()["OMP_NUM_THREADS"] == "4"  # never more than the user allows
     assert Slot(0).environment()["CUDA_VISIBLE_DEVICES"] == "7"
-
-
-def test_slots_that_share_a_device_share_its_lock() -> None:
-    assert Slot(0, "3").lock_name == Slot(4, "3").lock_name != Slot(1, "2").lock_name

@@ -20,7 +20,7 @@ from peftsweep.errors import (
 from peftsweep.sweeps.execution import trial_server
 from peftsweep.sweeps.execution.outcomes import recorded_outcome
 from peftsweep.sweeps.execution.trial_process import TrialRequest
-from peftsweep.sweeps.execution.trial_server import BudgetSpent, serve
+from peftsweep.sweeps.execution.trial_server import BudgetSpent, _ReportingDisplay, serve
 from peftsweep.sweeps.execution.worker import stable_seed
 from peftsweep.sweeps.protocol.trials import Ending, Outcome
 
@@ -64,3 +64,12 @@ def test_a_proposals_seed_depends_on_sweep_study_and_trial_alone() -> None:
     assert stable_seed(0, "monday/lora", 3) == stable_seed(0, "monday/lora", 3) == 2538524498
     others = [stable_seed(1, "monday/lora", 3), stable_seed(0, "monday/oft", 3), stable_seed(0, "monday/lora", 4)]
     assert len({*others, stable_seed(0, "monday/lora", 3)}) == 4
+
+
+def test_a_long_evaluation_tells_the_worker_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peftsweep.sweeps.execution.trial_server.ALIVE_MESSAGE_SECONDS", 0.0)
+    sent: list[str] = []
+    with _ReportingDisplay(sent.append).progress("answering test questions", 300) as advance:
+        advance(100)
+        advance(20)
+    assert sent == ["answering test questions 100/300", "answering test questions 120/300"]

@@ -1,0 +1,93 @@
+"""Who is alone on a device: the other is a real process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from peftsweep.sweeps.execution.devices import DeviceLock, find_gpus
+from peftsweep.sweeps.execution.slots import Slot
+
+HOLD = """
+import sys
+from pathlib import Path
+from peftsweep.sweeps.execution.devices import DeviceLock
+from peftsweep.sweeps.execution.slots import Slot
+
+lock = DeviceLock(Slot(0, sys.argv[2] or None), "auto", Path(sys.argv[1]), stops=4321)
+lock.acquire(30)
+print("held" if lock.is_held else "not held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of two sweeps, on a machine with two GPUs and with temporary files of its own."""
+    for name in ("monday", "tuesday"):
+        (tmp_path / name / "workers").mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    return tmp_path
+
+
+@contextmanager
+def held_elsewhere(sweep: Path, gpu: str = "") -> Iterator[subprocess.Popen[str]]:
+    """gpu: empty leaves the choice to what is visible."""
+    command = [sys.executable, "-c", HOLD, str(sweep), gpu]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        yield other
+        other.kill()
+
+
+def acquired(sweep: Path, gpu: str | None = None, device: str = "auto") -> bool:
+    lock = DeviceLock(Slot(0, gpu), device, sweep, stops=1)
+    lock.acquire(0.01)
+    is_held = lock.is_held
+    lock.release()
+    return is_held
+
+
+def test_a_gpu_is_one_sweeps_at_a_time_however_it_is_named(sweeps: Path) -> None:
+    with held_elsewhere(sweeps / "monday", "1"):
+        assert not acquired(sweeps / "tuesday", "1")
+        assert not acquired(sweeps / "tuesday", device="cuda:1")
+        assert acquired(sweeps / "tuesday", "0")
+        assert acquired(sweeps / "tuesday", device="auto")
+        assert acquired(sweeps / "tuesday", device="cpu")
+
+
+def test_on_a_cpu_only_jobs_of_one_sweep_wait_for_each_other(sweeps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with held_elsewhere(sweeps / "monday"):
+        assert not acquired(sweeps / "monday")
+        assert acquired(sweeps / "tuesday")
+
+
+def test_a_wait_names_who_holds_the_gpu_and_the_ways_out(sweeps: Path) -> None:
+    with held_elsewhere(sweeps / "monday", "1"):
+        told = DeviceLock(Slot(0, "1"), "auto", sweeps / "tuesday", stops=1).describe_wait()
+    for fragment in ("GPU 1", "sweep monday", "process 4321", "since ", "kill -INT 4321", "CUDA_VISIBLE_DEVICES"):
+        assert fragment in told
+
+
+def test_what_a_dead_process_held_is_free(sweeps: Path) -> None:
+    with held_elsewhere(sweeps / "monday", "1") as other:
+        other.kill()
+        other.wait()
+        assert acquired(sweeps / "tuesday", "1")
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("0,1", ["0", "1"]), ("", []), ("-1", []), ("GPU-a", ["GPU-a"])])
+def test_the_gpus_are_those_that_are_visible(visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert find_gpus() == gpus
