@@ -6,9 +6,9 @@ import dataclasses
 import operator
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names, needs_more
+from peftsweep.config.hints import PUBLISHED_RATES, choice_hint, setting_hint
 from peftsweep.config.registry import find_modality, modality_names, schema_of
 from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig
 from peftsweep.config.trust import untrusted_settings
@@ -26,6 +27,7 @@ from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
 # ValueError: what Hydra raises for a group that is given a number, say.
+HYDRA_GROUPS = ("hydra/sweeper", "hydra/launcher")
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 # Nodes of a dataclass are slow to make. The second kind is written to: each check sets the value that it reads.
@@ -43,7 +45,7 @@ def check_command_line(line: CommandLine) -> None:
         raise ConfigError(Problem("--config-dir must be an existing folder", str(line.config_dir), "the command line"))
     typed, problems = _split_by_known_group(line.overrides, line.config_dir)
     preset, preset_problems = _split_by_known_group(_preset_axes(typed, line), line.config_dir)
-    found = {str(problem): problem for problem in (*problems, *preset_problems)}
+    found = {str(problem): problem for problem in (*_published_rates(line), *problems, *preset_problems)}
     for overrides in _one_axis_at_a_time([*preset, *typed], line.config_dir):
         for problem in problems_of(overrides, line):
             found.setdefault(str(problem), problem)
@@ -59,6 +61,14 @@ def problems_of(overrides: Sequence[str], line: CommandLine) -> list[Problem]:
         return [*untrusted_settings(config, line), *check_and_build(own, line)[0]]
     except COMPOSE_ERRORS as error:
         return [Problem(f"the configuration must compose ({_first_lines(error)})")]
+
+
+def _published_rates(line: CommandLine) -> Iterator[Problem]:
+    """A rate is typed as the one that trains. What a method's YAML has is multiplied by hparams.lr_scale."""
+    for key, form in zip(PUBLISHED_RATES, ("{}", "interval({})"), strict=True):
+        if text := line.typed(key):
+            rule = f"{key} is as published, for large models; what trains is hparams.lr"
+            yield Problem(rule, text, "the command line", f"Type hparams.lr={form.format(text.strip('[]'))}.")
 
 
 def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]:
@@ -79,7 +89,8 @@ def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tupl
         schema = schema_of(config)
     except ConfigError as error:
         return [replace(p, source=line.source(p.source) or p.source) for p in error.problems], None
-    problems = list(schema_problems(config, schema, "", line))
+    hint = partial(setting_hint, line=line, config=config, schema=schema)
+    problems = list(schema_problems(config, schema, "", line, hint))
     if mismatch := _modality_problem(config):
         # A task's settings that follow the model's can't resolve then, which would only hide the cause.
         return [mismatch, *(problem for problem in problems if "must resolve" not in problem.rule)], None
@@ -107,10 +118,10 @@ def _split_by_known_group(
     groups = group_names(config_dir)
     for override in overrides:
         group = override.key_or_group
-        choices = group_choices(group, config_dir) if group in groups else ()
-        wrong = [] if group not in groups else [value for value in _group_values(override) if value not in choices]
+        choices = group_choices(group, config_dir) if group in groups or group in HYDRA_GROUPS else ()
+        wrong = [value for value in _group_values(override) if value not in choices] if choices else []
         for value in wrong:
-            fix = did_you_mean(value, choices)
+            fix = choice_hint(group, value, choices, config_dir)
             problems.append(Problem(f"there is no {group} of this name", value, "the command line", fix))
         if not wrong:
             known.append(override)
@@ -168,16 +179,18 @@ def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
         yield override.get_value_element_as_str()
 
 
-def schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
+def schema_problems(
+    node: Any, schema: type, path: str, line: CommandLine, hint: Callable[[str, Sequence[str]], str] = did_you_mean
+) -> Iterator[Problem]:
     """Unknown keys, types and bounds of a node of OmegaConf's. path: its dotted key with the dot; line: what was
-    typed."""
+    typed; hint: what to say of an unknown key, given those beside it."""
     hints = typing.get_type_hints(schema)
     known = {field.name: field for field in dataclasses.fields(schema)}
     for key in node:
         full = f"{path}{key}"
         if key not in known:
             options = [f"{path}{name}" for name in known]
-            yield Problem("there is no such setting", full, line.source(full), did_you_mean(full, options))
+            yield Problem("there is no such setting", full, line.source(full), hint(full, options))
             continue
         try:
             value = NEEDED if OmegaConf.is_missing(node, key) else node[key]
@@ -187,7 +200,7 @@ def schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> It
         types_of_key = (option for option in _options(hints[key]) if isinstance(option, type))
         nested = next((option for option in types_of_key if dataclasses.is_dataclass(option)), None)
         if nested and OmegaConf.is_dict(value):
-            yield from schema_problems(value, nested, f"{full}.", line)
+            yield from schema_problems(value, nested, f"{full}.", line, hint)
         elif value == NEEDED:
             yield Problem(f"{full} must be given", fix=f"Add {full}=<value> to the command line.")
         else:
@@ -216,7 +229,8 @@ def _value_problems(
     bounds = field.metadata
     choices = bounds.get("choices")
     if choices and value not in choices:
-        yield Problem(f"{full} must be one of {', '.join(choices)}", value, source, did_you_mean(str(value), choices))
+        rule = f"{full} must be one of {', '.join(choices)}"
+        yield Problem(rule, value, source, choice_hint(full, str(value), choices))
     if value is None or isinstance(value, str):
         return
     for key, words, holds in (

@@ -15,6 +15,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 from torch import nn
 
+from peftsweep.config.hints import choice_hint
 from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import ConfigError, MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.by_name import build_hook
@@ -194,7 +195,7 @@ def build_optimizer(
     }
     if name not in known:
         rule = "hparams.optimizer must be a class of torch.optim"
-        raise ConfigError(Problem(rule, name, "hparams.optimizer", did_you_mean(name, list(known))))
+        raise ConfigError(Problem(rule, name, "hparams.optimizer", choice_hint("hparams.optimizer", name, known)))
     optimizer_class, arguments = known[name], kwargs | {"weight_decay": weight_decay}
     try:
         own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
