@@ -73,8 +73,9 @@ def sweep(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("named", ["s", "outputs/sweeps/s", "s/lora", "outputs/sweeps/s/lora"])
-def test_of_a_sweep_and_of_a_study_the_winner_is_taken(sweep, named):
+def test_of_a_sweep_and_of_a_study_the_winner_is_taken_and_told(sweep, named, capsys):
     assert find_job(named).resolve() == sweep / "lora" / "best-seed-2"
+    assert capsys.readouterr().out == "job: outputs/sweeps/s/lora/best-seed-2\n"
 
 
 def test_of_a_study_that_did_not_win_its_own_best_is_taken(sweep):
@@ -96,7 +97,7 @@ def test_without_confirm_jobs_there_is_no_winner(tmp_path, monkeypatch, named):
 def test_a_sweep_without_a_method_above_the_base_has_no_winner(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_sweep(tmp_path / "outputs" / "sweeps" / "s", {"lora": {1: [0] * 40, 2: [0] * 40}}, base=[0] * 40)
-    with pytest.raises(DataError, match="nobody is recommended"):
+    with pytest.raises(DataError, match="Nobody is recommended"):
         find_job("s")
 
 
@@ -111,13 +112,3 @@ def test_a_misspelt_sweep_is_answered_with_the_nearest(sweep):
     sweep.rename(sweep.parent / "metamath")
     with pytest.raises(DataError, match="Did you mean metamath"):
         find_job("metamth")
-
-
-def test_the_job_that_is_taken_of_a_sweep_is_told(sweep, finished, capsys):
-    import shutil
-
-    place = sweep / "lora" / "best-seed-2"
-    shutil.copytree(finished("lora") / "adapter", place / "adapter")
-    with pytest.raises(ConfigError):  # of a job with no settings, which is opened
-        run(["adapter", "s"])
-    assert "job: outputs/sweeps/s/lora/best-seed-2" in capsys.readouterr().out
