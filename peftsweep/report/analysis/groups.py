@@ -91,7 +91,7 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
     placed = _placed(ranked, pairs, verdict, items)
     if score:
         placed = [replace(r, is_above_base=is_above_base(r, items.get(r.name), base, score)) for r in placed]
-    warnings = [*_doubts(ranked, items, pairs), *_no_better_than_base(placed)]
+    warnings = [*_doubts(ranked, items, pairs)]
     if shown:
         rule = "Rows marked as reference are published results, not run here: other machine, one seed; not ranked."
         warnings.append(rule)
@@ -174,11 +174,6 @@ def _placed(
             )
         )
     return rows
-
-
-def _no_better_than_base(rows: Sequence[Row]) -> Iterator[str]:
-    if names := [row.name for row in rows if row.is_above_base is False]:
-        yield f"Not better than the base model, beyond chance: {some(names)}."
 
 
 def _doubts(ranked: Sequence[Entry], items: Mapping[str, Floats], pairs: Sequence[Pair]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from peftsweep.records.metrics import METRICS, candidates, resolve, sign
 from peftsweep.records.quantities import NARROW_SPACE, format_metric, joined, quantity
 from peftsweep.report.analysis.comparison import Comparison, Group, Row
 from peftsweep.report.analysis.costs import Cheapest, cheapest
-from peftsweep.report.analysis.sentences import describe_estimate
+from peftsweep.report.analysis.sentences import base_text, describe_estimate
 from peftsweep.report.analysis.verdict import gap_text
 
 # What a user may ask of a method -> its key among the capabilities, and how its lack is told.
@@ -114,7 +114,7 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     found = {row.name: _exclusion(row, metric, limits, wish.needs, capabilities) for row in rows}
     fit = [row for row in rows if not found[row.name].reasons]
     if all(row.is_above_base is False for row in rows):
-        text = f"Nobody is recommended: no method is better than the base model{_of_base(group)}, beyond chance."
+        text = f"Nobody is recommended: no method is better than {base_text(group)}, beyond chance."
         return Recommendation(group.title, metric, None, (), (), tuple(found.values()), None, text)
     if not fit:
         nearest = min(found.values(), key=lambda exclusion: exclusion.distance)
@@ -138,12 +138,6 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     return Recommendation(
         group.title, metric, chosen.name, as_good, unknown, excluded, None, text, chosen.job, chosen.has_adapter
     )
-
-
-def _of_base(group: Group) -> str:
-    if group.score_name is None or group.base_score is None:
-        return ""
-    return f" ({quantity(group.score_name).name} {_shown(group.score_name, group.base_score)})"
 
 
 def _not_told_apart(best: Row, fit: Sequence[Row]) -> list[str]:

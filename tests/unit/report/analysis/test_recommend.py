@@ -15,6 +15,7 @@ from peftsweep.records.limits import parse_limits
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.recommend import Recommendation, build_wish, recommend
+from peftsweep.report.analysis.sentences import answer
 from peftsweep.report.sources import load_jobs
 
 MEMORY = "memory/train_peak_reserved_bytes"
@@ -158,6 +159,13 @@ def test_nobody_is_recommended_who_is_not_better_than_the_base(tmp_path: Path) -
     assert (found.chosen, found.job) == (None, None)
     told = "Nobody is recommended: no method is better than the base model (accuracy 0.0%), beyond chance."
     assert found.text == told
+
+
+def test_a_report_names_who_is_not_better_than_the_base(tmp_path: Path) -> None:
+    for method, count in (("lora", 30), ("oft", 12)):
+        write_job(tmp_path / method, method, right(count), base=right(10))
+    (group,) = compare(load_jobs(tmp_path)).groups
+    assert answer(group).details[-1] == "Not better than the base model (accuracy 25.0%), beyond chance: oft."
 
 
 def test_a_gain_over_the_base_counts_by_the_same_items(tmp_path: Path) -> None:
