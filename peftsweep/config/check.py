@@ -26,8 +26,8 @@ from peftsweep.config.trust import untrusted_settings
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
-# ValueError: what Hydra raises for a group that is given a number, say.
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/launcher")
+# ValueError: what Hydra raises for a group that is given a number, say.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 # Nodes of a dataclass are slow to make. The second kind is written to: each check sets the value that it reads.
