@@ -13,9 +13,9 @@ from importlib import import_module
 
 from peftsweep import __version__
 from peftsweep.commands import COMMANDS
-from peftsweep.errors import ConfigError, Interrupted, PeftsweepError, Problem, did_you_mean
+from peftsweep.errors import ConfigError, Interrupted, PeftsweepError, Problem
 
-COMMAND_WORD = re.compile(r"[a-z][a-z-]*$")
+COMMAND_WORD = re.compile(r"[^-+~=][^=]*$")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +48,9 @@ def _run(arguments: Sequence[str]) -> int:
     if arguments and COMMAND_WORD.match(arguments[0]):
         name, *arguments = arguments
         if name not in COMMANDS:
-            fix = f"{did_you_mean(name, list(COMMANDS))} A setting of a job is written key=value."
+            from peftsweep.config.hints import command_hint
+
+            fix = command_hint(name, arguments, list(COMMANDS))
             raise ConfigError(Problem("there is no command of this name", name, "the command line", fix))
         module, _ = COMMANDS[name]
     exit_code: int = import_module(f"peftsweep.commands.{module}").run(arguments)

@@ -9,6 +9,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+SHORTEST_PART = 3  # letters by which a name is found that holds them
+MOST_HOLDING = 3  # of more such names, those of like letters are told
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -34,10 +37,20 @@ class Problem:
 
 
 def did_you_mean(word: str, known: Sequence[str], listed: Iterable[str] | None = None) -> str:
-    """The nearest known words; where none is near, those to choose from: all, or the `listed` ones of many."""
-    close = difflib.get_close_matches(word, known, n=2)
-    choices = sorted(known if listed is None else listed)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Choose from: {', '.join(choices)}."
+    """The nearest known words, whatever their case: those that hold it, else those of like letters; where none is near,
+    those to choose from: all, or the `listed` ones of many."""
+    by_lower = {name.lower(): name for name in known}
+    holding = [lower for lower in by_lower if word.lower() in lower] if len(word) >= SHORTEST_PART else []
+    if word.lower() in by_lower:
+        close = [word.lower()]
+    elif 0 < len(holding) <= MOST_HOLDING:
+        close = holding
+    else:
+        close = difflib.get_close_matches(word.lower(), by_lower, n=2)
+    if not close:
+        return f"Choose from: {', '.join(sorted(known if listed is None else listed))}."
+    *others, last = (by_lower[name] for name in close)
+    return f"Did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
 
 
 class PeftsweepError(Exception):

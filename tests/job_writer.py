@@ -18,6 +18,7 @@ def write_job(
     method: str = "lora",
     items: Sequence[float] | None = (1, 0, 1, 1),
     *,
+    base: Sequence[float] | None = None,
     seed: int = 0,
     lr: float = 1e-4,
     key: str = "test/accuracy",
@@ -28,7 +29,8 @@ def write_job(
     environment: dict[str, str] | None = None,
     **known: Any,
 ) -> Path:
-    """A finished job. items: scores of its test items; None: it was not judged on test data."""
+    """A finished job. items: scores of its test items; None: it was not judged on test data; base: those of the model
+    before training, where that was measured."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, float] = {"memory/train_peak_reserved_bytes": 12e9, "time/train_seconds": 100.0}
     found |= {"forgetting_nats": 0.05, "adapter/trainable_params": 1000, "train/tokens": 5000, "valid/loss": 0.5}
@@ -37,6 +39,10 @@ def write_job(
         lines = [json.dumps({"prompt": "?", item_key: item}) + "\n" for item in items]
         (folder / "predictions.jsonl").write_text("".join(lines))
         known = {"intervals": {key: (0.1, 0.9)}, "test_items": f"{len(items)} items", **known}
+    if base is not None:
+        found[key.replace("test/", "base/")] = sum(base) / len(base)
+        lines = [json.dumps({"prompt": "?", item_key: item}) + "\n" for item in base]
+        (folder / "base_predictions.jsonl").write_text("".join(lines))
     settings = {"lr": lr, "max_steps": 100, "batch_size": 4, "gradient_accumulation": 2} | (hparams or {})
     result = JobResult(
         **{

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftsweep.commands.words import build_parser
+from peftsweep.config.compose import compose_config
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 ABILITIES = {"mergeable": "merge", "quantized_base": "quantised", "convertible_to_lora": "to LoRA"}
 ANSWERS = {True: "yes", False: "no", None: "?"}
 LEGEND = "merge: folds into the base weights; quantised: trains on an int8 or int4 base; to LoRA: converts to it"
+RATES = "lr: as published, for large models; {model} trains at {scale:g} times that (hparams.lr_scale)"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,6 +39,8 @@ def run(arguments: Sequence[str]) -> int:
 
     console = Console()
     console.print(_table(described))
+    default = compose_config([], options.config_dir)
+    console.print(f"[dim]{RATES.format(model=default.model.name, scale=default.hparams.lr_scale)}[/]")
     console.print(f"[dim]{LEGEND}[/]")
     for peft_type, reason in NOT_SWEPT.items() if not options.names else ():
         console.print(f"[dim]not offered: {peft_type}, {reason}[/]")

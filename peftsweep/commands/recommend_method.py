@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from peftsweep.commands.words import SOURCE_WORDS, build_parser, parse_words
 from peftsweep.records.limits import parse_limits
@@ -41,7 +43,13 @@ def run(arguments: Sequence[str]) -> int:
     comparison = compare(load_jobs(source))
     found = recommend(comparison, wish, capabilities_of)
     for one in found:
-        print(f"{one.group}\n{one.text}\n")
+        print(f"{one.group}\n{one.text}")
+        if one.job:
+            print(f"job     {one.job}")
+            if Path(one.job).is_dir():  # no run of MLflow
+                what = "adapter" if one.has_adapter else "merged"
+                print(f"export  python -m peftsweep export {what} {shlex.quote(one.job)}")
+        print()
     for line in [*comparison.warnings, *(w for group in comparison.groups for w in group.warnings)]:
         print(line)
     return 0 if any(one.chosen for one in found) else 1

@@ -6,9 +6,9 @@ import dataclasses
 import operator
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names, needs_more
+from peftsweep.config.hints import PUBLISHED_RATES, choice_hint, setting_hint
 from peftsweep.config.registry import find_modality, modality_names, schema_of
 from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig
 from peftsweep.config.trust import untrusted_settings
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
+HYDRA_GROUPS = ("hydra/sweeper", "hydra/launcher")
 # ValueError: what Hydra raises for a group that is given a number, say.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -44,7 +46,7 @@ def check_command_line(line: CommandLine) -> list[JobConfig]:
         raise ConfigError(Problem("--config-dir must be an existing folder", str(line.config_dir), "the command line"))
     typed, problems = _split_by_known_group(line.overrides, line.config_dir)
     preset, preset_problems = _split_by_known_group(_preset_axes(typed, line), line.config_dir)
-    found = {str(problem): problem for problem in (*problems, *preset_problems)}
+    found = {str(problem): problem for problem in (*_published_rates(line), *problems, *preset_problems)}
     jobs = []
     for overrides in _one_axis_at_a_time([*preset, *typed], line.config_dir):
         problems, job = check_job(overrides, line)
@@ -66,6 +68,14 @@ def check_job(overrides: Sequence[str], line: CommandLine) -> tuple[list[Problem
         return [Problem(f"the configuration must compose ({first_lines(error)})")], None
 
 
+def _published_rates(line: CommandLine) -> Iterator[Problem]:
+    """A rate is typed as the one that trains. What a method's YAML has is multiplied by hparams.lr_scale."""
+    for key, form in zip(PUBLISHED_RATES, ("{}", "interval({})"), strict=True):
+        if text := line.typed(key):
+            rule = f"{key} is as published, for large models; what trains is hparams.lr"
+            yield Problem(rule, text, "the command line", f"Type hparams.lr={form.format(text.strip('[]'))}.")
+
+
 def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]:
     """What `hydra.sweeper.params` of a YAML adds to each job of a sweep, to be checked like typed overrides."""
     try:
@@ -84,7 +94,8 @@ def check_and_build(config: DictConfig, line: CommandLine | None = None) -> tupl
         schema = schema_of(config)
     except ConfigError as error:
         return [replace(p, source=line.source(p.source) or p.source) for p in error.problems], None
-    problems = list(schema_problems(config, schema, "", line))
+    hint = partial(setting_hint, line=line, config=config, schema=schema)
+    problems = list(schema_problems(config, schema, "", line, hint))
     if mismatch := _modality_problem(config):
         # A task's settings that follow the model's can't resolve then, which would only hide the cause.
         return [mismatch, *(problem for problem in problems if "must resolve" not in problem.rule)], None
@@ -112,10 +123,10 @@ def _split_by_known_group(
     groups = group_names(config_dir)
     for override in overrides:
         group = override.key_or_group
-        choices = group_choices(group, config_dir) if group in groups else ()
-        wrong = [] if group not in groups else [value for value in _group_values(override) if value not in choices]
+        choices = group_choices(group, config_dir) if group in groups or group in HYDRA_GROUPS else ()
+        wrong = [value for value in _group_values(override) if value not in choices] if choices else []
         for value in wrong:
-            fix = did_you_mean(value, choices)
+            fix = choice_hint(group, value, choices, config_dir)
             problems.append(Problem(f"there is no {group} of this name", value, "the command line", fix))
         if not wrong:
             known.append(override)
@@ -173,16 +184,18 @@ def axis_values(override: Override, config_dir: Path | None) -> Iterator[str]:
         yield override.get_value_element_as_str()
 
 
-def schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> Iterator[Problem]:
+def schema_problems(
+    node: Any, schema: type, path: str, line: CommandLine, hint: Callable[[str, Sequence[str]], str] = did_you_mean
+) -> Iterator[Problem]:
     """Unknown keys, types and bounds of a node of OmegaConf's. path: its dotted key with the dot; line: what was
-    typed."""
+    typed; hint: what to say of an unknown key, given those beside it."""
     hints = typing.get_type_hints(schema)
     known = {field.name: field for field in dataclasses.fields(schema)}
     for key in node:
         full = f"{path}{key}"
         if key not in known:
             options = [f"{path}{name}" for name in known]
-            yield Problem("there is no such setting", full, line.source(full), did_you_mean(full, options))
+            yield Problem("there is no such setting", full, line.source(full), hint(full, options))
             continue
         try:
             value = NEEDED if OmegaConf.is_missing(node, key) else node[key]
@@ -192,7 +205,7 @@ def schema_problems(node: Any, schema: type, path: str, line: CommandLine) -> It
         types_of_key = (option for option in _options(hints[key]) if isinstance(option, type))
         nested = next((option for option in types_of_key if dataclasses.is_dataclass(option)), None)
         if nested and OmegaConf.is_dict(value):
-            yield from schema_problems(value, nested, f"{full}.", line)
+            yield from schema_problems(value, nested, f"{full}.", line, hint)
         elif value == NEEDED:
             yield Problem(f"{full} must be given", fix=f"Add {full}=<value> to the command line.")
         else:
@@ -221,7 +234,8 @@ def _value_problems(
     bounds = field.metadata
     choices = bounds.get("choices")
     if choices and value not in choices:
-        yield Problem(f"{full} must be one of {', '.join(choices)}", value, source, did_you_mean(str(value), choices))
+        rule = f"{full} must be one of {', '.join(choices)}"
+        yield Problem(rule, value, source, choice_hint(full, str(value), choices))
     if value is None or isinstance(value, str):
         return
     for key, words, holds in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,6 +54,16 @@ class CommandLine:
         """Whether a key or group was typed."""
         return any(override.key_or_group == key for override in self.overrides)
 
+    def typed(self, key: str) -> str:
+        """What was typed as the value of a key; empty if nothing was."""
+        lines = (str(override.input_line) for override in self.overrides if override.key_or_group == key)
+        return next(lines, "").partition("=")[2]
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether it is a fair sweep."""
+        return self.typed("hydra/sweeper") == "fair"
+
     def source(self, key: str) -> str:
         """Where the value of a key comes from, in words for an error."""
         return "the command line" if self.names(key) else ""
@@ -65,7 +76,9 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         overrides = tuple(OverridesParser.create().parse_overrides(options.overrides))
     except OverrideParseException as error:
         rule = f"a setting must be written key=value in Hydra's grammar ({str(error).splitlines()[0]})"
-        raise ConfigError(Problem(rule, error.override, "the command line", "Quote special characters.")) from error
+        is_setting = "=" in str(error.override)
+        fix = "Quote special characters." if is_setting else "A command is the first word after peftsweep."
+        raise ConfigError(Problem(rule, error.override, "the command line", fix)) from error
     config_dir = Path(options.config_dir).absolute() if options.config_dir else None
     shows_only = any((options.help, options.hydra_help, options.cfg, options.info, options.shell_completion))
     return CommandLine(overrides, config_dir, bool(options.multirun), shows_only)
@@ -73,7 +86,11 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
 
 @lru_cache
 def group_choices(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
-    """The names that a group can take, ours and those of the user's own folder."""
+    """The names that a group can take, ours and those of the user's own folder; of Hydra's groups, of plugins too."""
+    if group.startswith("hydra/"):
+        with _hydra():
+            loader = GlobalHydra.instance().config_loader()
+            return tuple(loader.get_group_options(group, config_name=CONFIG_NAME, overrides=search_path(config_dir)))
     folders = [folder / group for folder in config_folders(config_dir)]
     names = {path.relative_to(folder).with_suffix("") for folder in folders for path in folder.rglob("*.yaml")}
     return tuple(sorted(name.as_posix() for name in names))
@@ -97,9 +114,13 @@ def search_path(config_dir: Path | None) -> list[str]:
     return [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
 
 
+def _hydra() -> AbstractContextManager[None]:
+    GlobalHydra.instance().clear()
+    return initialize_config_dir(str(config_folder()), version_base="1.3")
+
+
 def compose_config(overrides: Sequence[str], config_dir: Path | None = None, *, with_hydra: bool = False) -> DictConfig:
     """The configuration that a job with these overrides gets. Raises Hydra's own exceptions."""
     register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with _hydra():
         return compose(CONFIG_NAME, overrides=[*overrides, *search_path(config_dir)], return_hydra_config=with_hydra)

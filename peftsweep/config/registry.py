@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -97,11 +97,10 @@ def _schema(modality: str, task: str, model_modality: str) -> type:
     return dataclasses.make_dataclass("JobConfig", fields, bases=(JobConfig,))
 
 
-def settings_that_run_code(schema: type, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of the settings that only a command line may set."""
+def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every setting by its dotted key, and the groups that hold them."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
-        if field.metadata.get("runs_code"):
-            yield f"{prefix}{field.name}"
-        elif dataclasses.is_dataclass(nested := hints[field.name]) and isinstance(nested, type):
-            yield from settings_that_run_code(nested, f"{prefix}{field.name}.")
+        yield f"{prefix}{field.name}", field
+        if dataclasses.is_dataclass(nested := hints[field.name]) and isinstance(nested, type):
+            yield from settings_of(nested, f"{prefix}{field.name}.")

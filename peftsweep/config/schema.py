@@ -61,7 +61,8 @@ class ModelConfig:
 class SearchSpaceConfig:
     """What a study tunes for one method; the command line may override or extend it."""
 
-    lr: list[float] = field(default_factory=lambda: [1e-5, 1e-2])  # [low, high], searched on a log scale
+    # [low, high] around the published rate, searched on a log scale times hparams.lr_scale; not typed
+    lr: list[float] = field(default_factory=lambda: [1e-5, 1e-2])
     capacity: list[int] | None = None  # allowed values in rising order, searched by index; null: no size knob
 
 
@@ -82,7 +83,7 @@ class MethodConfig:
     paper: str = ""  # link
     capacity: int | None = number(None, low=1)  # value of the method's own size knob; null: it has none
     capacity_knob: str = ""  # what the knob is: rank, block size, virtual tokens, ...
-    # Published default for models of a billion parameters and more; hparams.lr follows it.
+    # As published, for models of a billion parameters and more; not typed: hparams.lr, which trains, follows it.
     lr: float = number(1e-4, above=0)
     # A role of methods/targets.py (attention, mlp, linear); null: peft's choice for the architecture.
     targets: str | None = None
@@ -106,7 +107,7 @@ class TaskConfig:
 class HparamsConfig:
     """How to train, apart from the method."""
 
-    lr: float = number(1e-4, above=0)
+    lr: float = number(1e-4, above=0)  # the rate that trains
     lr_scale: float = number(1.0, above=0)  # factor from published learning rates, and their ranges, to this model's
     max_steps: int = number(5000, low=1)  # optimizer steps
     batch_size: int = number(4, low=1)  # rows per forward pass

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftsweep.config.compose import CommandLine
 from peftsweep.config.hydra_internals import BASIC_LAUNCHER, BASIC_SWEEPER
-from peftsweep.config.registry import schema_of, settings_that_run_code
+from peftsweep.config.registry import schema_of, settings_of
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Problem
 
@@ -59,9 +59,10 @@ def untrusted_settings(config: DictConfig, line: CommandLine) -> Iterator[Proble
 def code_settings(config: DictConfig) -> tuple[str, ...]:
     """Dotted keys of a job's settings that can run code; those of every job where its task or modality is unknown."""
     try:
-        return tuple(settings_that_run_code(schema_of(config)))
+        schema = schema_of(config)
     except ConfigError:
-        return tuple(settings_that_run_code(JobConfig))
+        schema = JobConfig
+    return tuple(key for key, field in settings_of(schema) if field.metadata.get("runs_code"))
 
 
 def _untrusted_nodes(node: Any, path: str, line: CommandLine) -> Iterator[Problem]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftsweep.config.hints import choice_hint
 from peftsweep.config.schema import HparamsConfig
-from peftsweep.errors import ConfigError, Problem, did_you_mean
+from peftsweep.errors import ConfigError, Problem
 
 
 def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
@@ -22,7 +23,7 @@ def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
     }
     if name not in known:
         rule = "hparams.optimizer must be a class of torch.optim"
-        raise ConfigError(Problem(rule, name, "hparams.optimizer", did_you_mean(name, list(known))))
+        raise ConfigError(Problem(rule, name, "hparams.optimizer", choice_hint("hparams.optimizer", name, known)))
     return known[name]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.records.files import (
+    BASE_PREDICTIONS_FILE,
     HISTORY_FILE,
     PREDICTIONS_FILE,
     RESULT_FILE,
@@ -69,9 +70,14 @@ class Job:
         Raises:
             DataError: the file can't be read.
         """
-        if self.known_items is not None:
-            return list(self.known_items)
-        path = self.file(PREDICTIONS_FILE)
+        return self._scores_in(PREDICTIONS_FILE) if self.known_items is None else list(self.known_items)
+
+    def base_scores(self) -> list[float]:
+        """The same of the model before training."""
+        return self._scores_in(BASE_PREDICTIONS_FILE)
+
+    def _scores_in(self, name: str) -> list[float]:
+        path = self.file(name)
         try:
             return read_item_scores(path) if path else []
         except (ValueError, TypeError, OSError) as error:

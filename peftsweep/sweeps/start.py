@@ -64,6 +64,7 @@ from peftsweep.sweeps.terminal import (
     notes,
     print_plain,
     prior_lines,
+    scaled_rates,
     wide_console,
 )
 from peftsweep.tracking.store import how_to_look
@@ -200,6 +201,8 @@ def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
         console = wide_console()
         console.print(dry_run_table(spec, pool.workers))
         print_plain(console, confirmation_cost(spec))
+        for told in scaled_rates(spec):
+            print_plain(console, f"rates   {told}")
         for told in prior_lines(spec):
             print_plain(console, f"prior   {told}")
         print_plain(console, f"folder  {spec.folder}")

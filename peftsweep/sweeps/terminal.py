@@ -137,6 +137,16 @@ def prior_lines(spec: SweepSpec) -> list[str]:
     return [f"{s.label} starts around {describe_params(s.centre)}, best in {prior}" for s in spec.studies if prior]
 
 
+def scaled_rates(spec: SweepSpec) -> list[str]:
+    """By what the published rates, and the ranges around them, are multiplied for the size of a model."""
+    scales = {study.model: float(study.job["hparams.lr_scale"]) for study in spec.studies}
+    return [
+        f"{model} searches {scale:g} times the published learning rates (hparams.lr_scale)"
+        for model, scale in scales.items()
+        if scale != 1
+    ]
+
+
 def dry_run_table(spec: SweepSpec, workers: int) -> Table:
     """What the sweep would do: studies, what each searches, and the most that it can cost."""
     shown = Table(

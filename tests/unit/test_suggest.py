@@ -13,6 +13,15 @@ def test_the_nearest_words_are_offered() -> None:
     assert did_you_mean("lora", ["lorb", "oft", "lorc"]) == "Did you mean lorc or lorb?"
 
 
+def test_the_case_of_letters_is_no_difference() -> None:
+    assert did_you_mean("Adamw", ["Adam", "RAdam", "AdamW"]) == "Did you mean AdamW?"
+
+
+def test_a_part_of_a_name_finds_it_unless_many_have_it() -> None:
+    assert did_you_mean("llama", ["llama-1b", "llama-3b", "qwen"]) == "Did you mean llama-1b or llama-3b?"
+    assert did_you_mean("lor", ["lora", "olora", "rslora", "adalora"]) == "Did you mean lora or olora?"
+
+
 def test_all_words_are_listed_where_none_is_near() -> None:
     assert did_you_mean("zzz", ["oft", "lora"]) == "Choose from: lora, oft."
 

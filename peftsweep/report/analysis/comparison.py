@@ -31,10 +31,12 @@ class Row:
     which are shown beside one's own and never ranked. seeds, seed_scores, locations: of the jobs that count, one for
     each seed, locations as Job.location; a seed that diverged counts with the worst score. collapsed: seeds that lost
     most of what the best one scored. default_gain: score less the published settings', over the seeds that both have.
-    settings_judged: how many settings of its study met the test data, the published ones aside. estimates: by key of
-    METRICS. trials: ended, by status, of the tuning, each by its last attempt; empty where nothing was tuned. retried:
-    attempts that another one replaced. separated_from_best: None where that can't be told. is_equal: shown to be as
-    good as the best, within the margin.
+    best_seed: the one that did best on validation data, whose job is the one to take. has_adapter: False of full
+    fine-tuning. is_above_base: better than the model before training, on the same test items (p < 0.05); None where
+    that can't be told. settings_judged: how many settings of its study met the test data, the published ones aside.
+    estimates: by key of METRICS. trials: ended, by status, of the tuning, each by its last attempt; empty where nothing
+    was tuned. retried: attempts that another one replaced. separated_from_best: None where that can't be told.
+    is_equal: shown to be as good as the best, within the margin.
     """
 
     name: str
@@ -52,6 +54,9 @@ class Row:
     seed_scores: tuple[float, ...] = ()
     diverged: tuple[int, ...] = ()  # seeds
     collapsed: tuple[int, ...] = ()  # seeds
+    best_seed: int | None = None
+    has_adapter: bool = True
+    is_above_base: bool | None = None
     settings_judged: int = 1
     estimates: dict[str, Estimate] = field(default_factory=dict)
     trials: dict[str, int] = field(default_factory=dict)
@@ -66,6 +71,11 @@ class Row:
     not_separated_from: tuple[str, ...] = ()  # names of rows
     warnings: tuple[str, ...] = ()  # sentences
     edges: tuple[str, ...] = ()  # sentences: best settings at an end of what was searched, and what to try
+
+    @property
+    def job(self) -> str | None:
+        """Location of the job to take."""
+        return None if self.best_seed is None else self.locations[self.seeds.index(self.best_seed)]
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class Group:
     beside the ranking. untested: how many of the ranked rows, the last of them, were compared with no other. verdict:
     over names of rows; None where no two rows have two seeds with the same test items. looks: numbers of seeds at which
     the sweep judged them; none where they are judged once, here. loss_pairs: of those that lead, by their test loss.
+    base_score: of the model before training, on the same test items.
     """
 
     key: GroupKey
@@ -103,6 +114,7 @@ class Group:
     verdict: Verdict | None = None
     looks: tuple[int, ...] = ()
     loss_pairs: tuple[Pair, ...] = ()
+    base_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from peftsweep.records.job_settings import differing_keys
 from peftsweep.records.jobs import REFERENCE, Job, Loaded, last_attempts, score_interval, with_nothing
-from peftsweep.records.metrics import METRICS, score_keys, within_ends
+from peftsweep.records.metrics import METRICS, first_measured, score_keys, sign, within_ends
 from peftsweep.records.results import Stage, Status
 from peftsweep.records.space import CAPACITY, LR, are_near
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
@@ -115,7 +115,7 @@ def _of_study(study: Study, jobs: Sequence[Job]) -> Entry:
     )
     tuning = read_tuning(row, tuned, {study.name: study})
     row = replace(row, edges=tuple(edge_warnings(tuning)) if tuning else ())
-    entry = _measured(_with_default(row, study, confirm, scored), group_key(shown), scored, jobs)
+    entry = _measured(_with_default(row, study, confirm, scored), group_key(shown), scored, jobs, study.objective)
     diverged = [job for job in tuned if job.result.has_diverged]
     return replace(
         entry,
@@ -166,8 +166,10 @@ def _with_default(row: Row, study: Study, confirm: Sequence[Job], best: Sequence
     return replace(row, default_score=estimate(scored, name, is_score=True), default_gain=gain)
 
 
-def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
-    """The row with what its jobs measured. Of jobs that repeat a seed, the last counts."""
+def _measured(
+    row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job], objective: str | None = None
+) -> Entry:
+    """The row with what its jobs measured. Of jobs that repeat a seed, the last counts. objective: of its study."""
     latest = {job.result.seed: job for job in sorted(scored, key=lambda job: job.result.started_at)}
     name, unique = score_name(scored), tuple(latest[seed] for seed in sorted(latest))
     warnings = []
@@ -178,6 +180,7 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
     if unscored := [job for job in judged if job.result.status is Status.OK and not _counts(job)]:
         ended = "a job that" if len(unscored) == 1 else f"{len(unscored)} jobs that"
         warnings.append(f"{row.name} has {ended} ended well without a finite score on test data: not measured, or NaN.")
+    finished = [job for job in unique if job.result.status is Status.OK]
     known = [key for key in METRICS if any(key in job.result.metrics for job in unique)]
     estimates = {key: estimate(unique, key, is_score=key == name) for key in known}
     failed = [job.result for job in jobs if job.result.status not in (Status.OK, Status.PRUNED)]
@@ -192,9 +195,22 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         estimates=estimates,
         causes=dict(causes.most_common()),
         locations=tuple(job.location for job in unique),
+        best_seed=_best_seed(finished, objective) if finished else None,
+        has_adapter=jobs[0].settings.get("method.peft_type", "") is not None,
         warnings=tuple(warnings),
     )
     return Entry(row, key, name, unique, tuple(jobs))
+
+
+def _best_seed(jobs: Sequence[Job], objective: str | None) -> int:
+    """By what trials are judged by, else by the score on validation data, or the loss; never by test data."""
+    of_score = (score_name(jobs) or "").replace("test/", "valid/")
+    keys = [key for key in (objective, of_score, OBJECTIVE) if key]
+    key = first_measured(keys, [job.result.metrics for job in jobs])
+    if key is None:
+        return jobs[0].result.seed
+    measured = [job.result for job in jobs if key in job.result.metrics]
+    return max(measured, key=lambda result: sign(key) * result.metrics[key]).seed
 
 
 def with_lost_rows(entries: Sequence[Entry], score: str) -> list[Entry]:

@@ -16,7 +16,7 @@ from peftsweep.records.quantities import some
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
 from peftsweep.report.analysis.entries import Entry, build_entries, with_lost_rows
-from peftsweep.report.analysis.judging import compare_losses, item_matrices, judge_entries
+from peftsweep.report.analysis.judging import base_score_of, compare_losses, is_above_base, item_matrices, judge_entries
 from peftsweep.statistics.collapse import collapsed_seeds
 from peftsweep.statistics.intervals import Floats
 from peftsweep.statistics.pairs import Pair, compare_pairs
@@ -87,11 +87,15 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
     pairs = compare_pairs(items)
     verdict, looks = judge_entries(compared, items, loaded.studies)
     shown = sorted((entry.row for entry in _named(published)), key=lambda row: -(row.score.mean if row.score else 0.0))
+    base = base_score_of(ranked, score) if score else (None, np.array([]))
+    placed = _placed(ranked, pairs, verdict, items)
+    if score:
+        placed = [replace(r, is_above_base=is_above_base(r, items.get(r.name), base, score)) for r in placed]
     warnings = [*_doubts(ranked, items, pairs)]
     if shown:
         rule = "Rows marked as reference are published results, not run here: other machine, one seed; not ranked."
         warnings.append(rule)
-    rows = (*_placed(ranked, pairs, verdict, items), *rest, *shown)
+    rows = (*placed, *rest, *shown)
     kind = "tuned and confirmed" if key.stage == Stage.CONFIRM else "single jobs"
     budget = f", {key.max_steps} steps" if key.max_steps is not None else ""
     budget += f" of {key.batch_rows} rows" if key.batch_rows is not None else ""
@@ -108,6 +112,7 @@ def _group(loaded: Loaded, key: GroupKey, own: Sequence[Entry], published: Seque
         verdict=verdict,
         looks=looks,
         loss_pairs=compare_losses(compared, verdict),
+        base_score=base[0],
     )
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from peftsweep.records.jobs import scores_of_seeds
 from peftsweep.records.metrics import sign
 from peftsweep.records.studies import Study
+from peftsweep.report.analysis.comparison import Row
 from peftsweep.report.analysis.entries import Entry, items_of
 from peftsweep.statistics.intervals import Floats
-from peftsweep.statistics.pairs import Pair, compare_pairs
+from peftsweep.statistics.pairs import LEVEL, Pair, compare_pairs
 from peftsweep.statistics.sequential import Kind, Verdict, judge, judge_once, margin_of
 
 LOSS = "test/loss"
@@ -74,6 +75,29 @@ def _plan_of(study: Study | None) -> Plan | None:
 def _unbroken(seeds: Sequence[int], first: int) -> int:
     """How many of the rising seeds follow one another from the first one on."""
     return next((i for i, seed in enumerate(seeds) if seed != first + i), len(seeds))
+
+
+def base_score_of(entries: Iterable[Entry], score: str) -> tuple[float | None, Floats]:
+    """What the model before training scored on the test items: its mean and, where a job kept them, each item."""
+    key = score.replace("test/", "base/")
+    job = next((job for entry in entries for job in entry.scored if key in job.result.metrics), None)
+    if job is None:
+        return None, np.array([])
+    return job.result.metrics[key], sign(score) * np.array(job.base_scores())
+
+
+def is_above_base(row: Row, items: Floats | None, base: tuple[float | None, Floats], score: str) -> bool | None:
+    """Whether a row is better than the model before training, beyond chance. None where its mean is higher and nobody
+    knows the items. items: (seeds, test items), higher is better; base: as `base_score_of` answers it."""
+    mean, of_base = base
+    if mean is None or row.score is None:
+        return None
+    if sign(score) * (row.score.mean - mean) <= 0:
+        return False
+    if items is None or items.shape[1] != len(of_base):
+        return None
+    unchanging = np.tile(of_base, (len(items), 1))  # whatever the seed
+    return all(pair.p_value < LEVEL for pair in compare_pairs({"row": items, "base": unchanging}))
 
 
 def compare_losses(entries: Sequence[Entry], verdict: Verdict | None) -> tuple[Pair, ...]:

@@ -13,7 +13,7 @@ from peftsweep.records.metrics import METRICS, candidates, resolve, sign
 from peftsweep.records.quantities import NARROW_SPACE, format_metric, joined, quantity
 from peftsweep.report.analysis.comparison import Comparison, Group, Row
 from peftsweep.report.analysis.costs import Cheapest, cheapest
-from peftsweep.report.analysis.sentences import describe_estimate
+from peftsweep.report.analysis.sentences import base_text, describe_estimate
 from peftsweep.report.analysis.verdict import gap_text
 
 # What a user may ask of a method -> its key among the capabilities, and how its lack is told.
@@ -22,6 +22,7 @@ NEEDS = {
     "lora-convertible": ("convertible_to_lora", "can't be converted to LoRA"),
     "quantized": ("quantized_base", "can't be trained on a quantized base"),
 }
+FAR = 1e9  # further off than any limit: who is no better than the base is not the nearest either
 # Method -> what it can do, by the keys above; None or absent: not known.
 Capabilities = Callable[[str], Mapping[str, Any]]
 
@@ -47,9 +48,9 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """For one group. chosen: the best that fits, of equally good ones the cheapest; as_good: the others of these;
-    unknown: what else fits and was not told apart from it; excluded: what scores better and does not fit, best first;
-    nearest: where nothing fits, what comes closest. text: all of it in words."""
+    """For one group. chosen: the best that fits, of equally good ones the cheapest; job: the location of its job to
+    take; as_good: the others of these; unknown: what else fits and was not told apart from it; excluded: what scores
+    better and does not fit, best first; nearest: where nothing fits, what comes closest. text: all of it in words."""
 
     group: str
     metric: str
@@ -59,6 +60,8 @@ class Recommendation:
     excluded: tuple[Exclusion, ...]
     nearest: Exclusion | None
     text: str
+    job: str | None = None
+    has_adapter: bool = True
 
 
 def build_wish(limits: tuple[Limit, ...], maximize: str | None, minimize: str | None, needs: Iterable[str]) -> Wish:
@@ -89,8 +92,16 @@ def recommend(comparison: Comparison, wish: Wish, capabilities: Capabilities | N
     groups = [group for group in comparison.groups if any(row.place is not None for row in group.rows)]
     if not groups:
         rule = "a recommendation needs jobs that were scored on test data"
-        raise DataError(Problem(rule, comparison.source, fix=" ".join(comparison.warnings)))
+        fix = " ".join([*comparison.warnings, *_unconfirmed(comparison)])
+        raise DataError(Problem(rule, comparison.source, fix=fix))
     return [_recommend(group, wish, capabilities or (lambda method: {})) for group in groups]
+
+
+def _unconfirmed(comparison: Comparison) -> Iterator[str]:
+    """Of what was tuned and has no confirm job."""
+    names = [row.name for group in comparison.groups for row in group.rows if row.trials and row.place is None]
+    if names:
+        yield f"Tuned, but not confirmed: {joined(names)}. Run the sweep to its end, without confirm.seeds=0."
 
 
 def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommendation:
@@ -102,6 +113,9 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     rows.sort(key=lambda row: -sign(metric) * _mean(row, metric))
     found = {row.name: _exclusion(row, metric, limits, wish.needs, capabilities) for row in rows}
     fit = [row for row in rows if not found[row.name].reasons]
+    if all(row.is_above_base is False for row in rows):
+        text = f"Nobody is recommended: no method is better than {base_text(group)}, beyond chance."
+        return Recommendation(group.title, metric, None, (), (), tuple(found.values()), None, text)
     if not fit:
         nearest = min(found.values(), key=lambda exclusion: exclusion.distance)
         text = (
@@ -121,7 +135,9 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     excluded = tuple(found[row.name] for row in rows[: rows.index(best)])
     lines = [*_alike(group, metric, as_good, unknown, found_cost), *_left_out(excluded, metric)]
     text = "\n".join([_use(chosen, metric), *lines, *_doubts(chosen, limits)])
-    return Recommendation(group.title, metric, chosen.name, as_good, unknown, excluded, None, text)
+    return Recommendation(
+        group.title, metric, chosen.name, as_good, unknown, excluded, None, text, chosen.job, chosen.has_adapter
+    )
 
 
 def _not_told_apart(best: Row, fit: Sequence[Row]) -> list[str]:
@@ -146,6 +162,8 @@ def _exclusion(
             side = "above" if limit.at_most else "below"
             reason = f"has {limit.name} {_shown(key, _mean(row, key))}, {side} {_shown(key, limit.bound)}"
             broken.append((reason, violation))
+    if row.is_above_base is False:
+        broken.append(("is not better than the base model", FAR))
     able = capabilities(row.method) if needs else {}
     for need in needs:
         key, lack = NEEDS[need]

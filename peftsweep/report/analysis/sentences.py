@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS
-from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity
+from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity, some
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Estimate, Group, Row
 from peftsweep.report.analysis.costs import cheapest
@@ -18,6 +19,21 @@ from peftsweep.statistics.sequential import Kind
 
 def answer(group: Group) -> Answer:
     """What to take from the ranking of one group."""
+    found = _ranking(group)
+    names = [row.name for row in group.rows if row.is_above_base is False]
+    of_base = (f"Not better than {base_text(group)}, beyond chance: {some(names)}.",) if names else ()
+    return replace(found, details=(*found.details, *of_base))
+
+
+def base_text(group: Group) -> str:
+    """The model before training, with its score where that is known."""
+    if group.score_name is None or group.base_score is None:
+        return "the base model"
+    shown = quantity(group.score_name, [group.base_score])
+    return f"the base model ({shown.name} {shown.text(group.base_score)})".replace(NARROW_SPACE, " ")
+
+
+def _ranking(group: Group) -> Answer:
     ranked = [row for row in group.rows if row.place is not None and row.score]
     if not ranked or group.score_name is None:
         return _unscored(group)

@@ -53,3 +53,11 @@ def test_the_table_says_which_models_a_method_serves(
     monkeypatch.setenv("COLUMNS", "100")
     run([method])
     assert f" {models} " in capsys.readouterr().out
+
+
+def test_the_table_says_that_its_rates_are_the_published_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    run(["lora"])
+    assert "lr: as published, for large models; pocket-llama trains at 10 times that" in capsys.readouterr().out

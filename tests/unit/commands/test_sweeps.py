@@ -74,7 +74,8 @@ def test_a_good_sweep_is_specified(run):
     """The counterpart of every test below: without the mistake, the same command line is taken."""
     told = run(*FAIR, "method=lora,ia3", "dry_run=true", "n_trials=4")
     assert told.code == 0, told.text
-    for fragment in ("lora", "ia3", "hparams.lr=interval("):
+    rates = "pocket-llama searches 10 times the published learning rates (hparams.lr_scale)"
+    for fragment in ("lora", "ia3", "hparams.lr=interval(", rates):
         assert fragment in told.text
     assert list(Path().iterdir()) == []
 
@@ -132,7 +133,7 @@ SETTING_MISTAKES = {
     "an unknown task": (["task=metamath,imaginary"], ["no task of this name", "'imaginary'"]),
     "no workers": (["workers=0"], ["workers must be at least 1"]),
     "an unknown way to go on": (["if_exists=maybe"], ["if_exists must be one of resume, raise, new", "'maybe'"]),
-    "an unknown launcher": (["hydra/launcher=nowhere"], ["hydra/launcher/nowhere"]),
+    "an unknown launcher": (["hydra/launcher=nowhere"], ["no hydra/launcher of this name", "'nowhere'"]),
     "a name that leaves the folder": (["name=../other"], ["a sweep's name", "'../other'"]),
 }
 

@@ -15,6 +15,7 @@ from peftsweep.records.limits import parse_limits
 from peftsweep.records.results import Status
 from peftsweep.report.analysis.groups import compare
 from peftsweep.report.analysis.recommend import Recommendation, build_wish, recommend
+from peftsweep.report.analysis.sentences import answer
 from peftsweep.report.sources import load_jobs
 
 MEMORY = "memory/train_peak_reserved_bytes"
@@ -151,6 +152,78 @@ def test_an_interval_that_crosses_a_limit_is_a_close_call(tmp_path: Path) -> Non
     assert "A close call: its forgetting may be" in asked(tmp_path, "forgetting<=0.1").text
 
 
+def test_nobody_is_recommended_who_is_not_better_than_the_base(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_job(tmp_path / f"oft-{seed}", "oft", right(seed - 1), seed=seed, base=right(0))
+    found = asked(tmp_path)
+    assert (found.chosen, found.job) == (None, None)
+    told = "Nobody is recommended: no method is better than the base model (accuracy 0.0%), beyond chance."
+    assert found.text == told
+
+
+def test_a_report_names_who_is_not_better_than_the_base(tmp_path: Path) -> None:
+    for method, count in (("lora", 30), ("oft", 12)):
+        write_job(tmp_path / method, method, right(count), base=right(10))
+    (group,) = compare(load_jobs(tmp_path)).groups
+    assert answer(group).details[-1] == "Not better than the base model (accuracy 25.0%), beyond chance: oft."
+
+
+def test_a_gain_over_the_base_counts_by_the_same_items(tmp_path: Path) -> None:
+    """Ten of 200 more right: within both intervals, but none was lost."""
+    write_job(tmp_path / "lora", "lora", right(110, 200), base=right(100, 200))
+    write_job(tmp_path / "oft", "oft", right(104, 200), base=right(100, 200))
+    rows = {row.name: row.is_above_base for row in compare(load_jobs(tmp_path)).groups[0].rows}
+    assert rows == {"lora": True, "oft": False}
+
+
+def test_seeds_that_disagree_do_not_beat_the_base(tmp_path: Path) -> None:
+    for seed, count in ((1, 30), (2, 12), (3, 35)):
+        write_job(tmp_path / str(seed), "lora", right(count), seed=seed, base=right(20))
+    assert compare(load_jobs(tmp_path)).groups[0].rows[0].is_above_base is False
+
+
+def test_who_is_not_better_than_the_base_is_left_out_whatever_it_costs(methods: Path) -> None:
+    write_job(methods / "idle", "idle", right(0), metrics={MEMORY: 1e9}, base=right(0))
+    found = asked(methods, minimize="memory")
+    assert found.chosen == "middle"
+    for told in ("idle (1.00 GB)", "small (8.00 GB)"):  # small has two of 40 right
+        assert f"{told} was left out: it is not better than the base model." in found.text
+    nearest = asked(methods, "memory<=10GB").nearest
+    assert nearest is not None
+    assert nearest.name == "middle"
+
+
+def test_without_a_base_score_nothing_is_held_against_a_method(methods: Path) -> None:
+    assert {row.is_above_base for row in compare(load_jobs(methods)).groups[0].rows} == {None}
+
+
+def test_where_items_are_out_of_reach_no_more_than_the_base_is_not_better(tmp_path: Path) -> None:
+    for method, count in (("lora", 20), ("oft", 10)):
+        write_job(tmp_path / method, method, right(count), base=right(10))
+        (tmp_path / method / "base_predictions.jsonl").unlink()
+    rows = {row.name: row.is_above_base for row in compare(load_jobs(tmp_path)).groups[0].rows}
+    assert rows == {"lora": None, "oft": False}
+
+
+def test_the_job_to_take_is_the_best_on_validation_data_not_on_test_data(tmp_path: Path) -> None:
+    for seed, count, loss in ((1, 38, 0.5), (2, 36, 0.4), (3, 37, 0.6)):
+        write_job(tmp_path / str(seed), "lora", right(count), seed=seed, metrics={"valid/loss": loss})
+    assert asked(tmp_path).job == str(tmp_path / "2")
+
+
+def test_the_job_to_take_of_pictures_is_the_best_by_similarity(tmp_path: Path) -> None:
+    for seed, similarity, loss in ((1, 0.8, 0.5), (2, 0.7, 0.4)):
+        metrics = {"valid/dino_similarity": similarity, "valid/loss": loss}
+        write_job(tmp_path / str(seed), seed=seed, key="test/dino_similarity", item_key="similarity", metrics=metrics)
+    assert asked(tmp_path).job == str(tmp_path / "1")
+
+
+def test_what_was_not_confirmed_is_told(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s", {"lora": {}, "oft": {}})
+    with pytest.raises(DataError, match=r"Tuned, but not confirmed: lora and oft\."):
+        asked(tmp_path / "s")
+
+
 def test_a_single_seed_is_said_to_be_one(tmp_path: Path) -> None:
     write_job(tmp_path / "job")
     assert "One seed only" in asked(tmp_path).text
@@ -192,6 +265,8 @@ def test_the_command_prints_the_recommendation(
     assert run([f"runs={methods}", "memory<=16GB", "maximize=accuracy", "needs=mergeable"]) == 0
     printed = capsys.readouterr().out
     assert "Use middle" in printed
+    job = methods / "middle-1"
+    assert f"job     {job}\nexport  python -m peftsweep export adapter {job}\n" in printed
     assert "big (95.0%) was left out" in printed
 
 
