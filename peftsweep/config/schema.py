@@ -47,7 +47,7 @@ def _circumstance(default: Any) -> Any:
 class ModelConfig:
     """A frozen base model: what to load and how to hold it in memory."""
 
-    name: str = NEEDED  # word of the group, also MLflow's tag
+    name: str = NEEDED  # in tables, MLflow and folders: word of the group, or the last part of a model.id that was typed
     modality: str = NEEDED  # of config/registry.py; must be the task's
     id: str = NEEDED  # hub id, local folder, or "embedded" for weights shipped in this package
     revision: str | None = None  # hub branch, tag or commit; null: main, resolved to its commit in result.json

@@ -79,9 +79,9 @@ def _digits(smallest: float, largest: float) -> int:
 
 
 def plain(value: object) -> str:
-    """A setting as one types it, short: 0.0037, 1e-5, 64, true."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    """A setting as one types it, short: 0.0037, 1e-5, 64, true, null."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     if isinstance(value, float):
         return short_number(value)
     return str(value)

@@ -20,7 +20,7 @@ from rich.text import Text
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, cost_columns, first_measured
 from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity, some
-from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
+from peftsweep.report.analysis.comparison import Comparison, Estimate, Failure, Group, Row
 from peftsweep.report.analysis.sentences import answer, interval_text
 from peftsweep.report.analysis.verdict import MOST_NAMES
 from peftsweep.statistics.collapse import collapse_rate_limit
@@ -180,7 +180,12 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 
 def _left_out(comparison: Comparison) -> Iterator[str]:
     yield from comparison.warnings
+    yield from _first([_told(failure) for failure in comparison.failures], MOST_NOTES, "comparison.json")
     yield from _first([f"left out: {reason}" for reason in comparison.unreadable], MOST_NOTES, "comparison.json")
+
+
+def _told(failure: Failure) -> str:
+    return f"{failure.count} x {failure.cause} ({some(failure.methods)}); see {failure.location}"
 
 
 def _first(lines: Sequence[str], most: int, rest_is_in: str) -> Iterator[str]:
@@ -245,8 +250,6 @@ def notes(group: Group) -> Iterator[str]:
     yield from group.warnings
     yield from _first([warning for row in group.rows for warning in row.warnings], MOST_NOTES, "table.csv")
     yield from _first([f"{row.name}: {edge}" for row in group.rows for edge in row.edges], MOST_NOTES, "table.csv")
-    causes = [f"{row.name}: {count} x {cause}" for row in group.rows for cause, count in row.causes.items()]
-    yield from _first(causes, MOST_NOTES, "comparison.json")
 
 
 def to_csv(comparison: Comparison) -> str:

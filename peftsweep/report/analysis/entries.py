@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from peftsweep.records.metrics import METRICS, score_keys, within_ends
 from peftsweep.records.results import Stage, Status
 from peftsweep.records.space import CAPACITY, LR, are_near
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
-from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
+from peftsweep.report.analysis.comparison import Estimate, Failure, GroupKey, Row
 from peftsweep.report.analysis.tuning import agree, edge_warnings, read_tuning
 from peftsweep.statistics.intervals import mean_interval
 
@@ -41,7 +41,8 @@ class Entry:
 
 
 def build_entries(loaded: Loaded) -> list[Entry]:
-    """A row for each study, and one for each set of settings of the jobs that belong to none."""
+    """A row for each study, and one for each set of settings of the jobs that belong to none; not of those that only
+    failed."""
     of_studies: dict[str, list[Job]] = {}
     singles: dict[tuple[Any, ...], list[Job]] = {}
     for job in sorted(loaded.jobs, key=lambda job: (job.result.started_at, job.name, job.result.method)):
@@ -54,7 +55,25 @@ def build_entries(loaded: Loaded) -> list[Entry]:
             key = (published, result.study, result.method, result.model, result.task, settings)
             singles.setdefault(key, []).append(job)
     entries = [_of_study(loaded.studies.get(name, Study(name)), jobs) for name, jobs in of_studies.items()]
-    return entries + [entry for jobs in singles.values() for entry in _of_singles(jobs)]
+    of_singles = [entry for jobs in singles.values() for entry in _of_singles(jobs)]
+    return entries + [entry for entry in of_singles if entry.scored or not all(map(_has_failed, entry.jobs))]
+
+
+def find_failures(jobs: Iterable[Job]) -> list[Failure]:
+    """Jobs that were not ok, by cause."""
+    of_cause: dict[str, list[Job]] = {}
+    for job in filter(_has_failed, jobs):
+        first_line = (job.result.cause or "no cause was told").strip().partition("\n")[0]
+        of_cause.setdefault(f"{job.result.status}: {first_line}", []).append(job)
+    found = [
+        Failure(cause, len(alike), tuple(dict.fromkeys(job.result.method for job in alike)), alike[-1].location)
+        for cause, alike in of_cause.items()
+    ]
+    return sorted(found, key=lambda failure: -failure.count)
+
+
+def _has_failed(job: Job) -> bool:
+    return job.result.status not in (Status.OK, Status.PRUNED)
 
 
 def _of_singles(jobs: Sequence[Job]) -> list[Entry]:
@@ -79,7 +98,7 @@ def _entry(shown: Job, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
         # folder, tells them apart. No comma: names stand in lists.
         method, _, experiment = method.partition("--")
         name = f"{method} {experiment or shown.name}"
-    best = {key: shown.settings[key] for key in SETTINGS_SHOWN if key in shown.settings}
+    best = _known(shown.settings, SETTINGS_SHOWN)
     row = Row(name, method, result.model, result.task, shown.origin, result.study, best)
     return _measured(row, group_key(shown), scored, jobs)
 
@@ -134,7 +153,12 @@ def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], t
     # Where nothing says what was searched: what differs between trials, and what is searched by default.
     differing = differing_keys([job.settings for job in tuned])
     keys = [found.key for found in study.space] or sorted({*differing, *SETTINGS_SHOWN})
-    return {key: chosen.settings[key] for key in keys if key in chosen.settings}
+    return _known(chosen.settings, keys)
+
+
+def _known(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Those that have a value: full fine-tuning has no capacity."""
+    return {key: settings[key] for key in keys if settings.get(key) is not None}
 
 
 def _settings_judged(confirm: Sequence[Job], best: Mapping[str, Any]) -> int:
@@ -180,9 +204,6 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         warnings.append(f"{row.name} has {ended} ended well without a finite score on test data: not measured, or NaN.")
     known = [key for key in METRICS if any(key in job.result.metrics for job in unique)]
     estimates = {key: estimate(unique, key, is_score=key == name) for key in known}
-    failed = [job.result for job in jobs if job.result.status not in (Status.OK, Status.PRUNED)]
-    told = [(result.status, (result.cause or "no cause was told").strip().partition("\n")[0]) for result in failed]
-    causes = Counter(f"{status}: {first_line}" for status, first_line in told)
     row = replace(
         row,
         score=estimates[name] if name else None,
@@ -190,7 +211,7 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         seed_scores=tuple(seed_scores(unique, name)) if name else (),
         diverged=tuple(job.result.seed for job in unique if job.result.has_diverged),
         estimates=estimates,
-        causes=dict(causes.most_common()),
+        failures=sum(_has_failed(job) for job in jobs),
         locations=tuple(job.location for job in unique),
         warnings=tuple(warnings),
     )

@@ -29,7 +29,6 @@ MOST_ROWS, MOST_PAIRS = 200, 300  # on a page; all of them are in comparison.jso
 MOST_ROWS_DRAWN = 12  # of one group: the best
 MOST_NAMES = 3  # of those that dominate one method
 MOST_BEATEN = 6  # told in words; every point of the figure tells its own
-MOST_FAILURES = 200  # lines; all are in comparison.json
 SPLITS = "train valid test"  # in the order in which they are used
 LEAST_SHARE = 0.01  # of draws, for a place on the frontier to be told
 WIDTHS = (ranking.WIDE, ranking.NARROW)  # the page's style shows the one that fits
@@ -52,7 +51,6 @@ def build_part(
     searches = {
         what: study.draw_best_so_far(tunings, styles, by_tokens=what == "tokens") for what in ("trials", "tokens")
     }
-    failures = [(row.name, cause, count) for row in group.rows for cause, count in row.causes.items()]
     return {
         "id": name,
         "group": group,
@@ -77,8 +75,6 @@ def build_part(
         "searches": [_show(figures, f"{name}-best-by-{what}", canvas) for what, canvas in searches.items() if canvas],
         "improves": "falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
         "curves": _curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures),
-        "failures": failures[:MOST_FAILURES],
-        "more_failures": max(0, len(failures) - MOST_FAILURES),
         "gallery": read_gallery(drawn, jobs),
         "protocol": protocol(group),
         "environment": _environment(jobs),
@@ -119,7 +115,7 @@ def _states(row: Row) -> Iterator[str]:
     yield "published reference" if row.origin == REFERENCE else "ranked" if row.place is not None else "not scored"
     if row.place == 1 or row.is_equal or row.separated_from_best is False:
         yield "best, or not told apart from it"
-    if row.causes:
+    if row.failures:
         yield "with failures"
 
 
@@ -128,8 +124,8 @@ def _marks(row: Row) -> Iterator[str]:
         yield "published"
     elif row.score is None:
         yield "not scored"
-    if row.causes:
-        yield counted(sum(row.causes.values()), "failure")
+    if row.failures:
+        yield counted(row.failures, "failure")
 
 
 def _pairs(group: Group) -> Iterator[dict[str, Any]]:

@@ -135,7 +135,8 @@ def test_only_failed_runs_are_reported_with_their_causes(tmp_path: Path, capsys:
 
 def test_a_long_table_is_cut_and_says_where_the_rest_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(MOST_PRINTED + 5):
-        write_job(tmp_path / str(number), f"m{number:03}", None, status=Status.FAILED, cause="why")
+        write_job(tmp_path / str(number), f"m{number:03}")
+        write_job(tmp_path / f"{number}-failed", status=Status.FAILED, cause=f"why {number}")
     assert run([f"runs={tmp_path}", f"folder={tmp_path / 'report'}"]) == 0
     printed = capsys.readouterr().out
     assert "... and 5 more rows, in table.csv." in printed
