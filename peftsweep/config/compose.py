@@ -36,8 +36,8 @@ def config_folders(config_dir: Path | None) -> list[Path]:
 
 
 def register_resolvers() -> None:
-    """`${times:2,${method.capacity}}`: a product, an integer when all factors are integers; `${last_part:model.id}`: of a
-    hub id or a path, empty while it is missing."""
+    """`${times:2,${method.capacity}}`: a product, an integer when all factors are integers. `${last_part:model.id}`: of
+    a hub id or a path; empty where it is missing."""
     OmegaConf.register_new_resolver("times", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("last_part", _last_part, replace=True)
 

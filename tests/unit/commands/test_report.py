@@ -62,8 +62,10 @@ def test_the_later_of_two_sweeps_is_the_last(sweep: Path, capsys: pytest.Capture
 def test_a_sweep_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sweep=monday", "folder=here"]) == 0
     assert Path("here/table.csv").exists()
-    with pytest.raises(DataError, match=r"monda.*Did you mean monday"):
-        run(["sweep=monda"])
+    run(["sweep=mon"])
+    assert Path("outputs/reports/monday/table.csv").exists()
+    with pytest.raises(DataError, match=r"mnday.*Did you mean monday"):
+        run(["sweep=mnday"])
 
 
 @pytest.mark.usefixtures("sweep")
