@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from peftsweep.records.metrics import METRICS, Metric, score_keys
-from peftsweep.records.quantities import format_metric
+from peftsweep.records.quantities import format_interval, format_metric
 from peftsweep.records.results import JobResult
 
 
@@ -61,12 +61,12 @@ def result_table(result: JobResult) -> Table:
     """The result of one job: the score with its interval and the base model's, then what it cost."""
     title = f"{result.method} on {result.model}, task {result.task}, seed {result.seed}: {result.status}"
     table = Table("metric", title=title, title_justify="left")
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95% interval", justify="right", no_wrap=True)
     for label, metric in _shown_metrics():
         if metric.key in result.metrics:
-            interval = (format_metric(metric, end) for end in result.intervals.get(metric.key, ()))
-            table.add_row(label, format_metric(metric, result.metrics[metric.key]), " to ".join(interval))
+            interval = format_interval(metric, result.intervals.get(metric.key))
+            table.add_row(label, format_metric(metric, result.metrics[metric.key]), interval)
     return table
 
 

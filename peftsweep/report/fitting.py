@@ -37,7 +37,9 @@ def print_table(console: Console, columns: Iterable[TextColumn], rest_is_in: str
     room = console.width if console.is_terminal else None
     shown, left_out = [*columns], list[TextColumn]()
     while room and _width(shown, room) > room:
-        left_out.append(min((column for column in shown if not column.is_name), key=lambda found: found.importance))
+        left_out.append(
+            min((column for column in reversed(shown) if not column.is_name), key=lambda found: found.importance)
+        )
         shown.remove(left_out[-1])
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for column in shown:

@@ -56,9 +56,9 @@ from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import (
     Progress,
     confirmation_cost,
-    dry_run_table,
-    final_table,
     notes,
+    print_dry_run,
+    print_final_table,
     print_plain,
     prior_lines,
     wide_console,
@@ -195,7 +195,7 @@ def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
     """
     if spec.settings.dry_run:
         console = wide_console()
-        console.print(dry_run_table(spec, pool.workers))
+        print_dry_run(spec, pool.workers, console)
         print_plain(console, confirmation_cost(spec))
         for told in prior_lines(spec):
             print_plain(console, f"prior   {told}")
@@ -262,7 +262,7 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
 
 def _print_end(spec: SweepSpec, table: SweepTable, stop: Stop) -> None:
     console = wide_console()
-    console.print(final_table(table, console))
+    print_final_table(table, console)
     for note in (*notes(table), *_verdicts(spec)):
         print_plain(console, note)
     if stop is not Stop.NO:
