@@ -203,7 +203,7 @@ def _print_columns(group: Group, console: Console) -> None:
 def _text_column(number: int, title: str, cells: Sequence[str]) -> TextColumn:
     word = title.partition(",")[0]
     importance = MOST_IMPORTANT if number == SCORE_COLUMN else IMPORTANCE.get(word, OF_COSTS)
-    return TextColumn(title.replace(", ", "\n"), cells, importance, word in LEFT_ALIGNED, word == "method")
+    return TextColumn(title, cells, importance, word in LEFT_ALIGNED, word == "method")
 
 
 def _cut(group: Group, most: int) -> Iterator[str]:

@@ -160,8 +160,8 @@ def print_final_table(table: SweepTable, console: Console) -> None:
     columns = [TextColumn("study", [row.study for row in rows], is_name=True)]
     for key in dict.fromkeys(key for row in rows for key in row.best):
         columns.append(TextColumn(SHORT.get(key, key), [_setting(row.best.get(key)) for row in rows], 5))
-    columns.append(TextColumn(table.objective.replace("/", "/\n"), [_number(row.objective) for row in rows], 6))
-    titles = ((table.score or "score").replace("/", "/\n"), "95% interval", "default")
+    columns.append(TextColumn(table.objective, [_number(row.objective) for row in rows], 6))
+    titles = (table.score or "score", "95% interval", "default")
     for title, cells, importance in zip(titles, zip(*scores, strict=True), (9, 8, 7), strict=True):
         columns.append(TextColumn(title, cells, importance))
     for title, numbers, importance in zip(COUNTS, zip(*counts, strict=True), (3, 2, 1, 4), strict=True):
@@ -238,7 +238,7 @@ def prior_lines(spec: SweepSpec) -> list[str]:
 def print_dry_run(spec: SweepSpec, workers: int, console: Console) -> None:
     """What the sweep would do: studies, what each searches, and the most that it can cost."""
     lines = zip(*(_dry_line(spec, study) for study in spec.studies), strict=True)
-    titles = ("study", "searches", "first trial", "trials", "confirm\njobs", "steps,\nat most", "tokens,\nat most")
+    titles = ("study", "searches", "first trial", "trials", "confirm jobs", "steps, at most", "tokens, at most")
     columns = [
         TextColumn(title, cells, importance, is_text=number < 3, is_name=number == 0)
         for number, (title, cells, importance) in enumerate(zip(titles, lines, (7, 3, 1, 4, 2, 6, 5), strict=True))

@@ -16,7 +16,7 @@ from peftsweep.report.tables import print_comparison, readable
 
 COLUMNS = [
     TextColumn("method", ["lora", "a-method-with-a-name-that-is-long-enough-to-fold"], is_name=True),
-    TextColumn("accuracy,\n%", ["97.5", "1.0"], 3),
+    TextColumn("accuracy, %", ["97.5", "1.0"], 3),
     TextColumn("95% interval", ["95.8 to 98.5", "0.0 to 5.0"], 2),
     TextColumn("time", ["1,234.5", "3.0"], 1),
     TextColumn("folder", ["outputs/2026-11-30/12-00-00-123456", "outputs/x"], 0, is_text=True),
@@ -32,7 +32,7 @@ def text_of(console: Console) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-@pytest.mark.parametrize(("width", "left_out"), [(40, 3), (50, 2), (60, 1), (80, 1), (100, 0), (160, 0)])
+@pytest.mark.parametrize(("width", "left_out"), [(40, 3), (50, 2), (60, 1), (80, 1), (100, 1), (160, 0)])
 def test_what_is_shown_is_whole_and_what_is_not_is_told(width: int, left_out: int) -> None:
     print_table(console := terminal(width), COLUMNS, "table.csv")
     table, _, note = text_of(console).partition("Too narrow for: ")
@@ -41,8 +41,7 @@ def test_what_is_shown_is_whole_and_what_is_not_is_told(width: int, left_out: in
     for column in first_to_go[left_out:]:
         assert all(cell in table for cell in column.cells)
     told = " ".join(note.split()).partition(". All is in table.csv.")[0]
-    titles = [column.title.replace("\n", ", ").replace(",,", ",") for column in first_to_go[:left_out]]
-    assert told == "; ".join(titles)
+    assert told == "; ".join(column.title for column in first_to_go[:left_out])
 
 
 def test_a_pipe_has_room_for_all() -> None:
