@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from peftsweep.records.jobs import REFERENCE, Job, Loaded
-from peftsweep.records.quantities import NO_BREAK_SPACE, counted, format_settings, joined, quantity, some
+from peftsweep.records.quantities import NARROW_SPACE, NO_BREAK_SPACE, counted, format_settings, joined, quantity, some
 from peftsweep.report.analysis.comparison import Group, Row
 from peftsweep.report.analysis.frontier import Pareto
 from peftsweep.report.analysis.sentences import answer, protocol
@@ -22,7 +23,7 @@ from peftsweep.report.figures import ranking, study
 from peftsweep.report.figures.canvas import Canvas, inline_svg
 from peftsweep.report.figures.frame import Styles
 from peftsweep.report.page.gallery import read_gallery
-from peftsweep.report.tables import build_columns
+from peftsweep.report.tables import Cell, build_columns
 from peftsweep.statistics.dominance import DRAWS
 
 MOST_ROWS, MOST_PAIRS = 200, 300  # on a page; all of them are in comparison.json
@@ -102,12 +103,18 @@ def build_table(group: Group) -> dict[str, Any]:
     lines = []
     for number, row in enumerate(rows):
         settings = format_settings(row.best, short=True).replace(" ", NO_BREAK_SPACE)
-        line = {"name": row.name, "cells": [cells[number] for _, cells in columns], "states": list(_states(row))}
+        cells = [_breakable(found[number]) for _, found in columns]
+        line = {"name": row.name, "cells": cells, "states": list(_states(row))}
         line["settings"] = settings.replace(f",{NO_BREAK_SPACE}", ", ")  # lines break between settings, not within one
         lines.append(line | {"marks": tuple(_marks(row))})
     states = list(dict.fromkeys(state for row in rows for state in _states(row)))
     untold = len(group.rows) - len(rows)
     return {"columns": [column for column, _ in columns], "lines": lines, "states": states, "untold": untold}
+
+
+def _breakable(cell: Cell) -> Cell:
+    """An interval may break before its upper end: so all columns find room on a page of 1280 pixels."""
+    return replace(cell, note=cell.note.replace(f"to{NARROW_SPACE}", "to "))
 
 
 def _states(row: Row) -> Iterator[str]:

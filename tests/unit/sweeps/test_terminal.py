@@ -86,9 +86,8 @@ def test_columns_of_the_final_table_give_way_before_a_number_is_cut(width: int) 
     settings = ("0.00314", "1e-05", "16", "0.4321") if width > 60 else ()
     for number in ("65.4%", "60.0% to 70.1%", "54.3%", *settings):
         assert number in text
-    assert (
-        " ".join(text.partition("Too narrow for: ")[2].split()).partition(". All is in table.json")[0] == LOSES[width]
-    )
+    told = " ".join(text.partition("Too narrow for: ")[2].split())
+    assert told.partition(". All is in table.json")[0] == LOSES[width]
 
 
 def test_an_interval_over_everything_is_told_in_words() -> None:
