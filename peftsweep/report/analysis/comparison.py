@@ -58,7 +58,7 @@ class Row:
     retried: int = 0
     tune_tokens: float | None = None  # training tokens of all trials
     tune_seconds: float | None = None
-    failures: int = 0  # jobs that were not ok; why, Comparison.failures tells
+    causes: dict[str, int] = field(default_factory=dict)  # why jobs were not ok, as Failure.cause -> how many
     locations: tuple[str, ...] = ()
     place: int | None = None
     separated_from_best: bool | None = None

@@ -98,7 +98,7 @@ def _entry(shown: Job, scored: Sequence[Job], jobs: Sequence[Job]) -> Entry:
         # folder, tells them apart. No comma: names stand in lists.
         method, _, experiment = method.partition("--")
         name = f"{method} {experiment or shown.name}"
-    best = _known(shown.settings, SETTINGS_SHOWN)
+    best = {key: shown.settings[key] for key in SETTINGS_SHOWN if key in shown.settings}
     row = Row(name, method, result.model, result.task, shown.origin, result.study, best)
     return _measured(row, group_key(shown), scored, jobs)
 
@@ -153,12 +153,7 @@ def _best_settings(study: Study, tuned: Sequence[Job], confirm: Sequence[Job], t
     # Where nothing says what was searched: what differs between trials, and what is searched by default.
     differing = differing_keys([job.settings for job in tuned])
     keys = [found.key for found in study.space] or sorted({*differing, *SETTINGS_SHOWN})
-    return _known(chosen.settings, keys)
-
-
-def _known(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Those that have a value: full fine-tuning has no capacity."""
-    return {key: settings[key] for key in keys if settings.get(key) is not None}
+    return {key: chosen.settings[key] for key in keys if key in chosen.settings}
 
 
 def _settings_judged(confirm: Sequence[Job], best: Mapping[str, Any]) -> int:
@@ -211,7 +206,7 @@ def _measured(row: Row, key: GroupKey, scored: Sequence[Job], jobs: Sequence[Job
         seed_scores=tuple(seed_scores(unique, name)) if name else (),
         diverged=tuple(job.result.seed for job in unique if job.result.has_diverged),
         estimates=estimates,
-        failures=sum(_has_failed(job) for job in jobs),
+        causes={failure.cause: failure.count for failure in find_failures(jobs)},
         locations=tuple(job.location for job in unique),
         warnings=tuple(warnings),
     )

@@ -122,7 +122,7 @@ def _states(row: Row) -> Iterator[str]:
     yield "published reference" if row.origin == REFERENCE else "ranked" if row.place is not None else "not scored"
     if row.place == 1 or row.is_equal or row.separated_from_best is False:
         yield "best, or not told apart from it"
-    if row.failures:
+    if row.causes:
         yield "with failures"
 
 
@@ -131,8 +131,8 @@ def _marks(row: Row) -> Iterator[str]:
         yield "published"
     elif row.score is None:
         yield "not scored"
-    if row.failures:
-        yield counted(row.failures, "failure")
+    if row.causes:
+        yield counted(sum(row.causes.values()), "failure")
 
 
 def _pairs(group: Group) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 from job_writer import write_job, write_sweep
 
 from peftsweep.records.jobs import score_interval
+from peftsweep.records.quantities import format_settings
 from peftsweep.records.results import Stage, Status
 from peftsweep.report.analysis.comparison import Comparison, Failure, Group
 from peftsweep.report.analysis.groups import MOST_COMPARED, compare
@@ -68,7 +69,8 @@ def test_a_trial_counts_by_its_last_attempt(tmp_path: Path) -> None:
     write_job(folder / "lora" / "0004", "lora", None, lr=0.02, **known)  # by `peftsweep retry`
     write_job(folder / "lora" / "0005", "lora", None, lr=0.03, status=Status.FAILED, cause="died", **known)
     row = only_group(folder).rows[0]
-    assert (row.trials, row.retried, row.objective, row.failures) == ({"ok": 4, "failed": 1}, 2, 0.3, 3)
+    assert (row.trials, row.retried, row.objective) == ({"ok": 4, "failed": 1}, 2, 0.3)
+    assert row.causes == {"failed: died": 3}
 
 
 def test_the_best_score_stands_first_and_ties_are_told(tmp_path: Path) -> None:
@@ -231,12 +233,12 @@ def test_failed_attempts_make_no_row_and_no_group_and_rename_nothing(tmp_path: P
     assert (failure.count, failure.methods) == (2, ("lora", "oft"))
 
 
-def test_a_setting_without_a_value_is_none_of_the_best_and_is_named_as_it_is_typed(tmp_path: Path) -> None:
+def test_a_setting_without_a_value_is_not_shown_or_is_named_as_it_is_typed(tmp_path: Path) -> None:
     for number in (None, 8):
         write_job(tmp_path / str(number), "full", config={"method": {"capacity": number}})
     rows = only_group(tmp_path).rows
     assert sorted(row.name for row in rows) == ["full capacity=8", "full capacity=null"]
-    assert sorted(list(row.best) for row in rows) == [["hparams.lr"], ["hparams.lr", "method.capacity"]]
+    assert sorted(format_settings(row.best, short=True) for row in rows) == ["lr 0.0001", "lr 0.0001, capacity 8"]
 
 
 def test_published_results_stand_beside_ones_own_and_are_not_ranked(tmp_path: Path) -> None:
