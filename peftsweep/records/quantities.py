@@ -132,6 +132,6 @@ def format_interval(metric: Metric, interval: tuple[float, float] | None) -> str
 
 
 def format_settings(settings: Mapping[str, object], *, short: bool = False) -> str:
-    """`learning rate 0.001, capacity 8`; short: `lr 0.001, capacity 8`. Full fine-tuning has no capacity, for example."""
+    """`learning rate 0.001, capacity 8`; short: `lr 0.001, capacity 8`. One without a value is left out."""
     names = {key: key.rpartition(".")[2] if short else quantity(key).name for key in settings}
     return ", ".join(f"{names[key]} {plain(value)}" for key, value in settings.items() if value is not None)
