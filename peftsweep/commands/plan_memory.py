@@ -18,9 +18,8 @@ from peftsweep.errors import ConfigError, MethodError, ModelError, Problem
 from peftsweep.job.resolve import resolve_job
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from peftsweep.job.plan.planner import MemoryPlan, Planner
+    from peftsweep.report.fitting import TextColumn
 
 HELP = """\
 usage: peftsweep plan [-m] [key=value ...] [--json]
@@ -148,11 +147,13 @@ def _plain(row: PlannedJob, card_bytes: int | None) -> dict[str, object]:
 def _show(rows: Sequence[PlannedJob], card_bytes: int | None) -> None:
     from rich.console import Console
 
+    from peftsweep.report.fitting import print_table
+
     console = Console()
     planned = [(row, row.plan) for row in rows if row.plan is not None]
     if planned:
-        for table in _tables(planned, with_most_rows=card_bytes is not None):
-            console.print(table)
+        for columns in _tables(planned, with_most_rows=card_bytes is not None):
+            print_table(console, columns, "--json")
         for note in sorted({note for _, plan in planned for note in plan.notes}):
             console.print(f"  {note}", highlight=False, style="dim")
     for row in rows:
@@ -167,38 +168,41 @@ def _show(rows: Sequence[PlannedJob], card_bytes: int | None) -> None:
                 console.print(f"  {change}: {_gib(plan.train_peak_bytes)} GiB, {verdict}", highlight=False)
 
 
-def _tables(planned: Sequence[tuple[PlannedJob, MemoryPlan]], *, with_most_rows: bool) -> tuple[Table, Table]:
+def _tables(
+    planned: Sequence[tuple[PlannedJob, MemoryPlan]], *, with_most_rows: bool
+) -> tuple[list[TextColumn], list[TextColumn]]:
     """What is needed, and what it is needed for; two, so that each is as wide as a terminal.
 
     fits: the smallest card that is enough for training; most rows: of a batch that the named card can train.
     """
-    from rich.table import Table
+    from peftsweep.report.fitting import TextColumn
 
-    firsts = ("method", "GiB at peak")
-    needs, parts = (Table(first, "rows", box=None, pad_edge=False, header_style="bold") for first in firsts)
-    for heading in ("trained", "adapter", "peak GiB", "range", "eval", "fits"):
-        needs.add_column(heading, justify="right", no_wrap=True)
+    plans = [plan for _, plan in planned]
+    methods, rows = [row.method for row, _ in planned], TextColumn("rows", [*map(_rows, plans)], 8, is_text=True)
+    needs = [
+        TextColumn("method", methods, is_name=True),
+        rows,
+        TextColumn("trained", [_count(plan.trainable_params) for plan in plans], 3),
+        TextColumn("adapter", [_adapter(plan.adapter_bytes) for plan in plans], 2),
+        TextColumn("peak GiB", [_gib(plan.train_peak_bytes) for plan in plans], 9),
+        TextColumn("range", [f"{_gib(plan.low_bytes)}-{_gib(plan.high_bytes)}" for plan in plans], 7),
+        TextColumn("eval", ["" if p.eval_peak_bytes is None else _gib(p.eval_peak_bytes) for p in plans], 4),
+        TextColumn("fits", [_smallest_card(row) for row, _ in planned], 6),
+    ]
     if with_most_rows:
-        needs.add_column("most rows", justify="right")
-    names = list(planned[0][1].parts)
-    for name in names:
-        parts.add_column(SHORT.get(name, name), justify="right")
-    for row, plan in planned:
-        smallest = next((f"{card} GB" for card, fits in row.fits_gb.items() if fits), f"over {max(row.fits_gb)} GB")
-        adapter = plan.adapter_bytes
-        needs.add_row(
-            row.method,
-            _rows(plan),
-            _count(plan.trainable_params),
-            f"{_gib(adapter)} GiB" if adapter >= GIB else f"{adapter / 2**20:.3g} MiB",
-            _gib(plan.train_peak_bytes),
-            f"{_gib(plan.low_bytes)}-{_gib(plan.high_bytes)}",
-            "" if plan.eval_peak_bytes is None else _gib(plan.eval_peak_bytes),
-            smallest,
-            *([str(row.largest_batch)] if with_most_rows else []),
-        )
-        parts.add_row(row.method, _rows(plan), *(_gib(plan.parts[name]) for name in names))
-    return needs, parts
+        needs.append(TextColumn("most rows", [str(row.largest_batch) for row, _ in planned], 5))
+    parts = [
+        TextColumn(SHORT.get(name, name), [_gib(plan.parts[name]) for plan in plans], 1) for name in plans[0].parts
+    ]
+    return needs, [TextColumn("GiB at peak", methods, is_name=True), rows, *parts]
+
+
+def _smallest_card(row: PlannedJob) -> str:
+    return next((f"{card} GB" for card, fits in row.fits_gb.items() if fits), f"over {max(row.fits_gb)} GB")
+
+
+def _adapter(size: int) -> str:
+    return f"{_gib(size)} GiB" if size >= GIB else f"{size / 2**20:.3g} MiB"
 
 
 def _rows(plan: MemoryPlan) -> str:

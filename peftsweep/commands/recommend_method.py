@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="limit|key=value")
     typed = parser.parse_args(arguments).words
 
-    from peftsweep.methods.catalog import capabilities_of
+    from peftsweep.methods.known_capabilities import capabilities_of
     from peftsweep.report.analysis.groups import compare
     from peftsweep.report.analysis.recommend import build_wish, recommend
     from peftsweep.report.sources import find_source, load_jobs

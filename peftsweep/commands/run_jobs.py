@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftsweep.commands import commands_help
+from peftsweep.commands.completion import PROGRAM, complete_command
 from peftsweep.config.check import axis_values, check_command_line
 from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
 from peftsweep.config.registry import default_objective
@@ -45,6 +46,10 @@ def run(arguments: Sequence[str]) -> int:
 
     from peftsweep.sweeps.protocol.request import with_full_sweep_keys
 
+    if {"-sc", "--shell-completion"} & {*arguments}:
+        sys.argv[0] = PROGRAM  # what the shell is to complete, however this process was started
+        if "COMP_LINE" in os.environ and complete_command(os.environ["COMP_LINE"]):
+            return 0
     try:
         arguments = with_full_sweep_keys(_with_resumed_job(list(arguments)))
         line = parse_command_line(arguments)

@@ -10,8 +10,10 @@ from peftsweep.errors import ConfigError, Problem, did_you_mean
 
 # What a report and a recommendation are about.
 SOURCE_WORDS = """\
-  sweep=<name>         a sweep under outputs/sweeps (default: the last one)
+  sweep=<name>         a sweep under outputs/sweeps, a beginning of its name, or its folder (default: the last one)
   runs=<folder|uri>    any folder of jobs, or an MLflow store such as sqlite:///outputs/mlflow.db"""
+
+SWEEP_HELP = "name of a sweep under outputs/sweeps, a beginning of it, or the sweep's folder"
 
 
 def build_parser(command: str, description: str, details: str | None = None) -> argparse.ArgumentParser:

@@ -37,8 +37,15 @@ def config_folders(config_dir: Path | None) -> list[Path]:
 
 
 def register_resolvers() -> None:
-    """`${times:2,${method.capacity}}`: a product, an integer when all factors are integers."""
+    """`${times:2,${method.capacity}}`: a product, an integer when all factors are integers. `${last_part:model.id}`: of
+    a hub id or a path; empty where it is missing."""
     OmegaConf.register_new_resolver("times", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("last_part", _last_part, replace=True)
+
+
+def _last_part(key: str, *, _root_: DictConfig) -> str:
+    value = OmegaConf.select(_root_, key)
+    return "" if value is None else Path(str(value)).resolve().name
 
 
 @dataclass(frozen=True)

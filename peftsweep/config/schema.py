@@ -47,7 +47,7 @@ def _circumstance(default: Any) -> Any:
 class ModelConfig:
     """A frozen base model: what to load and how to hold it in memory."""
 
-    name: str = NEEDED  # word of the group, also MLflow's tag
+    name: str = NEEDED  # word of the group, also MLflow's tag; of `hf` and `flux2` the last part of their id
     modality: str = NEEDED  # of config/registry.py; must be the task's
     id: str = NEEDED  # hub id, local folder, or "embedded" for weights shipped in this package
     revision: str | None = None  # hub branch, tag or commit; null: main, resolved to its commit in result.json
@@ -209,7 +209,7 @@ class ConfirmConfig:
 class SweepConfig:
     """A fair sweep: `hydra/sweeper=fair`. On the command line its keys may be written without `hydra.sweeper.`."""
 
-    name: str | None = None  # folder under outputs/sweeps; null: made from what is compared
+    name: str | None = None  # folder under outputs/sweeps; null: made from what is compared, and the day
     n_trials: int | None = number(None, low=1)  # trials of each study; null: 10, or what the budget pays for
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     objective: str | None = None  # what trials are judged by; null: the task's own (valid/loss)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 
 from peftsweep.records.metrics import METRICS, Metric, score_keys
-from peftsweep.records.quantities import duration, format_metric
+from peftsweep.records.quantities import duration, format_interval, format_metric
 from peftsweep.records.results import JobResult
 
 ShowStep = Callable[[int, dict[str, float], float | None], None]
@@ -93,12 +93,12 @@ def result_table(result: JobResult) -> Table:
     """The result of one job: the score with its interval and the base model's, then what it cost."""
     title = f"{result.method} on {result.model}, task {result.task}, seed {result.seed}: {result.status}"
     table = Table("metric", title=title, title_justify="left")
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95% interval", justify="right", no_wrap=True)
     for label, metric in _shown_metrics():
         if metric.key in result.metrics:
-            interval = (format_metric(metric, end) for end in result.intervals.get(metric.key, ()))
-            table.add_row(label, format_metric(metric, result.metrics[metric.key]), " to ".join(interval))
+            interval = format_interval(metric, result.intervals.get(metric.key))
+            table.add_row(label, format_metric(metric, result.metrics[metric.key]), interval)
     return table
 
 
@@ -116,7 +116,7 @@ def scores_table(title: str, sides: Mapping[str, Measured]) -> Table:
         cells = []
         for values, intervals in sides.values():
             cells.append(format_metric(METRICS[key], values[key]) if key in values else "")
-            cells.append(" to ".join(format_metric(METRICS[key], end) for end in intervals.get(key, ())))
+            cells.append(format_interval(METRICS[key], intervals.get(key)))
         table.add_row(key, *cells)
     return table
 

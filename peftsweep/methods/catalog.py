@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from peftsweep.config.check import modality_problem
 from peftsweep.config.compose import compose_config, config_folders, register_resolvers
 from peftsweep.config.schema import MethodConfig
-from peftsweep.errors import ConfigError, Problem, did_you_mean
+from peftsweep.errors import ConfigError, Problem
 
 FROM_FILE = "from_file"  # a placeholder: its method stands in the folder that it points to
 
@@ -47,20 +45,3 @@ def read_method_file(path: Path) -> MethodConfig:
     if problem := modality_problem(read):
         raise ConfigError(replace(problem, source=str(path)))
     return read
-
-
-def choose_methods(names: Sequence[str], config_dir: Path | None = None) -> list[MethodConfig]:
-    """The methods of these names, or all. Raises ConfigError for names that no file has."""
-    files = method_files(config_dir)
-    rule, line = "a method must be a file of conf/method", "the command line"
-    if problems := [Problem(rule, name, line, did_you_mean(name, list(files))) for name in names if name not in files]:
-        raise ConfigError(*problems)
-    return [read_method_file(files[name]) for name in names or files]
-
-
-def capabilities_of(name: str) -> dict[str, Any]:
-    """What a method can do, see capabilities.py; empty for a name that no built-in file has."""
-    from peftsweep.methods.capabilities import find_capabilities  # takes seconds: imports peft
-
-    files = method_files()
-    return asdict(find_capabilities(read_method_file(files[name]))) if name in files else {}

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from peftsweep.errors import DataError, Problem, did_you_mean
+
 OUTPUTS = Path("outputs")
 SWEEPS_FOLDER = OUTPUTS / "sweeps"
 PUBLISHED_FOLDER = OUTPUTS / "reference"  # results of the reference benchmark that were imported
@@ -30,6 +32,32 @@ SWEEP_FILE = "sweep.json"
 TABLE_FILE = "table.json"
 ARTIFACT_FOLDER = "mlartifacts"  # of MLflow, beside a local database
 WITHOUT_JOBS = {ARTIFACT_FOLDER, ".hydra", ADAPTER_FOLDER, "cache", IMAGES_FOLDER, EVALUATIONS_FOLDER, "samples"}
+
+
+def sweep_folders() -> list[Path]:
+    """Of the sweeps under outputs/, the last one last."""
+    files = sorted(SWEEPS_FOLDER.glob(f"*/{SWEEP_FILE}"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in files]
+
+
+def find_sweep(text: str) -> Path:
+    """The folder of a sweep, by its name, a beginning of it that no other has, or the folder itself.
+
+    Raises:
+        DataError: no sweep has this name, or several begin so.
+    """
+    names = [folder.name for folder in sweep_folders()]
+    begun = [SWEEPS_FOLDER / name for name in sorted(names) if name.startswith(text)]
+    alone = begun if len(begun) == 1 else []
+    for folder in (SWEEPS_FOLDER / text, Path(text), *alone):
+        if (folder / SWEEP_FILE).exists():
+            return folder
+    if begun:
+        fix = f"Choose from: {', '.join(folder.name for folder in begun)}."
+        raise DataError(Problem("only one sweep may begin so", text, fix=fix))
+    alike = [name for name in names if text in name]
+    fix = did_you_mean(text, names, alike or None) if names else f"There is no {SWEEP_FILE} under {SWEEPS_FOLDER}."
+    raise DataError(Problem("no sweep has this name", text, fix=fix))
 
 
 def existing_file(folder: Path, name: str) -> Path | None:

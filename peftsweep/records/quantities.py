@@ -19,6 +19,7 @@ LADDERS = {
 DIVISORS = {"h": 3600.0, "min": 60.0, "s": 1.0, "J": 1.0}  # where they differ from the ladder's step
 MOST_LISTED, FEW = 20, 5  # names in one sentence; of more, the first few
 MINUS = "\N{MINUS SIGN}"
+SAYS_NOTHING = "says nothing yet"  # an interval from one end of a metric to the other
 NARROW_SPACE, NO_BREAK_SPACE = "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
 
 
@@ -46,6 +47,10 @@ class Quantity:
         text = f"{value / self.divisor:{'+' if sign else ''},.{self.digits}f}"
         bare = text.lstrip("+-")
         return bare if not bare.strip("0.,") else text.replace("-", MINUS)
+
+    def tells_nothing(self, low: float, high: float) -> bool:
+        """Whether an interval leaves out no value that the metric can have."""
+        return [self.number(low), self.number(high)] == [self.number(end) for end in METRICS[self.key].ends]
 
     def text(self, value: float, *, sign: bool = False) -> str:
         space = "" if self.unit in ("", "%") else NARROW_SPACE
@@ -79,9 +84,9 @@ def _digits(smallest: float, largest: float) -> int:
 
 
 def plain(value: object) -> str:
-    """A setting as one types it, short: 0.0037, 1e-5, 64, true."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    """A setting as one types it, short: 0.0037, 1e-5, 64, true, null."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     if isinstance(value, float):
         return short_number(value)
     return str(value)
@@ -125,7 +130,14 @@ def format_metric(metric: Metric, value: float) -> str:
     return quantity(metric.key, [value]).text(value).replace(NARROW_SPACE, " ")
 
 
+def format_interval(metric: Metric, interval: tuple[float, float] | None) -> str:
+    """`81.2% to 89.2%`; empty where there is none."""
+    if interval is None or quantity(metric.key).tells_nothing(*interval):
+        return "" if interval is None else SAYS_NOTHING
+    return " to ".join(format_metric(metric, end) for end in interval)
+
+
 def format_settings(settings: Mapping[str, object], *, short: bool = False) -> str:
-    """`learning rate 0.001, capacity 8`; short: `lr 0.001, capacity 8`."""
+    """`learning rate 0.001, capacity 8`; short: `lr 0.001, capacity 8`. One without a value is left out."""
     names = {key: key.rpartition(".")[2] if short else quantity(key).name for key in settings}
-    return ", ".join(f"{names[key]} {plain(value)}" for key, value in settings.items())
+    return ", ".join(f"{names[key]} {plain(value)}" for key, value in settings.items() if value is not None)

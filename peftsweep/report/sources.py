@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
-from peftsweep.records.files import OUTPUTS, PUBLISHED_FOLDER, SWEEP_FILE, SWEEPS_FOLDER
+from peftsweep.errors import ConfigError, DataError, Problem
+from peftsweep.records.files import OUTPUTS, PUBLISHED_FOLDER, find_sweep, sweep_folders
 from peftsweep.records.jobs import OWN, Job, Loaded, load_folder
 from peftsweep.tracking.reading import load_runs
 
@@ -18,22 +18,17 @@ def find_source(sweep: str | None, runs: str | None) -> tuple[str, str]:
 
     Raises:
         ConfigError: both were asked for.
-        DataError: there is no such sweep, or none at all.
+        DataError: there is no such sweep (see `find_sweep`), or none at all.
     """
     if sweep and runs:
         raise ConfigError(Problem("only one of sweep and runs can be reported", f"sweep={sweep} runs={runs}"))
     if runs:
         return runs, "mlflow" if "://" in runs else Path(runs).resolve().stem
-    sweeps = sorted(SWEEPS_FOLDER.glob(f"*/{SWEEP_FILE}"), key=lambda path: path.stat().st_mtime)
     if sweep:
-        folder = next((path for path in (SWEEPS_FOLDER / sweep, Path(sweep)) if (path / SWEEP_FILE).exists()), None)
-        if folder is None:
-            names = [path.parent.name for path in sweeps]
-            fix = did_you_mean(sweep, names) if names else f"There is no sweep under {SWEEPS_FOLDER}."
-            raise DataError(Problem("no sweep has this name", sweep, "sweep", fix))
-        return str(folder), Path(sweep).name
-    if sweeps:
-        return str(sweeps[-1].parent), sweeps[-1].parent.name
+        folder = find_sweep(sweep)
+        return str(folder), folder.resolve().name
+    if sweeps := sweep_folders():
+        return str(sweeps[-1]), sweeps[-1].name
     if OUTPUTS.is_dir():
         return str(OUTPUTS), "all"
     rule = "a report needs jobs, and there is no folder outputs/ here"

@@ -7,22 +7,19 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Literal
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.console import Group as Lines
-from rich.table import Table
 from rich.text import Text
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS, cost_columns, first_measured
 from peftsweep.records.quantities import NARROW_SPACE, counted, format_settings, quantity, some
-from peftsweep.report.analysis.comparison import Comparison, Estimate, Group, Row
+from peftsweep.report.analysis.comparison import Comparison, Estimate, Failure, Group, Row
 from peftsweep.report.analysis.sentences import answer, interval_text
 from peftsweep.report.analysis.verdict import MOST_NAMES
+from peftsweep.report.fitting import TextColumn, print_table
 from peftsweep.statistics.collapse import collapse_rate_limit
 
 FILE_WIDTH = 160  # characters of a line where there is no terminal
@@ -32,6 +29,10 @@ EACH_SEED, TRIALS_ENDED = "each seed", "trials"  # columns whose notes say more 
 LEFT_ALIGNED = {"method", EACH_SEED, TRIALS_ENDED, "best settings"}
 SEEDS_IN_A_LINE = 5
 TRIALS = ("ok", "pruned", "oom", "failed")  # the order in which they are told
+# Of the columns on a terminal, which give way first where it is narrow; the score stays longest.
+SCORE_COLUMN, MOST_IMPORTANT, OF_COSTS = 2, 9, 5
+IMPORTANCE = {"place": 8, "95% interval": 8, "seeds": 7, "default": 6, "best settings": 4, TRIALS_ENDED: 3, "gained": 2}
+IMPORTANCE[EACH_SEED] = 1
 First = Literal["ascending", "descending"]
 
 
@@ -170,17 +171,22 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console or Console()
     console = console if console.is_terminal else Console(width=FILE_WIDTH, file=console.file)
     for group in comparison.groups:
-        told, tables = answer(group), _tables(*readable(group, MOST_PRINTED), console.width)
-        above = (Text(group.title, "italic"), Text(told.headline, "bold"), *map(Text, told.details))
-        lines = (*_cut(group, MOST_PRINTED), *notes(group), "")
-        console.print(Lines(*above, *tables, *map(Text, lines)))
+        told = answer(group)
+        console.print(Lines(Text(group.title, "italic"), Text(told.headline, "bold"), *map(Text, told.details), Text()))
+        _print_columns(group, console)
+        console.print(Lines(*map(Text, (*_cut(group, MOST_PRINTED), *notes(group), ""))))
     for line in _left_out(comparison):
         console.print(Text(line), soft_wrap=True)
 
 
 def _left_out(comparison: Comparison) -> Iterator[str]:
     yield from comparison.warnings
+    yield from _first([_told(failure) for failure in comparison.failures], MOST_NOTES, "comparison.json")
     yield from _first([f"left out: {reason}" for reason in comparison.unreadable], MOST_NOTES, "comparison.json")
+
+
+def _told(failure: Failure) -> str:
+    return f"{failure.count} x {failure.cause} ({some(failure.methods)}); see {failure.location}"
 
 
 def _first(lines: Sequence[str], most: int, rest_is_in: str) -> Iterator[str]:
@@ -189,24 +195,15 @@ def _first(lines: Sequence[str], most: int, rest_is_in: str) -> Iterator[str]:
         yield f"... and {len(lines) - most:,} more, in {rest_is_in}."
 
 
-def _tables(titles: list[str], rows: list[list[str]], width: int) -> Iterator[Table]:
-    """As many tables beneath each other as `width` asks for, each led by place and method."""
-    heads = [title.replace(", ", "\n") for title in titles]
-    texts = zip(heads, *rows, strict=True)
-    widths = [max(cell_len(line) for text in column for line in text.split("\n")) + 3 for column in texts]
-    lead, rest = [0, 1], list(range(2, len(heads)))
-    while rest:
-        ends = accumulate((widths[i] for i in rest), initial=sum(widths[i] for i in lead) + 2)
-        count = max(1, sum(end <= width for end in ends) - 1)
-        shown, rest = [*lead, *rest[:count]], rest[count:]
-        table = Table(box=box.SIMPLE_HEAD)
-        for i in shown:
-            is_left = titles[i].partition(",")[0] in LEFT_ALIGNED
-            justify: JustifyMethod = "left" if is_left else "right"
-            table.add_column(heads[i], justify=justify, overflow="fold", no_wrap=not is_left)
-        for cells in rows:
-            table.add_row(*(Text(cells[i]) for i in shown))
-        yield table
+def _print_columns(group: Group, console: Console) -> None:
+    titles, rows = readable(group, MOST_PRINTED)
+    print_table(console, map(_text_column, range(len(titles)), titles, zip(*rows, strict=True)), "table.md")
+
+
+def _text_column(number: int, title: str, cells: Sequence[str]) -> TextColumn:
+    word = title.partition(",")[0]
+    importance = MOST_IMPORTANT if number == SCORE_COLUMN else IMPORTANCE.get(word, OF_COSTS)
+    return TextColumn(title, cells, importance, word in LEFT_ALIGNED, word == "method")
 
 
 def _cut(group: Group, most: int) -> Iterator[str]:
@@ -245,8 +242,6 @@ def notes(group: Group) -> Iterator[str]:
     yield from group.warnings
     yield from _first([warning for row in group.rows for warning in row.warnings], MOST_NOTES, "table.csv")
     yield from _first([f"{row.name}: {edge}" for row in group.rows for edge in row.edges], MOST_NOTES, "table.csv")
-    causes = [f"{row.name}: {count} x {cause}" for row in group.rows for cause, count in row.causes.items()]
-    yield from _first(causes, MOST_NOTES, "comparison.json")
 
 
 def to_csv(comparison: Comparison) -> str:

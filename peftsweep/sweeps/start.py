@@ -59,9 +59,9 @@ from peftsweep.sweeps.publishing import finish_studies, open_parents
 from peftsweep.sweeps.table import SweepTable
 from peftsweep.sweeps.terminal import (
     confirmation_cost,
-    dry_run_table,
-    final_table,
     notes,
+    print_dry_run,
+    print_final_table,
     print_plain,
     prior_lines,
     scaled_rates,
@@ -199,7 +199,7 @@ def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
     """
     if spec.settings.dry_run:
         console = wide_console()
-        console.print(dry_run_table(spec, pool.workers))
+        print_dry_run(spec, pool.workers, console)
         print_plain(console, confirmation_cost(spec))
         for told in scaled_rates(spec):
             print_plain(console, f"rates   {told}")
@@ -268,7 +268,7 @@ def _print_start(spec: SweepSpec, pool: WorkerPool, console: Console) -> None:
 
 def _print_end(spec: SweepSpec, table: SweepTable, stop: Stop) -> None:
     console = wide_console()
-    console.print(final_table(table, console))
+    print_final_table(table, console)
     for note in (*notes(table), *_verdicts(spec)):
         print_plain(console, note)
     if stop is not Stop.NO:

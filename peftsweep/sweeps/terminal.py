@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
+from peftsweep.records.files import TABLE_FILE
 from peftsweep.records.metrics import METRICS
-from peftsweep.records.quantities import counted, format_metric, joined
+from peftsweep.records.quantities import counted, format_interval, format_metric, joined
 from peftsweep.records.space import CAPACITY, LR, defaults_of, describe_range
+from peftsweep.report.fitting import TextColumn, print_table
 from peftsweep.statistics.sequential import FEWEST
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec
 from peftsweep.sweeps.table import SweepRow, SweepTable
 
 FILE_WIDTH = 140  # characters of a line where there is no terminal
-MOST_WIDTH = 10_000
 COUNTS = ("trials", "pruned", "oom", "failed")
 SHORT = {LR: "lr", CAPACITY: "capacity"}
 
@@ -39,35 +36,21 @@ def describe_params(params: Mapping[str, Any]) -> str:
     return "  ".join(f"{SHORT.get(key, key.rpartition('.')[2])} {_setting(value)}" for key, value in params.items())
 
 
-def final_table(table: SweepTable, console: Console) -> Table:
-    """Method, best settings, confirmed score, what the default gives, and how the trials ended.
-
-    Where that is too wide for the console, settings, score and counts are each in one column, on several lines: no
-    number may be cut off.
-    """
-    metric = METRICS[table.score or table.objective]
-    keys = list(dict.fromkeys(key for row in table.rows for key in row.best))
-    title: dict[str, Any] = {"title": f"sweep {table.sweep}", "title_justify": "left", "box": box.SIMPLE_HEAD}
-    wide, narrow = Table(**title), Table(**title, padding=(0, 1, 0, 0), pad_edge=False)
-    wide.add_column("study", no_wrap=True)
-    narrow.add_column("study", overflow="fold")
-    narrow.add_column("best", overflow="fold")
-    scores = [table.objective, table.score or "score"]
-    for column in (*(SHORT.get(key, key) for key in keys), *scores, "95% interval", "default", *COUNTS):
-        wide.add_column(column, justify="right", no_wrap=True)
-    for column in (*scores, "default", "trials"):
-        narrow.add_column(column.replace("/", "/\n"), justify="right", no_wrap=True)
-    for row in table.rows:
-        objective, (score, interval, default) = _number(row.objective), _scores(row, metric)
-        counts = dict(zip(COUNTS, (row.trials, row.pruned, row.oom, row.failed + row.confirm_failed), strict=True))
-        settings, numbers = [_setting(row.best.get(key)) for key in keys], map(str, counts.values())
-        wide.add_row(*map(Text, [row.study, *settings, objective, score, interval, default, *numbers]))
-        lines = [f"{SHORT.get(key, key)} {_setting(value)}" for key, value in row.best.items()]
-        ended = [f"{count} {word}" for word, count in counts.items() if count or word == COUNTS[0]]
-        cells = [row.study, "\n".join(lines), objective, f"{score}\n{interval}", default, "\n".join(ended)]
-        narrow.add_row(*map(Text, cells))
-    natural = Measurement.get(console, console.options.update(width=MOST_WIDTH), wide).maximum
-    return wide if natural <= console.width else narrow
+def print_final_table(table: SweepTable, console: Console) -> None:
+    """Method, best settings, confirmed score, what the default gives, and how the trials ended."""
+    metric, rows = METRICS[table.score or table.objective], table.rows
+    scores = [_scores(row, metric) for row in rows]
+    counts = [(row.trials, row.pruned, row.oom, row.failed + row.confirm_failed) for row in rows]
+    columns = [TextColumn("study", [row.study for row in rows], is_name=True)]
+    for key in dict.fromkeys(key for row in rows for key in row.best):
+        columns.append(TextColumn(SHORT.get(key, key), [_setting(row.best.get(key)) for row in rows], 5))
+    columns.append(TextColumn(table.objective, [_number(row.objective) for row in rows], 6))
+    titles = (table.score or "score", "95% interval", "default")
+    for title, cells, importance in zip(titles, zip(*scores, strict=True), (9, 8, 7), strict=True):
+        columns.append(TextColumn(title, cells, importance))
+    for title, numbers, importance in zip(COUNTS, zip(*counts, strict=True), (3, 2, 1, 4), strict=True):
+        columns.append(TextColumn(title, [*map(str, numbers)], importance))
+    print_table(console, columns, TABLE_FILE, f"sweep {table.sweep}")
 
 
 def _setting(value: Any) -> str:
@@ -82,8 +65,7 @@ def _scores(row: SweepRow, metric: Any) -> list[str]:
     def shown(value: float | None) -> str:
         return "" if value is None else format_metric(metric, value)
 
-    interval = "" if row.interval is None else f"{shown(row.interval[0])} to {shown(row.interval[1])}"
-    return [shown(row.score), interval, shown(row.default_score)]
+    return [shown(row.score), format_interval(metric, row.interval), shown(row.default_score)]
 
 
 def notes(table: SweepTable) -> list[str]:
@@ -147,18 +129,15 @@ def scaled_rates(spec: SweepSpec) -> list[str]:
     ]
 
 
-def dry_run_table(spec: SweepSpec, workers: int) -> Table:
+def print_dry_run(spec: SweepSpec, workers: int, console: Console) -> None:
     """What the sweep would do: studies, what each searches, and the most that it can cost."""
-    shown = Table(
-        title=f"sweep {spec.name}, {workers} workers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for column in ("study", "searches", "first trial"):
-        shown.add_column(column, overflow="fold")
-    for column in ("trials", "confirm\njobs", "steps,\nat most", "tokens,\nat most"):
-        shown.add_column(column, justify="right", no_wrap=True)
-    for study in spec.studies:
-        shown.add_row(*map(Text, _dry_line(spec, study)))
-    return shown
+    lines = zip(*(_dry_line(spec, study) for study in spec.studies), strict=True)
+    titles = ("study", "searches", "first trial", "trials", "confirm jobs", "steps, at most", "tokens, at most")
+    columns = [
+        TextColumn(title, cells, importance, is_text=number < 3, is_name=number == 0)
+        for number, (title, cells, importance) in enumerate(zip(titles, lines, (7, 3, 1, 4, 2, 6, 5), strict=True))
+    ]
+    print_table(console, columns, "a wider terminal, or a pipe", f"sweep {spec.name}, {workers} workers")
 
 
 def _dry_line(spec: SweepSpec, study: StudySpec) -> list[str]:

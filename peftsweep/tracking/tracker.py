@@ -136,7 +136,9 @@ def open_tracker(
 
 def default_run_name(result: JobResult, folder: Path) -> str:
     """Jobs of a study differ in what their folders are called, others in their seed."""
-    return f"{result.method} {folder.name}" if result.study else f"{result.method} {result.task} seed {result.seed}"
+    if result.study:
+        return f"{result.method} {folder.name}"
+    return f"{result.method} {result.model} {result.task} seed {result.seed}"
 
 
 class MlflowTracker(Tracker):

@@ -71,10 +71,17 @@ def test_a_methods_command_is_one_job_that_works(path):
 
 
 def test_its_name_is_the_file_name():
-    """So that the word on the command line, in result.json and in MLflow is one."""
-    names = {path: OmegaConf.load(CONF / path).get("name") for path in OPTIONS if path.parts[0] in NAMED}
+    """So that the word on the command line, in result.json and in MLflow is one; a model whose id is typed has that."""
+    loaded = {path: OmegaConf.load(CONF / path) for path in OPTIONS if path.parts[0] in NAMED}
+    names = {path: file.name for path, file in loaded.items() if not OmegaConf.is_missing(file, "id")}
     assert len(names) > len(methods())
     assert {option_of(path): name for path, name in names.items() if name != path.stem} == {}
+    assert sorted(map(option_of, loaded.keys() - names.keys())) == ["model/flux2", "model/hf"]
+
+
+@pytest.mark.parametrize(("typed", "name"), [("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("some/folder/", "folder")])
+def test_a_model_whose_id_is_typed_is_called_by_the_last_part_of_it(typed, name):
+    assert build_config(compose_config(["model=hf", f"model.id={typed}"])).model.name == name
 
 
 def test_a_methods_search_space_holds_its_default_rate():

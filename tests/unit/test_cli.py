@@ -133,7 +133,7 @@ CONFIG_MISTAKES = {
     "a bad value in a grid": (["-m", "hparams.max_steps=1,-1"], ["hparams.max_steps must be at least 1"]),
     "a rate of zero": (["hparams.lr=0"], ["hparams.lr must be above 0"]),
     "an unknown choice": (["hparams.scheduler=cosin"], ["hparams.scheduler must be one of", "Did you mean cosine"]),
-    "no model id": (["model=hf"], ["model.id must be given"]),
+    "no model id": (["model=hf"], ["peftsweep: error - model.id must be given"]),
     "a missing file": (["task.train_files=no.jsonl", "task.test_files=no.jsonl"], ["existing file", "'no.jsonl'"]),
     "half the files": (["task.test_files=."], ["task.valid_files and task.test_files need task.train_files"]),
     "bad syntax": (["method=[lora"], ["method=[lora"]),

@@ -63,7 +63,7 @@ class Row:
     retried: int = 0
     tune_tokens: float | None = None  # training tokens of all trials
     tune_seconds: float | None = None
-    causes: dict[str, int] = field(default_factory=dict)  # why jobs were not ok: cause -> how many
+    causes: dict[str, int] = field(default_factory=dict)  # why jobs were not ok, as Failure.cause -> how many
     locations: tuple[str, ...] = ()
     place: int | None = None
     separated_from_best: bool | None = None
@@ -118,10 +118,22 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Jobs that were not ok for one cause. location: of one of them, as Job.location."""
+
+    cause: str  # status and first line: `failed: no such layer`
+    count: int
+    methods: tuple[str, ...]
+    location: str
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Everything that a report tells. groups: the one with most rows first; unreadable: jobs that were left out."""
+    """Everything that a report tells. groups: the one with most rows first; failures: the most frequent first;
+    unreadable: jobs that were left out."""
 
     source: str
     groups: tuple[Group, ...]
+    failures: tuple[Failure, ...] = ()
     unreadable: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

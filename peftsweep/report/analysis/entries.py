@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from peftsweep.records.metrics import METRICS, first_measured, score_keys, sign,
 from peftsweep.records.results import Stage, Status
 from peftsweep.records.space import CAPACITY, LR, are_near
 from peftsweep.records.studies import OBJECTIVE, Study, best_trial
-from peftsweep.report.analysis.comparison import Estimate, GroupKey, Row
+from peftsweep.report.analysis.comparison import Estimate, Failure, GroupKey, Row
 from peftsweep.report.analysis.tuning import agree, edge_warnings, read_tuning
 from peftsweep.statistics.intervals import mean_interval
 
@@ -41,7 +41,8 @@ class Entry:
 
 
 def build_entries(loaded: Loaded) -> list[Entry]:
-    """A row for each study, and one for each set of settings of the jobs that belong to none."""
+    """A row for each study, and one for each set of settings of the jobs that belong to none; not of those that only
+    failed."""
     of_studies: dict[str, list[Job]] = {}
     singles: dict[tuple[Any, ...], list[Job]] = {}
     for job in sorted(loaded.jobs, key=lambda job: (job.result.started_at, job.name, job.result.method)):
@@ -54,7 +55,25 @@ def build_entries(loaded: Loaded) -> list[Entry]:
             key = (published, result.study, result.method, result.model, result.task, settings)
             singles.setdefault(key, []).append(job)
     entries = [_of_study(loaded.studies.get(name, Study(name)), jobs) for name, jobs in of_studies.items()]
-    return entries + [entry for jobs in singles.values() for entry in _of_singles(jobs)]
+    of_singles = [entry for jobs in singles.values() for entry in _of_singles(jobs)]
+    return entries + [entry for entry in of_singles if entry.scored or not all(map(_has_failed, entry.jobs))]
+
+
+def find_failures(jobs: Iterable[Job]) -> list[Failure]:
+    """Jobs that were not ok, by cause."""
+    of_cause: dict[str, list[Job]] = {}
+    for job in filter(_has_failed, jobs):
+        first_line = (job.result.cause or "no cause was told").strip().partition("\n")[0]
+        of_cause.setdefault(f"{job.result.status}: {first_line}", []).append(job)
+    found = [
+        Failure(cause, len(alike), tuple(dict.fromkeys(job.result.method for job in alike)), alike[-1].location)
+        for cause, alike in of_cause.items()
+    ]
+    return sorted(found, key=lambda failure: -failure.count)
+
+
+def _has_failed(job: Job) -> bool:
+    return job.result.status not in (Status.OK, Status.PRUNED)
 
 
 def _of_singles(jobs: Sequence[Job]) -> list[Entry]:
@@ -183,9 +202,6 @@ def _measured(
     finished = [job for job in unique if job.result.status is Status.OK]
     known = [key for key in METRICS if any(key in job.result.metrics for job in unique)]
     estimates = {key: estimate(unique, key, is_score=key == name) for key in known}
-    failed = [job.result for job in jobs if job.result.status not in (Status.OK, Status.PRUNED)]
-    told = [(result.status, (result.cause or "no cause was told").strip().partition("\n")[0]) for result in failed]
-    causes = Counter(f"{status}: {first_line}" for status, first_line in told)
     row = replace(
         row,
         score=estimates[name] if name else None,
@@ -193,7 +209,7 @@ def _measured(
         seed_scores=tuple(seed_scores(unique, name)) if name else (),
         diverged=tuple(job.result.seed for job in unique if job.result.has_diverged),
         estimates=estimates,
-        causes=dict(causes.most_common()),
+        causes={failure.cause: failure.count for failure in find_failures(jobs)},
         locations=tuple(job.location for job in unique),
         best_seed=_best_seed(finished, objective) if finished else None,
         has_adapter=jobs[0].settings.get("method.peft_type", "") is not None,

@@ -12,10 +12,10 @@ import numpy as np
 from peftsweep.records.job_settings import differing_keys
 from peftsweep.records.jobs import REFERENCE, Job, Loaded
 from peftsweep.records.metrics import METRICS
-from peftsweep.records.quantities import some
+from peftsweep.records.quantities import plain, some
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Comparison, Group, GroupKey, Row
-from peftsweep.report.analysis.entries import Entry, build_entries, with_lost_rows
+from peftsweep.report.analysis.entries import Entry, build_entries, find_failures, with_lost_rows
 from peftsweep.report.analysis.judging import base_score_of, compare_losses, is_above_base, item_matrices, judge_entries
 from peftsweep.statistics.collapse import collapsed_seeds
 from peftsweep.statistics.intervals import Floats
@@ -52,7 +52,8 @@ def compare(loaded: Loaded) -> Comparison:
     groups = [_group(loaded, key, own, shown) for (key, own), shown in zip(parts.items(), beside, strict=True)]
     groups += [_group(loaded, key, [], shown) for key, shown in alone.items()]
     groups.sort(key=lambda group: (-sum(row.place is not None for row in group.rows), -len(group.rows)))
-    return Comparison(loaded.source, tuple(groups), loaded.unreadable, tuple(_warnings(groups, loaded.jobs)))
+    failures, warnings = tuple(find_failures(loaded.jobs)), tuple(_warnings(groups, loaded.jobs))
+    return Comparison(loaded.source, tuple(groups), failures, loaded.unreadable, warnings)
 
 
 def _parts(entries: Sequence[Entry]) -> dict[GroupKey, list[Entry]]:
@@ -129,7 +130,7 @@ def _named(entries: Sequence[Entry]) -> list[Entry]:
     for entry in entries:
         name, mine = entry.row.name, entry.jobs[0].settings
         if name in differing:
-            told = [f"{key.rpartition('.')[2]}={mine[key]}" for key in differing[name] if key in mine]
+            told = [f"{key.rpartition('.')[2]}={plain(mine[key])}" for key in differing[name] if key in mine]
             name = entry.row.study or " ".join([name, *told[:3]])
         unique = name
         while unique in taken:

@@ -180,7 +180,7 @@ def _shown(key: str, value: float) -> str:
 def _use(row: Row, metric: str) -> str:
     shown = quantity(metric, [_mean(row, metric)])
     score = f"{shown.name} {describe_estimate(row.estimates[metric], shown)}".replace(NARROW_SPACE, " ")
-    settings = ", ".join(f"{key}={value}" for key, value in row.best.items()) or "its own settings"
+    settings = ", ".join(f"{key}={value}" for key, value in row.best.items() if value is not None) or "its own settings"
     return f"Use {row.name}: {score}, with {settings}."
 
 

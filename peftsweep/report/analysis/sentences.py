@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from peftsweep.records.jobs import REFERENCE
 from peftsweep.records.metrics import METRICS
-from peftsweep.records.quantities import NARROW_SPACE, Quantity, counted, joined, quantity, some
+from peftsweep.records.quantities import NARROW_SPACE, SAYS_NOTHING, Quantity, counted, joined, quantity, some
 from peftsweep.records.results import Stage
 from peftsweep.report.analysis.comparison import Estimate, Group, Row
 from peftsweep.report.analysis.costs import cheapest
@@ -125,6 +125,8 @@ def describe_estimate(estimate: Estimate | None, shown: Quantity) -> str:
         return ""
     if estimate.low is None or estimate.high is None:
         return shown.text(estimate.mean)
+    if shown.tells_nothing(estimate.low, estimate.high):
+        return f"{shown.text(estimate.mean)} (the 95% interval {SAYS_NOTHING})"
     low, high = shown.number(estimate.low), shown.text(estimate.high)
     return f"{shown.text(estimate.mean)} (95% interval {low} to {high})"
 
@@ -199,8 +201,10 @@ def _scoring(group: Group) -> Iterator[str]:
 
 
 def interval_text(estimate: Estimate, shown: Quantity) -> str:
-    """`36.0 to 100.0`; empty where there is none, or nothing between its ends."""
+    """`36.0 to 100.0`; in words where it tells nothing; empty where there is none, or nothing between its ends."""
     if estimate.low is None or estimate.high is None:
         return ""
+    if shown.tells_nothing(estimate.low, estimate.high):
+        return SAYS_NOTHING
     low, high = shown.number(estimate.low), shown.number(estimate.high)
     return "" if low == high else f"{low}{NARROW_SPACE}to{NARROW_SPACE}{high}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from peftsweep.records.jobs import REFERENCE, Job, Loaded
-from peftsweep.records.quantities import NO_BREAK_SPACE, counted, format_settings, joined, quantity, some
+from peftsweep.records.quantities import NARROW_SPACE, NO_BREAK_SPACE, counted, format_settings, joined, quantity, some
 from peftsweep.report.analysis.comparison import Group, Row
 from peftsweep.report.analysis.frontier import Pareto
 from peftsweep.report.analysis.sentences import answer, protocol
@@ -22,14 +23,13 @@ from peftsweep.report.figures import ranking, study
 from peftsweep.report.figures.canvas import Canvas, inline_svg
 from peftsweep.report.figures.frame import Styles
 from peftsweep.report.page.gallery import read_gallery
-from peftsweep.report.tables import build_columns
+from peftsweep.report.tables import Cell, build_columns
 from peftsweep.statistics.dominance import DRAWS
 
 MOST_ROWS, MOST_PAIRS = 200, 300  # on a page; all of them are in comparison.json
 MOST_ROWS_DRAWN = 12  # of one group: the best
 MOST_NAMES = 3  # of those that dominate one method
 MOST_BEATEN = 6  # told in words; every point of the figure tells its own
-MOST_FAILURES = 200  # lines; all are in comparison.json
 SPLITS = "train valid test"  # in the order in which they are used
 LEAST_SHARE = 0.01  # of draws, for a place on the frontier to be told
 WIDTHS = (ranking.WIDE, ranking.NARROW)  # the page's style shows the one that fits
@@ -52,7 +52,6 @@ def build_part(
     searches = {
         what: study.draw_best_so_far(tunings, styles, by_tokens=what == "tokens") for what in ("trials", "tokens")
     }
-    failures = [(row.name, cause, count) for row in group.rows for cause, count in row.causes.items()]
     return {
         "id": name,
         "group": group,
@@ -77,8 +76,6 @@ def build_part(
         "searches": [_show(figures, f"{name}-best-by-{what}", canvas) for what, canvas in searches.items() if canvas],
         "improves": "falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
         "curves": _curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures),
-        "failures": failures[:MOST_FAILURES],
-        "more_failures": max(0, len(failures) - MOST_FAILURES),
         "gallery": read_gallery(drawn, jobs),
         "protocol": protocol(group),
         "environment": _environment(jobs),
@@ -106,12 +103,18 @@ def build_table(group: Group) -> dict[str, Any]:
     lines = []
     for number, row in enumerate(rows):
         settings = format_settings(row.best, short=True).replace(" ", NO_BREAK_SPACE)
-        line = {"name": row.name, "cells": [cells[number] for _, cells in columns], "states": list(_states(row))}
+        cells = [_breakable(found[number]) for _, found in columns]
+        line = {"name": row.name, "cells": cells, "states": list(_states(row))}
         line["settings"] = settings.replace(f",{NO_BREAK_SPACE}", ", ")  # lines break between settings, not within one
         lines.append(line | {"marks": tuple(_marks(row))})
     states = list(dict.fromkeys(state for row in rows for state in _states(row)))
     untold = len(group.rows) - len(rows)
     return {"columns": [column for column, _ in columns], "lines": lines, "states": states, "untold": untold}
+
+
+def _breakable(cell: Cell) -> Cell:
+    """An interval may break before its upper end: so all columns find room on a page of 1280 pixels."""
+    return replace(cell, note=cell.note.replace(f"to{NARROW_SPACE}", "to "))
 
 
 def _states(row: Row) -> Iterator[str]:

@@ -16,7 +16,7 @@ from peftsweep.report.page.parts import Figures, build_part
 PAGE_FILE, FIGURES_FOLDER = "index.html", "figures"
 ASSETS = Path(__file__).with_name("assets")
 MOST_GROUPS, MOST_GROUPS_DRAWN = 20, 4  # a store of thousands of jobs has many; all are in comparison.json
-MOST_WARNINGS = 20
+MOST_WARNINGS, MOST_FAILURES = 20, 200  # causes; all are in comparison.json
 
 
 def write_page(loaded: Loaded, comparison: Comparison, frontiers: Sequence[Pareto | None], folder: Path) -> Path:
@@ -45,6 +45,7 @@ def write_page(loaded: Loaded, comparison: Comparison, frontiers: Sequence[Paret
         style=Markup(f":root{{{colors}}}\n" + (ASSETS / "page.css").read_text(encoding="utf-8")),
         script=Markup((ASSETS / "page.js").read_text(encoding="utf-8")),
         most_warnings=MOST_WARNINGS,
+        most_failures=MOST_FAILURES,
     )
     (folder / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
     for name, canvas in figures.items():

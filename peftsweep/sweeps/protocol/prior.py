@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from peftsweep.errors import ConfigError, DataError, Problem, did_you_mean
-from peftsweep.records.files import SWEEPS_FOLDER, TABLE_FILE
+from peftsweep.errors import ConfigError, DataError, Problem
+from peftsweep.records.files import TABLE_FILE, find_sweep
 from peftsweep.records.space import Dimension, Space, defaults_of
 from peftsweep.sweeps.protocol.specification import StudySpec, SweepSpec, load_spec
 
@@ -22,15 +21,12 @@ SOURCE = "prior"
 def with_prior(spec: SweepSpec) -> SweepSpec:
     """The specification, in which every study knows the settings that its search is centred on.
 
-    Raises ConfigError: no such sweep, it was not tuned, or it has nothing about one of the methods.
+    Raises DataError: no such sweep; ConfigError: it was not tuned, or has nothing about one of the methods.
     """
     name = spec.settings.prior
     if name is None:
         return spec
-    folder = next((path for path in (SWEEPS_FOLDER / name, Path(name)) if path.is_dir()), None)
-    if folder is None:
-        known = sorted(path.parent.name for path in SWEEPS_FOLDER.glob(f"*/{TABLE_FILE}"))
-        raise ConfigError(Problem("an earlier sweep must exist", name, SOURCE, did_you_mean(name, known)))
+    folder = find_sweep(name)
     try:
         earlier = load_spec(folder)
         rows = json.loads((folder / TABLE_FILE).read_text(encoding="utf-8"))["rows"]  # best first

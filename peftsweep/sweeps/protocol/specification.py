@@ -7,8 +7,9 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from peftsweep.config.units import parse_margin
 from peftsweep.errors import ConfigError, DataError, PeftsweepError, Problem
 from peftsweep.job.resolve import resolve_job
 from peftsweep.records.environment import describe_environment
-from peftsweep.records.files import SWEEP_FILE, SWEEPS_FOLDER, write_whole
+from peftsweep.records.files import SWEEP_FILE, SWEEPS_FOLDER, sweep_folders, write_whole
 from peftsweep.records.job_settings import flatten, without_circumstances
 from peftsweep.records.limits import Limit, parse_limits
 from peftsweep.records.metrics import METRICS, Direction, candidates
@@ -38,6 +39,7 @@ from peftsweep.sweeps.protocol.request import Request, build_space
 
 SPEC_SCHEMA = 1
 DEFAULT_TRIALS = 10
+METHODS_IN_NAME = 3  # of a sweep
 # A trial never reads test data, so that a limit on these would keep nobody out.
 NOT_OF_A_TRIAL = ("test/", "base/")
 
@@ -169,7 +171,7 @@ def build_sweep_spec(
     if problems:
         raise ConfigError(*{str(problem): problem for problem in problems}.values())
     jobs = [job for _, _, job, _ in composed]
-    name = settings.name or _name_of(request, jobs[0])
+    name = settings.name or _name_of(request, jobs)
     labels = _labels([(cell, job) for cell, _, job, _ in composed])
     studies = tuple(
         _study(label, f"{name}/{label}", overrides, job, space)
@@ -230,10 +232,10 @@ def _labels(cells: Sequence[tuple[Mapping[str, str], JobConfig]]) -> list[str]:
         words = [job.method.name]
         for key, value in cell.items():
             if key != "method":
-                words.append(
-                    value if key in ("task", "model", "hparams", "experiment") else f"{key.split('.')[-1]}-{value}"
-                )
-        label = re.sub(r"[^\w.-]+", "-", "-".join(words)).strip("-")[:100]
+                named = {"model": job.model.name, "model.id": job.model.name, "task": value}
+                named |= {"hparams": value, "experiment": value}
+                words.append(named.get(key, f"{key.split('.')[-1]}-{value}"))
+        label = _as_folder("-".join(words))[:100]
         unique, number = label, 2
         while unique in found:
             unique, number = f"{label}-{number}", number + 1
@@ -241,12 +243,27 @@ def _labels(cells: Sequence[tuple[Mapping[str, str], JobConfig]]) -> list[str]:
     return found
 
 
-def _name_of(request: Request, job: JobConfig) -> str:
-    """The same for the same comparison, however long, by how many workers and under what budget it is made."""
+def _name_of(request: Request, jobs: Sequence[JobConfig]) -> str:
+    """What is compared, the day, and the fingerprint of the comparison, by which a later day finds the same sweep
+    again: it is the same however long, by how many workers and under what budget the comparison is made."""
     asked = [*request.fixed, *(f"{key}={value}" for key, values in request.axes.items() for value in values)]
     asked += [str(override.input_line) for override in request.searched]
-    digest = hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()[:8]
-    return f"{job.task.name}-{job.model.name}-{digest}"
+    fingerprint = hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()[:8]
+    if begun := [folder.name for folder in sweep_folders() if folder.name.endswith(f"-{fingerprint}")]:
+        return begun[-1]
+    words = [*_few([job.task.name for job in jobs], 1), *_few([job.model.name for job in jobs], 1)]
+    words += _few([job.method.name for job in jobs], METHODS_IN_NAME)
+    return _as_folder("-".join([*words, f"{datetime.now():%Y-%m-%d}", fingerprint]))
+
+
+def _few(names: Iterable[str], most: int) -> list[str]:
+    """Each once, and how many more there are."""
+    unique = list(dict.fromkeys(names))
+    return [*unique[:most], *([f"{len(unique) - most}-more"] if len(unique) > most else [])]
+
+
+def _as_folder(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-")
 
 
 def save_spec(spec: SweepSpec) -> None:

@@ -62,8 +62,10 @@ def test_the_later_of_two_sweeps_is_the_last(sweep: Path, capsys: pytest.Capture
 def test_a_sweep_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sweep=monday", "folder=here"]) == 0
     assert Path("here/table.csv").exists()
-    with pytest.raises(DataError, match=r"monda.*Did you mean monday"):
-        run(["sweep=monda"])
+    run(["sweep=mon"])
+    assert Path("outputs/reports/monday/table.csv").exists()
+    with pytest.raises(DataError, match=r"mnday.*Did you mean monday"):
+        run(["sweep=mnday"])
 
 
 @pytest.mark.usefixtures("sweep")
@@ -135,7 +137,8 @@ def test_only_failed_runs_are_reported_with_their_causes(tmp_path: Path, capsys:
 
 def test_a_long_table_is_cut_and_says_where_the_rest_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(MOST_PRINTED + 5):
-        write_job(tmp_path / str(number), f"m{number:03}", None, status=Status.FAILED, cause="why")
+        write_job(tmp_path / str(number), f"m{number:03}")
+        write_job(tmp_path / f"{number}-failed", status=Status.FAILED, cause=f"why {number}")
     assert run([f"runs={tmp_path}", f"folder={tmp_path / 'report'}"]) == 0
     printed = capsys.readouterr().out
     assert "... and 5 more rows, in table.csv." in printed

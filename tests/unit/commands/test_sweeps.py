@@ -237,5 +237,13 @@ def test_a_folder_that_is_no_sweep_is_told(run, command):
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["s", "outputs/sweeps/sweep-of-monday", "sweep-of"])
+def test_a_sweep_is_known_by_its_name_a_beginning_of_it_or_its_folder(run, name, monkeypatch):
+    plan_of("method=lora")
+    SWEEP.rename(SWEEP.with_name("sweep-of-monday"))
+    monkeypatch.setattr("peftsweep.sweeps.start.retry_failed", lambda folder: 0)
+    assert run("retry", name).text.startswith("0 failed trials wait to be run again: python -m peftsweep -m")
+
+
 def test_the_settings_of_a_sweep_without_its_sweeper_are_told(run):
     assert_refused(run("-m", "method=lora", "n_trials=3"), "no such setting", "'n_trials'")

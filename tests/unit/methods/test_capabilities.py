@@ -1,9 +1,13 @@
+import json
+
+import peft
 import pytest
 import torch
 
 from peftsweep.config.schema import MethodConfig
 from peftsweep.methods.capabilities import Capabilities, find_capabilities
 from peftsweep.methods.catalog import method_files, read_method_file
+from peftsweep.methods.known_capabilities import SHIPPED_FILE, capability_key, try_methods
 
 
 def capabilities_of(name: str) -> Capabilities:
@@ -47,3 +51,12 @@ def test_asking_leaves_the_random_state_alone() -> None:
     expected = torch.random.get_rng_state()
     capabilities_of("lora")
     assert torch.equal(torch.random.get_rng_state(), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", method_files())
+def test_what_is_kept_of_a_built_in_method_is_what_peft_tells(name: str) -> None:
+    kept, method = json.loads(SHIPPED_FILE.read_text()), read_method_file(method_files()[name])
+    if not any(key.startswith(f"{peft.__version__} ") for key in kept):
+        pytest.skip("the installed peft is not the one of constraints.txt")
+    assert kept[capability_key(method)] == json.loads(json.dumps(try_methods([method])))[capability_key(method)]

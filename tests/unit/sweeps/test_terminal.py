@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from peftsweep.config.schema import BudgetConfig, SweepConfig
 from peftsweep.records.quantities import duration
@@ -18,9 +19,9 @@ from peftsweep.sweeps.protocol.trials import Trial
 from peftsweep.sweeps.table import SweepRow, SweepTable
 from peftsweep.sweeps.terminal import (
     describe_params,
-    dry_run_table,
-    final_table,
     notes,
+    print_dry_run,
+    print_final_table,
     prior_lines,
 )
 
@@ -58,30 +59,35 @@ def table(*rows: SweepRow) -> SweepTable:
     return SweepTable("monday", "/tmp/monday", "valid/loss", "test/accuracy", rows)
 
 
-def text_of(shown: RenderableType, width: int) -> str:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(shown)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
-
-
-def words(shown: RenderableType, width: int) -> str:
-    """Without line breaks within a cell: what a person puts together again."""
-    text = text_of(shown, width)
+def printed(show: Callable[[Console], None], width: int) -> str:
+    """On a terminal of this width, on which nothing folds or is cut."""
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    show(console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     return text
 
 
 def final_text(found: SweepTable) -> str:
-    return text_of(final_table(found, Console(width=140)), 140)
+    return printed(partial(print_final_table, found), 140)
 
 
-@pytest.mark.parametrize("width", [80, 140])
-def test_the_final_table_loses_no_number(width: int) -> None:
-    rows = table(row(), row("prefix-tuning-text", best={LR: 1e-5}))
-    text = words(final_table(rows, Console(width=width)), width)
-    for number in ("0.00314", "1e-05", "16", "0.4321", "65.4", "60.0", "70.1", "54.3", "24", "6", "2", "1"):
+LOSES = {60: "oom; pruned; trials; failed; capacity; lr; valid/loss", 80: "oom; pruned; trials; failed", 140: ""}
+
+
+@pytest.mark.parametrize("width", LOSES)
+def test_columns_of_the_final_table_give_way_before_a_number_is_cut(width: int) -> None:
+    text = printed(partial(print_final_table, table(row(), row("prefix-tuning-text", best={LR: 1e-5}))), width)
+    settings = ("0.00314", "1e-05", "16", "0.4321") if width > 60 else ()
+    for number in ("65.4%", "60.0% to 70.1%", "54.3%", *settings):
         assert number in text
+    told = " ".join(text.partition("Too narrow for: ")[2].split())
+    assert told.partition(". All is in table.json")[0] == LOSES[width]
+
+
+def test_an_interval_over_everything_is_told_in_words() -> None:
+    assert " says nothing yet " in final_text(table(row(interval=(0.0, 1.0))))
 
 
 def test_the_final_table_has_gaps_where_nothing_is_known() -> None:
@@ -103,7 +109,7 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_a_dry_run_loses_no_number(width: int, sweep_spec: MakeSpec) -> None:
-    text = words(dry_run_table(sweep_spec("lora", "oft"), workers=2), width)
+    text = printed(partial(print_dry_run, sweep_spec("lora", "oft"), 2), width)
     steps = 4 * 90 + 17 * 90  # trials, then 14 seeds of the best and 3 of the default
     for shown in ("4", f"{steps:,}", f"{steps * 8 * 128:,}", "2 workers"):
         assert shown in text
@@ -119,13 +125,15 @@ def test_where_a_search_starts_is_told_of_each_study(sweep_spec: MakeSpec) -> No
 
 def test_a_dry_run_of_tokens_tells_tokens(sweep_spec: MakeSpec) -> None:
     settings = SweepConfig(budget=BudgetConfig(tokens=1_000_000))
-    text = text_of(dry_run_table(sweep_spec(settings=settings), 2), 140)
+    text = printed(partial(print_dry_run, sweep_spec(settings=settings), 2), 140)
     assert f"{1_000_000 + 17 * 90 * 8 * 128:,}" in text
     assert "by budget" in text
 
 
 def test_a_dry_run_of_seconds_knows_no_steps(sweep_spec: MakeSpec) -> None:
-    text = text_of(dry_run_table(sweep_spec(settings=SweepConfig(budget=BudgetConfig(gpu_seconds=60))), 2), 140)
+    text = printed(
+        partial(print_dry_run, sweep_spec(settings=SweepConfig(budget=BudgetConfig(gpu_seconds=60))), 2), 140
+    )
     assert "by time" in text
 
 
@@ -133,7 +141,7 @@ def test_a_dry_run_shows_every_choice(sweep_spec: MakeSpec) -> None:
     spec = sweep_spec()
     names = Dimension("hparams.scheduler", choices=("cosine", "a, b"))
     study = replace(spec.studies[0], space=(*spec.studies[0].space, names))
-    assert "choice(cosine,'a, b')" in text_of(dry_run_table(replace(spec, studies=(study,)), 2), 140)
+    assert "choice(cosine,'a, b')" in printed(partial(print_dry_run, replace(spec, studies=(study,)), 2), 140)
 
 
 @pytest.mark.parametrize(

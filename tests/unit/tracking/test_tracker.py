@@ -215,7 +215,7 @@ def test_a_job_costs_few_calls(uri: str, folder: Path) -> None:
 
 
 def test_jobs_of_a_study_are_named_by_their_folders(folder: Path) -> None:
-    assert default_run_name(finished_job(None), folder) == "lora metamath seed 3"
+    assert default_run_name(finished_job(None), folder) == "lora pocket-llama metamath seed 3"
     assert default_run_name(finished_job(None, study="monday/lora"), folder) == "lora job 1"
 
 

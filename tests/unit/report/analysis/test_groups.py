@@ -11,8 +11,9 @@ import pytest
 from job_writer import write_job, write_sweep
 
 from peftsweep.records.jobs import score_interval
+from peftsweep.records.quantities import format_settings
 from peftsweep.records.results import Stage, Status
-from peftsweep.report.analysis.comparison import Comparison, Group
+from peftsweep.report.analysis.comparison import Comparison, Failure, Group
 from peftsweep.report.analysis.groups import MOST_COMPARED, compare
 from peftsweep.report.sources import load_jobs
 
@@ -219,13 +220,25 @@ def test_only_failed_runs_say_so_with_their_causes(tmp_path: Path) -> None:
         write_job(tmp_path / str(seed), items=None, seed=seed, status=Status.OOM, cause="too big\nand more")
     found = compared(tmp_path)
     assert found.warnings == ("No job was scored on test data: 2 oom.",)
-    assert found.groups[0].rows[0].causes == {"oom: too big": 2}
+    assert found.groups == ()
+    assert found.failures == (Failure("oom: too big", 2, ("lora",), str(tmp_path / "1")),)
 
 
-def test_a_job_that_failed_early_is_shown_with_those_it_belongs_to(tmp_path: Path) -> None:
+def test_failed_attempts_make_no_row_and_no_group_and_rename_nothing(tmp_path: Path) -> None:
     write_job(tmp_path / "good", "lora")
-    write_job(tmp_path / "bad", "oft", None, status=Status.FAILED, model_revision=None, metrics={})
-    assert [row.name for row in only_group(tmp_path).rows] == ["lora", "oft"]
+    write_job(tmp_path / "bad", "lora", None, status=Status.FAILED, cause="no", hparams={"max_stepss": 7})
+    write_job(tmp_path / "worse", "oft", None, status=Status.FAILED, cause="no", model_revision=None, metrics={})
+    assert [row.name for row in only_group(tmp_path).rows] == ["lora"]
+    (failure,) = compared(tmp_path).failures
+    assert (failure.count, failure.methods) == (2, ("lora", "oft"))
+
+
+def test_a_setting_without_a_value_is_not_shown_or_is_named_as_it_is_typed(tmp_path: Path) -> None:
+    for number in (None, 8):
+        write_job(tmp_path / str(number), "full", config={"method": {"capacity": number}})
+    rows = only_group(tmp_path).rows
+    assert sorted(row.name for row in rows) == ["full capacity=8", "full capacity=null"]
+    assert sorted(format_settings(row.best, short=True) for row in rows) == ["lr 0.0001", "lr 0.0001, capacity 8"]
 
 
 def test_published_results_stand_beside_ones_own_and_are_not_ranked(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_what_can_not_be_wished_for(
 def test_the_command_prints_the_recommendation(
     methods: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftsweep.methods.catalog.capabilities_of", ABLE.__getitem__)
+    monkeypatch.setattr("peftsweep.methods.known_capabilities.capabilities_of", ABLE.__getitem__)
     assert run([f"runs={methods}", "memory<=16GB", "maximize=accuracy", "needs=mergeable"]) == 0
     printed = capsys.readouterr().out
     assert "Use middle" in printed

@@ -189,6 +189,25 @@ def test_the_theme_can_be_chosen_and_changes_the_figures_too(page: Any) -> None:
     assert colours() == light
 
 
+def test_no_column_is_cut_off_at_1280_pixels(browser: Any, tmp_path: Path) -> None:
+    """With as many columns as a text sweep on a GPU has."""
+    bytes_keys = ("memory/train_peak_reserved_bytes", "plan/train_peak_bytes", "adapter/file_bytes")
+    costs = dict.fromkeys(bytes_keys, 12.345e9)
+    costs |= {"time/train_seconds": 1234.5, "train/tokens_per_second": 12345.0, "energy/train_joules": 1e6}
+    seeds = {seed: [1] * (80 - seed) + [0] * (20 + seed) for seed in range(1, 8)}
+    write_sweep(tmp_path / "s", dict.fromkeys(("lora", "prefix-tuning-text"), seeds), default=[1] * 50 + [0] * 50)
+    for name in ("lora", "prefix-tuning-text"):
+        for seed, items in seeds.items():
+            known = {"stage": "confirm", "study": f"s/{name}", "metrics": {k: v * seed for k, v in costs.items()}}
+            write_job(tmp_path / "s" / name / f"best-seed-{seed}", name, items, seed=seed, lr=1e-3, **known)
+    loaded = load_jobs(tmp_path / "s")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(write_page(loaded, compare(loaded), [None], tmp_path / "report").as_uri())
+    assert page.locator("table.main thead th").count() > 12
+    assert page.locator(".scroll").first.evaluate("box => box.scrollWidth <= box.clientWidth")
+    page.close()
+
+
 def test_on_a_phone_the_table_scrolls_in_its_own_place_and_keeps_the_names_in_sight(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     region = page.locator(".scroll").first

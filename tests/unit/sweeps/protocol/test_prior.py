@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from peftsweep.errors import ConfigError
-from peftsweep.records.files import SWEEP_FILE, TABLE_FILE
+from peftsweep.errors import ConfigError, DataError
+from peftsweep.records.files import TABLE_FILE
 from peftsweep.records.space import CAPACITY, LR, Dimension
 from peftsweep.sweeps.protocol.prior import with_prior
 from peftsweep.sweeps.protocol.specification import SweepSpec, save_spec
@@ -69,8 +69,8 @@ def test_a_sweep_that_does_not_exist_is_told_with_the_nearest_name(
     earlier: Path, tmp_path: Path, sweep_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"an earlier sweep must exist.*Did you mean small\?"):
-        with_prior(asking(sweep_spec("lora"), "smal"))
+    with pytest.raises(DataError, match=r"no sweep has this name.*Did you mean small\?"):
+        with_prior(asking(sweep_spec("lora"), "smell"))
 
 
 def test_a_method_that_it_lacks_is_told_before_any_job(earlier: Path, sweep_spec: MakeSpec) -> None:
@@ -78,9 +78,8 @@ def test_a_method_that_it_lacks_is_told_before_any_job(earlier: Path, sweep_spec
         with_prior(asking(sweep_spec("lora", "lily"), str(earlier)))
 
 
-@pytest.mark.parametrize("missing", [TABLE_FILE, SWEEP_FILE])
-def test_a_sweep_that_was_not_run_to_its_end_is_told(missing: str, earlier: Path, sweep_spec: MakeSpec) -> None:
-    (earlier / missing).unlink()
+def test_a_sweep_that_was_not_run_to_its_end_is_told(earlier: Path, sweep_spec: MakeSpec) -> None:
+    (earlier / TABLE_FILE).unlink()
     with pytest.raises(ConfigError, match="an earlier sweep must have been tuned"):
         with_prior(asking(sweep_spec("lora"), str(earlier)))
 

@@ -48,9 +48,25 @@ def test_each_cell_becomes_a_study() -> None:
     assert [len(study.space) for study in found.studies] == [2, 1]
 
 
-def test_the_same_command_has_the_same_name() -> None:
-    assert spec("method=lora,ia3").name == spec("method=lora,ia3").name
-    assert spec("method=ia3,lora").name == spec("method=lora,ia3").name
+def test_a_sweep_is_named_after_what_it_compares_and_its_day() -> None:
+    found = spec("method=lora,lily,oft,ia3,vera", "model=hf", "model.id=Qwen/Qwen3-0.6B").name
+    assert re.fullmatch(r"metamath-Qwen3-0.6B-lora-lily-oft-2-more-\d{4}-\d\d-\d\d-[0-9a-f]{8}", found)
+
+
+def test_studies_of_several_models_are_told_apart_by_the_last_part_of_their_ids() -> None:
+    found = spec("method=lora", "model=hf", "model.id=Qwen/Qwen3-0.6B,some/tiny")
+    assert [study.label for study in found.studies] == ["lora-Qwen3-0.6B", "lora-tiny"]
+    assert found.name.startswith("metamath-Qwen3-0.6B-1-more-lora-")
+
+
+@pytest.mark.parametrize("name", ["metamath-pocket-llama-lora-ia3-2001-02-03-{}", "metamath-pocket-llama-{}"])
+def test_the_same_comparison_finds_its_sweep_on_another_day(name: str) -> None:
+    before = spec("method=lora,ia3")
+    named = name.format(before.name[-8:])
+    begun = replace(before, name=named, folder=str(before.path.with_name(named)))
+    begun.path.mkdir(parents=True)
+    save_spec(begun)
+    assert spec("method=ia3,lora").name == named
 
 
 @pytest.mark.parametrize(
