@@ -27,7 +27,8 @@ REPORTS = (6, 11, 17, 25)
 SETTINGS = (
     *(f"hparams.max_steps={STEPS}", "hparams.batch_size=16", "hparams.scheduler=cosine", "hparams.warmup_fraction=0.1"),
     *("hparams.weight_decay=0", "hparams.max_grad_norm=1", "hparams.max_seq_length=256", "task.loss_on=all"),
-    *("task.valid_rows=400", "task.general_rows=0", "task.base_score=false", "tracking=none", "save_adapter=false"),
+    *("task.valid_rows=400", "task.general_rows=0", "task.base_score=false"),
+    *("tracking=none", "plan=false", "save_adapter=false"),
 )
 MORE_SEEDS = (1, 2)
 # Capacities, none for a method that has no such knob, and the highest learning rate; each method's default lies inside.
