@@ -13,6 +13,7 @@ import torch
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import ModelConfig
+from peftsweep.errors import Interrupted
 from peftsweep.job.run import run_job
 from peftsweep.modalities.base import modality_of
 from peftsweep.modalities.loading import load_base
@@ -46,10 +47,10 @@ Run = Callable[..., JobResult]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    def job(*overrides: str) -> JobResult:
+    def job(*overrides: str, **options: Any) -> JobResult:
         folder = tmp_path / f"job-{len(list(tmp_path.glob('job-*')))}"
         config = build_config(compose_config([*SMALL, f"cache={tmp_path / 'cache'}", *overrides]))
-        return run_job(config, folder)
+        return run_job(config, folder, **options)
 
     return job
 
@@ -131,8 +132,14 @@ def test_a_quantised_base_can_be_trained_on(dtype: str, run: Run) -> None:
 
 
 def test_a_resumed_job_ends_close_to_one_that_was_not_interrupted(run: Run, tmp_path: Path) -> None:
-    whole = run("hparams.checkpoint_every=3")
-    resumed = run("hparams.checkpoint_every=3", f"resume={tmp_path / 'job-0'}")
+    def stop(step: int, metrics: dict[str, float], tokens: int) -> None:
+        if step == 3:
+            raise Interrupted("stopped")
+
+    whole = run()
+    with pytest.raises(Interrupted):
+        run(observe=stop)
+    resumed = run(f"resume={tmp_path / 'job-1'}")
     assert resumed.metrics["train/tokens"] == whole.metrics["train/tokens"]
     assert resumed.metrics["valid/loss"] == pytest.approx(whole.metrics["valid/loss"], rel=1e-2)
 

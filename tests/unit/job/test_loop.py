@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import NonFiniteLossError
+from peftsweep.job import loop
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.modalities.base import Batch, BatchLoss
 
@@ -278,6 +280,52 @@ def test_a_step_is_measured_hooked_reported_validated_and_kept_in_this_order() -
         ("validate", 2),
         ("report", 2),
         ("checkpoint", 2),
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, [1, 2, 3]), (3600.0, [])])
+def test_without_a_number_of_steps_a_checkpoint_is_due_by_time(
+    seconds: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
+    log = Log()
+    run(build_batches(2), log.callbacks(), max_steps=4)
+    assert log.steps("checkpoint") == expected
+
+
+def test_stopped_in_a_validation_the_next_run_begins_with_it() -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(step: int) -> dict[str, float]:
+        raise StoppedError
+
+    model = build_model()
+    state = build_state(model)
+    with pytest.raises(StoppedError):
+        run(build_batches(2), LoopCallbacks(validate=stop), model=model, state=state, max_steps=4, eval_every=2)
+    assert (state.step, state.owes_validation) == (2, True)
+    log = Log()
+    run(build_batches(2), log.callbacks(), model=model, state=state, max_steps=4, eval_every=2)
+    assert log.steps("validate") == [2, 4]
+    assert not state.owes_validation
+
+
+def test_a_step_and_its_report_are_not_cut_in_two() -> None:
+    log = Log()
+
+    @contextmanager
+    def undivided() -> Iterator[None]:
+        log.calls.append(("enter", 0))
+        yield
+        log.calls.append(("leave", 0))
+
+    callbacks = replace(log.callbacks(), undivided=undivided)
+    run(build_batches(2), callbacks, max_steps=1)
+    names = [name for name, _ in log.calls]
+    assert names == [
+        *("enter", "begin", "after_step", "end", "report", "leave"),
+        *("validate", "enter", "report", "leave"),
     ]
 
 
