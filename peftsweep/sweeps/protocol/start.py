@@ -1,10 +1,11 @@
 """The first settings of a study, before a model of the objective is trusted: a climb from what works, or a spread.
 
-A climb goes from the published settings, or the best of an earlier sweep, by half decades of the learning rate to where
-the loss falls, until the best rate lies between two that are worse; then it tries the largest capacity with that rate.
-It has bracketed the best rate in three or four probes, where a spread over three decades has only begun: right for a
-short budget. But it sees a single valley, so longer ones are spread, over the capacities too. Random settings lie
-together so often that a study of a dozen trials misses the best region.
+A climb goes from the published settings, or the best of an earlier sweep, by three quarters of a decade of the learning
+rate to where the loss falls, until the best rate lies between two that are worse; then to the lowest point of a
+parabola through these three; then it tries the largest capacity with the best rate. It has bracketed the best rate in
+three probes, where a spread over three decades has only begun: right for a short budget. But it sees a single valley,
+so longer ones are spread, over the capacities too. Random settings lie together so often that a study of a dozen trials
+misses the best region.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from peftsweep.sweeps.protocol.candidates import distance, draws, is_near_any, u
 from peftsweep.sweeps.protocol.expectation import Observation, losses_of
 
 SPREAD_CANDIDATES = 8  # more would make the start the same for every seed
-CLIMB_DECADES = 0.5
+CLIMB_DECADES = 0.75
 SAME_DECADES = 0.05
 LEAST_DECADES = 0.2  # less of a step, at an end of the range, teaches little
+WIDE_DECADES = 0.3  # neighbours as far from the best as this leave room for a better one
 MODEL_TRIALS = 3  # that a model needs after a climb that is over soon
 
 
@@ -58,6 +60,8 @@ def _climb(
         if trial.state != "failed" and all(trial.params[key] == value for key, value in fixed.items())
     ]
     found = _next_rate(rate, math.log10(centre[rate.key]), on_line)
+    if found is None:
+        found = _lowest_between(on_line)
     if found is not None:
         return {**centre, rate.key: rate.to_value(10**found)}
     known = [(loss, trial.params) for trial, loss in zip(history, losses, strict=True) if loss is not None]
@@ -81,6 +85,22 @@ def _next_rate(rate: Dimension, centre: float, tried: Sequence[tuple[float, floa
     if is_open_above and (best >= centre - SAME_DECADES or not is_open_below):
         return above
     return below if is_open_below else None
+
+
+def _lowest_between(tried: Sequence[tuple[float, float | None]]) -> float | None:
+    """In decades, where a parabola through the best rate and its two neighbours is lowest; None where a neighbour is
+    near, or that is the best rate itself. tried: as in _next_rate."""
+    known = sorted((at, loss) for at, loss in tried if loss is not None)
+    best = min(range(len(known)), key=lambda index: known[index][1], default=0)
+    if not 0 < best < len(known) - 1:
+        return None
+    (low, above_low), (middle, least), (high, above_high) = known[best - 1 : best + 2]
+    below, above = middle - low, high - middle
+    falls, rises = (above_low - least) / below, (above_high - least) / above
+    if min(below, above) < WIDE_DECADES or falls + rises <= 0:
+        return None
+    found = middle + 0.5 * (falls * above - rises * below) / (falls + rises)
+    return found if abs(found - middle) > SAME_DECADES else None
 
 
 def _spread(space: Space, history: Sequence[Observation], seed: int) -> dict[str, Any]:

@@ -31,28 +31,36 @@ def climbed(best_decades, count, space=SPACE, centre=CENTRE):
     return [trial.params for trial in seen]
 
 
-def halves(settings):
-    """Half decades above 1e-3."""
-    return [round(2 * (math.log10(found[LR]) + 3)) for found in settings]
+def decades(settings):
+    """Above 1e-3."""
+    return [round(math.log10(found[LR]) + 3, 2) for found in settings]
 
 
 @pytest.mark.parametrize(
     ("best", "rates"),
-    [(0.0, [0, 1, -1]), (0.6, [0, 1, 2]), (1.1, [0, 1, 2, 3]), (-0.5, [0, 1, -1, -2]), (9.0, [0, 1, 2, 3, 4])],
+    [(0.0, [0, 0.75, -0.75]), (0.6, [0, 0.75, 1.5]), (-0.5, [0, 0.75, -0.75, -1]), (9.0, [0, 0.75, 1.5, 2])],
 )
-def test_a_climb_goes_by_half_decades_until_the_best_rate_is_bracketed(best, rates):
-    assert halves(climbed(best, len(rates))) == rates
-    assert climbed(best, len(rates) + 1)[-1][CAPACITY] == 32
+def test_a_climb_goes_by_three_quarters_of_a_decade_until_the_best_rate_is_bracketed(best, rates):
+    assert decades(climbed(best, len(rates))) == rates
 
 
-def test_then_the_largest_capacity_is_tried_at_the_best_rate_and_the_climb_is_over():
-    *_, last = tried = climbed(0.6, 9)
-    assert len(tried) == 4
-    assert last == {LR: pytest.approx(10**-2.5, rel=1e-3), CAPACITY: 32}
+@pytest.mark.parametrize("best", [0.6, 0.9, 1.1])
+def test_then_the_lowest_point_of_a_parabola_is_tried_and_the_largest_capacity_at_the_best_rate(best):
+    *_, lowest, last = tried = climbed(best, 9)
+    assert decades(tried[:3]) == [0, 0.75, 1.5]
+    assert decades([lowest]) == [pytest.approx(best, abs=0.1)]
+    assert last == {LR: lowest[LR], CAPACITY: 32}
+
+
+@pytest.mark.parametrize("best", [0.0, -0.5, 9.0])
+def test_where_a_parabola_tells_nothing_new_the_capacity_comes_next(best):
+    *before, last = climbed(best, 9)
+    assert last == {LR: min(before, key=lambda found: abs(math.log10(found[LR]) + 3 - best))[LR], CAPACITY: 32}
+    assert {found[CAPACITY] for found in before} == {8}
 
 
 def test_a_study_of_the_rate_alone_climbs_too():
-    assert halves(climbed(0.6, 9, (RATES,), {LR: 1e-3})) == [0, 1, 2]
+    assert decades(climbed(0.6, 9, (RATES,), {LR: 1e-3}))[:3] == [0, 0.75, 1.5]
 
 
 def test_the_best_settings_of_an_earlier_sweep_are_tried_after_the_default():
@@ -64,7 +72,7 @@ def test_parallel_workers_take_the_next_steps_of_a_climb():
     seen = [Observation(CENTRE, "running")]
     for _ in range(2):
         seen.append(Observation(step_of(seen), "running"))
-    assert halves(trial.params for trial in seen) == [0, 1, -1]
+    assert decades(trial.params for trial in seen) == [0, 0.75, -0.75]
 
 
 def test_a_failed_job_is_no_step():
