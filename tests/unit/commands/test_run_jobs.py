@@ -18,7 +18,7 @@ MEASURED = {"valid/loss": 0.5, "valid/dino_similarity": 0.75}
 def test_hydras_own_sweepers_get_what_the_task_is_judged_by(
     task: str, objective: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finished(job: Any, folder: Path, *, keep_base: bool) -> JobResult:
+    def finished(job: Any, folder: Path, **options: Any) -> JobResult:
         return JobResult(status=Status.OK, method="lora", model="m", task=task, seed=0, metrics=MEASURED)
 
     answered: list[float | None] = []
