@@ -38,7 +38,7 @@ def test_a_whole_name_wins_over_longer_ones_that_begin_so() -> None:
     [
         ("metamath", f"only one sweep may begin so, got 'metamath'. Choose from: {LORA}, {OFT}."),
         ("image-gem-2", f"Did you mean {IMAGES}?"),
-        ("oft", f"Choose from: {OFT}."),
+        ("oft", f"Did you mean {OFT}?"),
         ("nowhere", f"Choose from: {IMAGES}, {LORA}, {OFT}."),
     ],
 )
