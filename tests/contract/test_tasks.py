@@ -155,7 +155,7 @@ def metamath_files(folder: Path) -> Setup:
 
 def sft_embedded(folder: Path) -> Setup:
     rows = [Row(problem.query, problem.response) for problem in make_problems("test", TEST_ROWS)]
-    return text_setup(SftConfig(name="sft", template="{prompt}\n", **LIMITS), build_base(), rows)
+    return text_setup(SftConfig(name="sft", source="embedded", template="{prompt}\n", **LIMITS), build_base(), rows)
 
 
 def sft_files(folder: Path) -> Setup:

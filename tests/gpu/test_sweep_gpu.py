@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftsweep.sweeps.execution.launchers import find_gpus
+from peftsweep.sweeps.execution.devices import find_gpus
 
 pytestmark = [
     pytest.mark.gpu,
