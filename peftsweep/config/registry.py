@@ -55,7 +55,6 @@ class ModalitySettings(ABC):
         yield from ()
 
 
-@lru_cache
 def modality_names() -> tuple[str, ...]:
     return (*MODALITIES, *(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in MODALITIES))
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 
 import pytest
 
+from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.records.results import Stage
 from peftsweep.sweeps.execution.trial_process import TrialProcess, TrialRequest
 from peftsweep.sweeps.protocol.trials import Ending
@@ -147,29 +149,38 @@ def test_a_child_that_hangs_is_killed(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def broken_data(tmp_path_factory, sweep_line):
-    """A sweep whose training rows and test rows can't be read. The training rows are mended, failed trials retried, the
-    command run again."""
+def broken(tmp_path_factory, sweep_line):
+    """A sweep on a model whose weights are cut short. They are mended, failed trials retried, the command run again;
+    while it tunes, the test rows are lost."""
     line = sweep_line(tmp_path_factory.mktemp("broken"))
     rows = "".join(json.dumps({"query": f"{n} + 1?", "response": f"The answer is: {n + 1}"}) + "\n" for n in range(32))
-    (line.folder / "train.jsonl").write_text("this is no row\n")
-    (line.folder / "test.jsonl").write_text("this is no row\n")
+    for name in ("train", "test"):
+        (line.folder / f"{name}.jsonl").write_text(rows)
+    weights = shutil.copytree(LLAMA_FOLDER, line.folder / "model") / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:5000])
     files = ["task.train_files=train.jsonl", "task.test_files=test.jsonl", "task.train_rows=20", "task.valid_rows=8"]
+    model = ["model=hf", "model.id=./model", "model.dtype=float32", "plan=false"]
     job = [setting for setting in line.JOB if "_rows=" not in setting or "general" in setting]
-    command = [*line.FAIR, "method=ia3", "tracking=none", *job, *files, "n_trials=5", "workers=1", "confirm.seeds=1"]
+    settings = [*job, *files, *model, "n_trials=5", "workers=1", "confirm.seeds=1"]
+    command = [*line.FAIR, "method=ia3", "tracking=none", *settings]
     seen = {"failing": line.run(*command, code=1)}
     seen["row"], seen["trials"] = line.table()["ia3"], line.tickets("ia3")
-    (line.folder / "train.jsonl").write_text(rows)
+    weights.write_bytes(whole)
     seen["retry"] = line.run("retry", str(line.sweep))
-    seen["mended"] = line.run(*command, code=1)  # the test rows are broken still, so nothing is confirmed
+    running = line.start(*command)
+    line.wait(lambda: line.busy_worker(), running)
+    (line.folder / "test.jsonl").write_text("this is no row\n")
+    seen["mended"] = running.communicate(timeout=DEADLINE_SECONDS)[0]
+    assert running.returncode == 1, seen["mended"]  # nothing is confirmed
     return line, seen
 
 
 @pytest.mark.slow
-def test_three_failures_in_a_row_stop_a_study_with_the_cause(broken_data):
-    _, seen = broken_data
+def test_three_failures_in_a_row_stop_a_study_with_the_cause(broken):
+    _, seen = broken
     assert seen["row"]["failed"] == 3
-    assert "train.jsonl" in seen["row"]["stopped"]
+    assert "weight files must be whole" in seen["row"]["stopped"]
     assert "ia3: stopped. 3 trials failed in a row" in seen["failing"]
     assert [trial.state.name for trial in seen["trials"]] == ["FAIL"] * 3 + ["WAITING"]
     assert {trial.outcome.ending for trial in seen["trials"][:3]} == {Ending.REFUSED}
@@ -177,8 +188,8 @@ def test_three_failures_in_a_row_stop_a_study_with_the_cause(broken_data):
 
 
 @pytest.mark.slow
-def test_retry_runs_failed_trials_and_no_others_again(broken_data):
-    line, seen = broken_data
+def test_retry_runs_failed_trials_and_no_others_again(broken):
+    line, seen = broken
     assert "3 failed trials wait to be run again" in seen["retry"]
     trials = line.tickets("ia3")
     retried = {trial.terms.retry_of: trial for trial in trials if trial.terms.retry_of is not None}
@@ -191,15 +202,15 @@ def test_retry_runs_failed_trials_and_no_others_again(broken_data):
 
 
 @pytest.mark.slow
-def test_tuning_does_not_open_test_data(broken_data):
-    line, _ = broken_data
+def test_tuning_does_not_open_test_data(broken):
+    line, _ = broken
     assert sum(trial.is_result for trial in line.tickets("ia3")) == 5
 
 
 @pytest.mark.slow
-def test_whoever_opens_that_test_data_fails(broken_data):
+def test_whoever_opens_that_test_data_fails(broken):
     """So the test above would fail too, if a trial did."""
-    line, seen = broken_data
+    line, seen = broken
     confirmed = line.tickets("ia3", Stage.CONFIRM)
     assert confirmed
     assert all("test.jsonl" in trial.outcome.cause for trial in confirmed)
