@@ -95,6 +95,7 @@ def run_job(
         _train(config, record, task, attached, state, probe, display, observe)
         with probe.phase("save"):
             unsaved = _save(config, record, attached)
+            record.keep_trained()
         with probe.phase("eval"):
             scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
         record.write_scores(scores, task)
@@ -231,7 +232,6 @@ def _callbacks(
 
 def _save(config: JobConfig, record: JobRecord, attached: AttachedMethod) -> Exception | None:
     """Keep what was trained, before anything that can fail. Answers what prevents it: no reason not to score it."""
-    record.keep_trained()
     if not config.save_adapter:
         return None
     folder, partial = record.folder / ADAPTER_FOLDER, record.folder / f"{ADAPTER_FOLDER}.partial"
