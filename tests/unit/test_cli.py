@@ -389,7 +389,8 @@ def test_help_and_commands_are_listed(run):
 
 def test_a_job_says_first_what_it_will_do(run, job):
     told = run([*job, "method=lora", "hparams.lr=2e-3", "seed=4"])
-    asked = "lora on model0, task metamath: learning rate 0.002, capacity 32, 2 steps of 2 rows, seed 4. Results go to job."
+    asked = "lora on model0, task metamath: learning rate 0.002, capacity 32, 2 steps of 2 rows, seed 4."
+    asked += " Results go to job."
     assert asked in told.text
     assert told.text.index(asked) < told.text.index("Loaded")
     assert "Something else" not in told.text
