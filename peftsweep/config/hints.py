@@ -23,7 +23,7 @@ from peftsweep.errors import did_you_mean
 
 FAIR = "-m hydra/sweeper=fair"
 OF_SWEEPS = tuple(field.name for field in dataclasses.fields(SweepConfig))
-OWN_ROWS = "task=sft task.train_files=<jsonl, parquet or csv> task.test_files=<the same>"
+OWN_ROWS = "task=sft task.train_files=<jsonl, parquet or csv>"
 
 # What to type -> the words that others have for it: a setting's name, or a setting with its value. {value} is what was
 # typed; where the line has just one such setting, what is said of its value is looked up in turn.
@@ -185,7 +185,7 @@ def _choice(key: str, value: str, config_dir: Path | None) -> str | None:
     if key == "model" and ("/" in value or Path(value).is_dir()):
         return f"model=hf model.id={value}"
     if key == "task" and Path(value).exists():
-        return f"task=sft task.train_files={value} task.test_files=<the same>"
+        return f"task=sft task.train_files={value}"
     if key == "task" and "/" in value:
         return f"{OWN_ROWS}: rows of the hub are saved to files first"
     return None

@@ -7,9 +7,7 @@ from functools import partial
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig, JobConfig
 from peftsweep.errors import PeftsweepError
-from peftsweep.modalities.base import modality_of
-
-SPLITS = ("train", "valid", "test")
+from peftsweep.modalities.base import SPLITS, modality_of
 
 
 def check_jobs(jobs: Iterable[JobConfig], *, hub: bool) -> None:

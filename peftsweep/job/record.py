@@ -4,6 +4,7 @@ closed."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import errno
 import json
@@ -105,7 +106,10 @@ class JobRecord:
         cause = "the process was killed after training"
         known = dataclasses.replace(self.result, status=Status.INTERRUPTED, cause=cause)
         known.metrics = known.metrics | self.measure()
-        save_result(known, self.folder, TRAINED_FILE)
+        try:
+            save_result(known, self.folder, TRAINED_FILE)
+        except OSError as error:  # no reason not to score what was trained
+            log.warning("%s could not be written (%s).", TRAINED_FILE, error)
 
     def log_samples(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
         """Pictures of one step, by caption, to the folder and to MLflow."""
@@ -161,7 +165,7 @@ def recording(config: JobConfig, folder: Path) -> Iterator[JobRecord]:
 @contextmanager
 def completing(config: JobConfig, folder: Path, trained: JobResult) -> Iterator[JobRecord]:
     """Open the record of a job that was trained and not scored, to add the scores; on leaving, as `recording`."""
-    record = JobRecord(folder, dataclasses.replace(trained, status=Status.OK, cause=None))
+    record = JobRecord(folder, dataclasses.replace(copy.deepcopy(trained), status=Status.OK, cause=None))
     record.has_begun = True
     with _concluded(record):
         if trained.mlflow_run_id:

@@ -14,6 +14,7 @@ from peftsweep.errors import OutputError, Problem
 from peftsweep.exchange.finished import FinishedJob, load_base_of, put_trained
 from peftsweep.job.display import Display
 from peftsweep.job.evaluation import Scores, evaluate_job, measure_base
+from peftsweep.job.preflight import check_jobs
 from peftsweep.job.record import completing, write_evidence
 from peftsweep.job.resolve import resolve_questions
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter
@@ -55,9 +56,8 @@ def ask_job(
     asked = dataclasses.replace(job, config=resolve_questions(job.result.config, overrides))
     folder = folder or job.folder / EVALUATIONS_FOLDER / f"{datetime.now():%Y-%m-%d-%H-%M-%S}"
     if folder.exists() and any(folder.iterdir()):
-        raise OutputError(
-            Problem("the folder of an evaluation must be empty", str(folder), "folder=", "Choose another.")
-        )
+        rule = "the folder of an evaluation must be empty"
+        raise OutputError(Problem(rule, str(folder), "folder=", "Choose another."))
     with display.running():
         scores, task = _score(asked, device, display)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,9 +78,9 @@ def ask_job(
 
 def _score(job: FinishedJob, device: torch.device, display: Display) -> tuple[Scores, Task]:
     config = job.config
+    check_jobs([config], hub=True)
     base = load_base_of(job, device)
     task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
-    task.test_fingerprint()  # unusable test rows are told before anything is computed
     before = measure_base(task, base, config.model.dtype, read_test=config.task.base_score, cache=Path(config.cache))
     model = put_trained(job, base)
     task.prepare(model)

@@ -40,10 +40,8 @@ def resolve_questions(stored: Mapping[str, Any], overrides: Sequence[str]) -> Jo
     for override in line.overrides:
         key = override.key_or_group
         if not any(key == name or key.startswith(f"{name}.") for name in SETTABLE):
-            rule, fix = (
-                "a trained job can be asked other questions, not trained otherwise",
-                f"Settable: {', '.join(SETTABLE)}.",
-            )
+            rule = "a trained job can be asked other questions, not trained otherwise"
+            fix = f"Settable: {', '.join(SETTABLE)}."
             raise ConfigError(Problem(rule, override.input_line, line.source(key), fix))
         if key == "task":
             settings.task = _task_of(override.input_line, line, settings)
@@ -62,6 +60,5 @@ def _task_of(choice: str | None, line: CommandLine, settings: DictConfig) -> Any
         composed = compose_config([f"model={settings.model.name}", str(choice)], line.config_dir)
         return OmegaConf.to_container(composed.task, resolve=True)
     except COMPOSE_ERRORS as error:
-        raise ConfigError(
-            Problem(f"the task must compose ({first_lines(error)})", choice, line.source("task"))
-        ) from error
+        problem = Problem(f"the task must compose ({first_lines(error)})", choice, line.source("task"))
+        raise ConfigError(problem) from error

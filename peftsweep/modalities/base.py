@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor, nn
 
+SPLITS = ("train", "valid", "test")
 Batch = Mapping[str, "Tensor"]
 # (what is being done, how many) -> a context whose value is called with the number done since its last call
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig, JobConfig, ModelConfig, TaskConfig
 from peftsweep.errors import Problem
-from peftsweep.modalities.base import BaseModel, Length, Modality, PlannedStep, Progress, Skeleton, Task, no_progress
+from peftsweep.modalities.base import (
+    SPLITS,
+    BaseModel,
+    Length,
+    Modality,
+    PlannedStep,
+    Progress,
+    Skeleton,
+    Task,
+    no_progress,
+)
 from peftsweep.modalities.image.pocket import FLUX2_FOLDER
 from peftsweep.modalities.image.settings import DiffusionModelConfig, ImageGenConfig, photo_problems, photo_tokens
 
@@ -59,7 +69,7 @@ class ImageModality(Modality):
     def preview(self, job: JobConfig, rows: int) -> Iterator[RenderableType]:
         from rich.table import Table
 
-        from peftsweep.modalities.image.photos import SPLITS, build_source
+        from peftsweep.modalities.image.photos import build_source
 
         photos = cast(ImageGenConfig, job.task)
         source = build_source(photos, embedded_model=job.model.id == EMBEDDED)

@@ -25,7 +25,6 @@ from peftsweep.modalities.image.pocket.world import concept_photos
 from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.load_errors import hub_data_errors
 
-SPLITS = ("train", "valid", "test")
 # The reference benchmark holds 2 and 4 of its 20 photos out.
 MOST_HELD_OUT = {"valid": 2, "test": 4}
 METADATA_FILE = "metadata.jsonl"

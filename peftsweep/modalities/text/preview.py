@@ -12,14 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
+from peftsweep.modalities.base import SPLITS
 from peftsweep.modalities.loading import base_location
 from peftsweep.modalities.text.loader import load_tokenizer
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.tasks import build_source
 from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, tokenize
-
-SPLITS = ("train", "valid", "test")
-LIMITS = {"train": "train_rows", "test": "test_rows"}
 
 
 def preview_rows(
@@ -30,8 +28,7 @@ def preview_rows(
     tokenizer, prompt_format = load_tokenizer(model, base_location(model)), PromptFormat.of(task, hparams)
     splits = {}
     for split in SPLITS:
-        limit = getattr(task, LIMITS.get(split, ""), None)
-        splits[split] = tokenize(source.read(split)[:limit], prompt_format, tokenizer, cache)
+        splits[split] = tokenize(source.read(split)[: task.most_rows(split)], prompt_format, tokenizer, cache)
     table = Table("split", title=f"task {task.name}, tokens of {model.name}", title_justify="left")
     for name in ("rows", "tokens, median", "longest", "cut", "prompt too long"):
         table.add_column(name, justify="right")

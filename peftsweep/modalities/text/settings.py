@@ -30,6 +30,10 @@ class TextTaskConfig(TaskConfig):
     general_text: str = "auto"  # forgetting is measured on it: auto, hub, shipped, or a jsonl file with a text column
     general_rows: int = number(100, low=0)  # passages; 0: forgetting is not measured
 
+    def most_rows(self, split: str) -> int | None:
+        """How many of the rows that a split has are used; None: all."""
+        return {"train": self.train_rows, "test": self.test_rows}.get(split)
+
 
 @dataclass
 class MetamathConfig(TextTaskConfig):

@@ -64,8 +64,7 @@ class TextTask:
 
     def _split(self, split: str) -> tuple[list[Row], TokenRows]:
         if split not in self._read:
-            limit = {"train": self._config.train_rows, "test": self._config.test_rows}.get(split)
-            rows = self._source.read(split)[:limit]
+            rows = self._source.read(split)[: self._config.most_rows(split)]
             tokens = tokenize(rows, self._format, self._tokenizer, self._cache)
             log.info("Task %s, %s: %d rows from %s.", self.name, split, len(rows), self._source.origin(split))
             _warn_of_long_prompts(split, tokens, self._format)

@@ -141,7 +141,7 @@ def test_epochs_are_told_in_steps_where_the_rows_are_known(
 def test_a_file_of_ones_own_is_a_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     Path("train.jsonl").write_text("{}\n")
-    line = "task=sft task.train_files=train.jsonl task.test_files=<the same>"
+    line = "task=sft task.train_files=train.jsonl"
     assert choice_hint("task", "train.jsonl", ["sft"]) == f"Type {line}."
 
 
