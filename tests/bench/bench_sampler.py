@@ -68,13 +68,15 @@ class Grid:
             if step == self.last_step:
                 final[row["capacity"], rate].append(loss)
         self.steps = sorted({step for _, step in curves})
-        self.log_best, self.best_capacity = min((losses[0], capacity) for (capacity, _), losses in final.items())
+        truth = {key: float(np.mean(losses)) for key, losses in final.items()}
+        self.log_best, (self.best_capacity, _) = min((loss, key) for key, loss in truth.items())
         repeated = [np.var(losses, ddof=1) for losses in final.values() if len(losses) > 1]
         self.sd = math.sqrt(np.mean(repeated)) if repeated else math.nan
         self.points = len(final)
-        self._curves = {
-            key: PchipInterpolator(np.log(sorted(found)), [found[rate] for rate in sorted(found)])
-            for key, found in curves.items()
+        self._curves = {key: _monotone(found) for key, found in curves.items()}
+        self._truth = {
+            capacity: _monotone({rate: loss for (held, rate), loss in truth.items() if held == capacity})
+            for capacity, _ in truth
         }
         rates = sorted({rate for found in curves.values() for rate in found})
         capacity, rate = DEFAULTS[self.name]
@@ -83,16 +85,23 @@ class Grid:
             choices = tuple(sorted({int(found) for found, _ in curves}))
             self.space += (Dimension(CAPACITY, choices=choices, default=capacity),)
 
-    def log_loss(self, params: Mapping[str, Any], step: int) -> float:
-        capacity = str(params.get(CAPACITY, self.best_capacity))
-        losses = [float(self._curves[capacity, known](math.log(params[LR]))) for known in self.steps]
-        return float(np.interp(math.log(step), np.log(self.steps), losses))
-
     def loss(self, params: Mapping[str, Any], step: int) -> float:
-        return math.exp(self.log_loss(params, step))
+        """What a trial sees: that of seed 0."""
+        losses = [float(self._curves[self._capacity(params), known](math.log(params[LR]))) for known in self.steps]
+        return math.exp(float(np.interp(math.log(step), np.log(self.steps), losses)))
 
     def regret(self, params: Mapping[str, Any]) -> float:
-        return math.exp(self.log_loss(params, self.last_step) - self.log_best) - 1
+        """By the mean over the seeds, where there are several: near the optima."""
+        return math.exp(float(self._truth[self._capacity(params)](math.log(params[LR]))) - self.log_best) - 1
+
+    def _capacity(self, params: Mapping[str, Any]) -> str:
+        return str(params.get(CAPACITY, self.best_capacity))
+
+
+def _monotone(losses: Mapping[float, float]) -> PchipInterpolator:
+    """Learning rate -> loss as a curve over log(rate)."""
+    rates = sorted(losses)
+    return PchipInterpolator(np.log(rates), [losses[rate] for rate in rates])
 
 
 class Displaced:

@@ -147,7 +147,7 @@ def test_the_table_is_printed_and_kept(continued):
         assert (row["trials"], row["failed"], row["seeds"]) == (3, 0, 1)
         assert f"{row['objective']:.4f}" in printed
         assert row["best"].keys() <= SETTINGS
-    for word in ("95% interval", "default", "pruned", "oom", "failed", "test/accuracy"):
+    for word in ("95% interval", "default", "pruned", "oom", "failed", "test/", "accuracy"):
         assert word in printed
 
 

@@ -387,9 +387,9 @@ def test_help_and_commands_are_listed(run):
         assert fragment in told.text
 
 
-def test_a_job_says_first_what_it_will_do(run, job):
+def test_a_job_says_first_what_it_will_do(run, job, tiny_model):
     told = run([*job, "method=lora", "hparams.lr=2e-3", "seed=4"])
-    asked = "lora on model0, task metamath: learning rate 0.002, capacity 32, 2 steps of 2 rows, seed 4."
+    asked = f"lora on {tiny_model.name}, task metamath: learning rate 0.002, capacity 32, 2 steps of 2 rows, seed 4."
     asked += " Results go to job."
     assert asked in told.text
     assert told.text.index(asked) < told.text.index("Loaded")

@@ -18,7 +18,7 @@ MOST_BLIND_TRIALS = 5  # that end early, or in failure, before any has run to it
 # For each so many trials, or what so many whole ones cost, one whole run at the end, and one at least.
 TRIALS_A_LAST_RUN, WHOLES_A_LAST_RUN = 4, 2.5
 # The largest budget that is spent around the published settings, as it can't search the whole space.
-SHORT_TRIALS, SHORT_WHOLES = 9, 5.0
+SHORT_TRIALS, SHORT_WHOLES = 11, 5.0
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 A climb goes from the published settings, or the best of an earlier sweep, by three quarters of a decade of the learning
 rate to where the loss falls, until the best rate lies between two that are worse; then to the lowest point of a
-parabola through these three; then it tries the largest capacity with the best rate. It has bracketed the best rate in
-three probes, where a spread over three decades has only begun: right for a short budget. But it sees a single valley,
-so longer ones are spread, over the capacities too. Random settings lie together so often that a study of a dozen trials
+parabola through these three; then it tries another capacity with the best rate, the largest, or the next smaller where
+that is the published one. It has bracketed the best rate in three probes, where a spread over three decades has only
+begun: right for a short budget. But it sees a single valley, so longer ones are spread, over the capacities too. Random settings lie together so often that a study of a dozen trials
 misses the best region.
 """
 
@@ -66,8 +66,14 @@ def _climb(
         return {**centre, rate.key: rate.to_value(10**found)}
     known = [(loss, trial.params) for trial, loss in zip(history, losses, strict=True) if loss is not None]
     best = min(known, key=lambda pair: pair[0])[1] if known else centre
-    sizes = [d for d in space if d.is_ordered and all(trial.params[d.key] != d.choices[-1] for trial in history)]
-    return {**best, **{dimension.key: dimension.choices[-1] for dimension in sizes}} if sizes else None
+    others = {size.key: _other_size(size) for size in space if size.is_ordered and len(size.choices) > 1}
+    is_tried = any(trial.params[key] == value for trial in history for key, value in others.items())
+    return {**best, **others} if others and not is_tried else None
+
+
+def _other_size(size: Dimension) -> Any:
+    """The largest capacity; where that is the published one, which the climb keeps to, the next smaller."""
+    return size.choices[-1] if size.default != size.choices[-1] else size.choices[-2]
 
 
 def _next_rate(rate: Dimension, centre: float, tried: Sequence[tuple[float, float | None]]) -> float | None:
@@ -90,16 +96,17 @@ def _next_rate(rate: Dimension, centre: float, tried: Sequence[tuple[float, floa
 def _lowest_between(tried: Sequence[tuple[float, float | None]]) -> float | None:
     """In decades, where a parabola through the best rate and its two neighbours is lowest; None where a neighbour is
     near, or that is the best rate itself. tried: as in _next_rate."""
-    known = sorted((at, loss) for at, loss in tried if loss is not None)
-    best = min(range(len(known)), key=lambda index: known[index][1], default=0)
-    if not 0 < best < len(known) - 1:
+    known = [(loss, at) for at, loss in tried if loss is not None]
+    least, middle = min(known, default=(math.nan, math.nan))
+    below = [(middle - at, loss - least) for loss, at in known if at < middle - SAME_DECADES]
+    above = [(at - middle, loss - least) for loss, at in known if at > middle + SAME_DECADES]
+    if not below or not above:
         return None
-    (low, above_low), (middle, least), (high, above_high) = known[best - 1 : best + 2]
-    below, above = middle - low, high - middle
-    falls, rises = (above_low - least) / below, (above_high - least) / above
-    if min(below, above) < WIDE_DECADES or falls + rises <= 0:
+    (to_low, falls), (to_high, rises) = min(below), min(above)
+    if min(to_low, to_high) < WIDE_DECADES or falls + rises <= 0:
         return None
-    found = middle + 0.5 * (falls * above - rises * below) / (falls + rises)
+    falling, rising = falls / to_low, rises / to_high
+    found = middle + 0.5 * (falling * to_high - rising * to_low) / (falling + rising)
     return found if abs(found - middle) > SAME_DECADES else None
 
 

@@ -234,8 +234,8 @@ def test_a_study_runs_exactly_its_number_of_trials(seed: int, n_trials: int, tri
 @pytest.mark.parametrize(
     ("budget", "short"),
     [
-        (Budget(n_trials=9), True),
-        (Budget(n_trials=10), False),
+        (Budget(n_trials=11), True),
+        (Budget(n_trials=12), False),
         (Budget(tokens=4999), True),
         (Budget(tokens=5000), False),
         (Budget(gpu_seconds=4999.0), True),

@@ -59,6 +59,18 @@ def test_where_a_parabola_tells_nothing_new_the_capacity_comes_next(best):
     assert {found[CAPACITY] for found in before} == {8}
 
 
+def test_where_the_published_capacity_is_the_largest_the_next_smaller_is_tried():
+    ranks = Dimension(CAPACITY, choices=(4, 8, 16, 32), default=32)
+    tried = climbed(0.0, 9, (RATES, ranks), {LR: 1e-3, CAPACITY: 32})
+    assert [found[CAPACITY] for found in tried] == [32, 32, 32, 16]
+
+
+def test_two_trials_of_one_rate_are_one_point_of_the_parabola():
+    rates = {0.0: [3.0], 0.75: [2.0, 2.1], 1.5: [2.5]}
+    seen = [Observation({**CENTRE, LR: 1e-3 * 10**at}, "ok", loss) for at, losses in rates.items() for loss in losses]
+    assert 0.75 < decades([step_of(seen)])[0] < 1.5
+
+
 def test_a_study_of_the_rate_alone_climbs_too():
     assert decades(climbed(0.6, 9, (RATES,), {LR: 1e-3}))[:3] == [0, 0.75, 1.5]
 
