@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peftsweep.commands import commands_help
 from peftsweep.commands.completion import PROGRAM, complete_command
-from peftsweep.config.check import axis_values, check_command_line
+from peftsweep.commands.continuing import earlier_result, left_over, rest_of_grid, with_resumed_job
+from peftsweep.config.check import check_command_line
 from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
 from peftsweep.config.registry import default_objective
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
 from peftsweep.job.preflight import check_jobs
-from peftsweep.records.files import ADAPTER_FOLDER, CHECKPOINT_FILE, RESULT_FILE, find_files
-from peftsweep.records.job_settings import flatten, without_circumstances
+from peftsweep.records.files import CHECKPOINT_FILE
 from peftsweep.records.quantities import plain
-from peftsweep.records.redact import redact_params
-from peftsweep.records.results import JobResult, Status, load_result
+from peftsweep.records.results import JobResult, Status
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         if "COMP_LINE" in os.environ and complete_command(os.environ["COMP_LINE"]):
             return 0
     try:
-        arguments = with_full_sweep_keys(_with_resumed_job(list(arguments)))
+        arguments = with_full_sweep_keys(with_resumed_job(list(arguments)))
         line = parse_command_line(arguments)
         if not line.shows_only:
             check_jobs(check_command_line(line), hub=False)
@@ -70,38 +67,6 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _with_resumed_job(arguments: list[str]) -> list[str]:
-    """`resume=<folder>` repeats the command line of that job, in its folder."""
-    text = next((argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")), None)
-    if text is None:
-        return arguments
-    others = [argument for argument in arguments if not argument.startswith("resume=")]
-    if others:
-        rule, fix = "a job is resumed with its own settings", f"Use resume={text} alone."
-        raise ConfigError(Problem(rule, " ".join(others), "the command line", fix))
-    folder = Path(text)
-    if not (folder / ".hydra" / "overrides.yaml").exists():
-        raise ConfigError(Problem("resume must name the folder of a job", text, "the command line"))
-    if (folder / RESULT_FILE).exists() and load_result(folder).status is Status.OK:
-        raise ConfigError(Problem("a finished job has nothing to resume", text, "the command line"))
-    if (folder / ADAPTER_FOLDER).is_dir():
-        fix = f"Score it: python -m peftsweep evaluate {shlex.quote(text)}"
-        raise ConfigError(Problem("a job whose training is over has nothing to resume", text, "the command line", fix))
-    quoted = "'" + text.replace("'", "\\'") + "'"
-    return [*_original_arguments(folder), f"resume={quoted}", f"hydra.run.dir={quoted}"]
-
-
-def _original_arguments(folder: Path) -> list[str]:
-    """What a job was started with, as Hydra noted it: the user's own configuration folder, and the overrides."""
-    from omegaconf import OmegaConf
-
-    typed = [str(override) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
-    sources = OmegaConf.select(OmegaConf.load(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.config_sources")
-    own = [source.path for source in sources if source.provider == "command-line"]
-    flags = [part for path in own for part in ("--config-dir", path)]
-    return [*flags, *(override for override in typed if not override.startswith("resume="))]
-
-
 def _run_one(config: Any) -> float | None:
     """Hydra's task function: one composed configuration, one job. Answers the objective, as Hydra's sweepers expect."""
     from hydra.core.hydra_config import HydraConfig
@@ -117,7 +82,7 @@ def _run_one(config: Any) -> float | None:
     folder = Path(hydra_config.runtime.output_dir)
     with _failures_reported(folder, is_one_of_many):
         job = resolve_job(config, hydra_config.overrides.task)
-        known = _earlier_result(job, folder) if is_one_of_many else None
+        known = earlier_result(job, folder) if is_one_of_many else None
         if known is not None and known.status is Status.OK:
             log.info("Done already: %s", os.path.relpath(folder))
             return known.metrics.get(default_objective(job))
@@ -131,15 +96,6 @@ def _run_one(config: Any) -> float | None:
         result = run_job(job, folder, keep_base=is_one_of_many, display=display)
         _show(result, folder)
         return result.metrics.get(default_objective(job))
-
-
-def _earlier_result(job: JobConfig, folder: Path) -> JobResult | None:
-    """Of the same job in its folder, where a grid that was stopped is begun again."""
-    if not (folder / RESULT_FILE).exists():
-        return None
-    result = load_result(folder)
-    before, now = (without_circumstances(flatten(config)) for config in (result.config, redact_params(asdict(job))))
-    return result if before == now else None
 
 
 def _summary(job: JobConfig, folder: Path) -> str:
@@ -162,37 +118,16 @@ def _failures_reported(folder: Path, is_one_of_many: bool) -> Iterator[None]:
         yield
     except PeftsweepError as error:
         log.error("%s", error)
-        for line in _left_over(folder):
+        for line in left_over(folder):
             log.info("%s", line)
         if is_one_of_many and isinstance(error, Interrupted):
-            log.info("%s", _rest_of_grid(folder.parent))
+            log.info("%s", rest_of_grid(folder.parent))
         if is_one_of_many and not isinstance(error, Interrupted):
             raise
         raise SystemExit(error.exit_code) from error
     except OSError as error:
         rule = f"a job must be able to read and write its files ({error.strerror or error})"
         raise OutputError(Problem(rule, error.filename)) from error
-
-
-def _left_over(folder: Path) -> Iterator[str]:
-    """What a job that didn't end well has left, and how to go on with it."""
-    shown = shlex.quote(os.path.relpath(folder))
-    if (folder / ADAPTER_FOLDER).is_dir():
-        yield f"Training is over and its adapter kept. To score it: python -m peftsweep evaluate {shown}"
-    elif (folder / CHECKPOINT_FILE).exists():
-        steps = load_result(folder).steps if (folder / RESULT_FILE).exists() else 0
-        yield f"Kept as of step {steps}. To go on: python -m peftsweep resume={shown}"
-
-
-def _rest_of_grid(sweep_folder: Path) -> str:
-    """How far a grid came, and the command for what is left of it, which passes over what is done."""
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("hydra.sweep.dir=")]
-    results = [load_result(path) for path in find_files(sweep_folder, RESULT_FILE)]
-    done = sum(result.status is Status.OK for result in results)
-    line = parse_command_line(arguments)
-    total = math.prod(len(list(axis_values(override, line.config_dir))) for override in line.overrides)
-    command = shlex.join(["python", "-m", "peftsweep", *arguments, f"hydra.sweep.dir={os.path.relpath(sweep_folder)}"])
-    return f"The grid: {done} of {total} jobs are done, {total - len(results)} were not begun. To go on: {command}"
 
 
 def _show(result: JobResult, folder: Path) -> None:

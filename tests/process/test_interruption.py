@@ -114,7 +114,7 @@ def test_a_grid_that_was_stopped_tells_the_command_for_the_rest_and_repeats_noth
     grid = ["-m", "seed=1,2,3", *tiny_job, "tracking=none", "hydra.sweep.dir=grid"]
     code, printed = line.stop(signal.SIGINT, *grid, f"hparams.max_steps={STEPS}", job="grid/1", after_step=2)
     assert code == 130
-    assert "The grid: 1 of 3 jobs are done, 1 were not begun." in printed
+    assert "The grid: 1 of 3 jobs are done, 1 not begun." in printed
     first = line.result("grid/0")
     reached = line.result("grid/1")["steps"]
     command = shlex.split(printed.partition("To go on: python -m peftsweep -m")[2].splitlines()[0])

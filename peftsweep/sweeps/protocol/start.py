@@ -4,8 +4,8 @@ A climb goes from the published settings, or the best of an earlier sweep, by th
 rate to where the loss falls, until the best rate lies between two that are worse; then to the lowest point of a
 parabola through these three; then it tries another capacity with the best rate, the largest, or the next smaller where
 that is the published one. It has bracketed the best rate in three probes, where a spread over three decades has only
-begun: right for a short budget. But it sees a single valley, so longer ones are spread, over the capacities too. Random settings lie together so often that a study of a dozen trials
-misses the best region.
+begun: right for a short budget. But it sees a single valley, so longer ones are spread, over the capacities too. Random
+settings lie together so often that a study of a dozen trials misses the best region.
 """
 
 from __future__ import annotations

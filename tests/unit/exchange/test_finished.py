@@ -34,7 +34,7 @@ def test_a_job_whose_evaluation_failed_is_opened_as_its_training_is_over(finishe
 def test_a_job_without_its_adapter_is_refused(finished, tmp_path):
     folder = changed(finished("lora"), tmp_path / "job", status="failed")
     (folder / "adapter").unlink()
-    with pytest.raises(DataError, match="the job is failed.*save_adapter=true"):
+    with pytest.raises(DataError, match=r"the job is failed.*save_adapter=true"):
         open_job(folder)
 
 
