@@ -6,7 +6,8 @@ All of them survive pickling: a worker raises them in one process, a supervisor 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import errno
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 SHORTEST_PART = 3  # letters by which a name is found that holds them
@@ -51,6 +52,59 @@ def did_you_mean(word: str, known: Sequence[str], listed: Iterable[str] | None =
         return f"Choose from: {', '.join(sorted(known if listed is None else listed))}."
     *others, last = (by_lower[name] for name in close)
     return f"Did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
+
+
+# Not all of it is torch's own OutOfMemoryError: libraries allocate for themselves, and so does the driver. cuBLAS says
+# that it is not initialised where its workspace finds no room.
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+    "cusolver_status_alloc_failed",
+    "cusparse_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+# After these CUDA answers every later call of the process with the same error: "sticky" in the CUDA runtime's manual.
+_LOST_DEVICE = (
+    "illegal memory access",
+    "illegal instruction",
+    "device-side assert",
+    "unspecified launch failure",
+    "launch timed out",
+    "misaligned address",
+    "invalid program counter",
+    "hardware stack error",
+    "uncorrectable ecc",
+    "uncorrectable nvlink",
+    "fallen off the bus",
+    "gpu is lost",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of the accelerator or the host ran out, whatever library says so and whatever error tells it."""
+    return any(
+        isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM or _tells(cause, _NO_MEMORY)
+        for cause in _causes(error)
+    )
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether the accelerator's context is dead, so that this process can't use it any more."""
+    return any(isinstance(cause, DeviceLostError) or _tells(cause, _LOST_DEVICE) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _tells(error: BaseException, texts: Sequence[str]) -> bool:
+    """torch raises RuntimeError for all of it, or a subclass: OutOfMemoryError, and AcceleratorError since 2.8."""
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)
 
 
 class PeftsweepError(Exception):
@@ -105,6 +159,10 @@ class NonFiniteLossError(PeftsweepError, ArithmeticError):
 
 class OutOfMemoryError(PeftsweepError, MemoryError):
     """The accelerator (or the host) ran out of memory."""
+
+
+class DeviceLostError(PeftsweepError, RuntimeError):
+    """The accelerator failed for good: nothing in this process can use it any more."""
 
 
 class TrackingError(PeftsweepError, RuntimeError):

@@ -53,7 +53,8 @@ def attach_really(config: JobConfig, device: torch.device) -> AttachedMethod:
 def train_really(config: JobConfig, attached: AttachedMethod) -> None:
     """The steps that a plan follows, with weights and values: rows of max_seq_length tokens."""
     hparams, hook = config.hparams, attached.hook
-    step = build_step(config, build_skeleton(config.model), hparams.batch_size, hparams.max_seq_length)
+    skeleton = dataclasses.replace(build_skeleton(config.model), model=attached.model)
+    step = build_step(config, skeleton, hparams.batch_size, hparams.max_seq_length)
     optimizer = build_optimizer(attached, hparams.optimizer, lr=1e-4, weight_decay=hparams.weight_decay)
     state = TrainingState(optimizer, build_scheduler(optimizer, "constant", STEPS, 0.0))
     callbacks = LoopCallbacks(

@@ -18,7 +18,7 @@ from peftsweep.config.check import check_command_line
 from peftsweep.config.compose import CONFIG_NAME, config_folder, parse_command_line, register_resolvers
 from peftsweep.config.registry import default_objective
 from peftsweep.config.schema import JobConfig
-from peftsweep.errors import ConfigError, Interrupted, OutputError, PeftsweepError, Problem
+from peftsweep.errors import ConfigError, DeviceLostError, Interrupted, OutputError, PeftsweepError, Problem
 from peftsweep.job.preflight import check_jobs
 from peftsweep.records.files import CHECKPOINT_FILE
 from peftsweep.records.quantities import plain
@@ -112,18 +112,18 @@ def _summary(job: JobConfig, folder: Path) -> str:
 @contextmanager
 def _failures_reported(folder: Path, is_one_of_many: bool) -> Iterator[None]:
     """Tell what ended a job, on the terminal and in its job.log, and what is left of it. The next job of a grid starts
-    all the same, except after an interruption: Hydra takes an Exception for one failed job, so that leaves as
-    SystemExit."""
+    all the same, except after an interruption, or where the device is lost to this process: Hydra takes an Exception
+    for one failed job, so these leave as SystemExit."""
     try:
         yield
     except PeftsweepError as error:
         log.error("%s", error)
         for line in left_over(folder):
             log.info("%s", line)
-        if is_one_of_many and isinstance(error, Interrupted):
-            log.info("%s", rest_of_grid(folder.parent))
-        if is_one_of_many and not isinstance(error, Interrupted):
+        if is_one_of_many and not isinstance(error, Interrupted | DeviceLostError):
             raise
+        if is_one_of_many:
+            log.info("%s", rest_of_grid(folder.parent))
         raise SystemExit(error.exit_code) from error
     except OSError as error:
         rule = f"a job must be able to read and write its files ({error.strerror or error})"

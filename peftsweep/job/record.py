@@ -22,6 +22,7 @@ import yaml
 
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import (
+    DeviceLostError,
     Interrupted,
     NonFiniteLossError,
     OutOfMemoryError,
@@ -29,6 +30,8 @@ from peftsweep.errors import (
     PeftsweepError,
     Problem,
     Pruned,
+    is_device_lost,
+    is_out_of_memory,
 )
 from peftsweep.job.evaluation import Scores
 from peftsweep.job.interruption import Interruption
@@ -58,6 +61,10 @@ DISK_IS_FULL = "No space left on device"  # safetensors and torch tell the cause
 LESS_MEMORY = (
     "Lower hparams.batch_size (and raise hparams.gradient_accumulation), set hparams.gradient_checkpointing=true, "
     "lower hparams.max_seq_length, or choose a narrower model.dtype."
+)
+DEVICE_LOST = (
+    "Run the job again. If it happens again, CUDA_LAUNCH_BLOCKING=1 shows where, "
+    "and `nvidia-smi -q` whether the card is sound."
 )
 
 
@@ -178,6 +185,7 @@ def _concluded(record: JobRecord) -> Iterator[None]:
     with record.interruption.watched():
         try:
             yield
+            record.result.metrics |= record.measure()  # waits for the device: what failed on it comes out here at last
         except BaseException as error:
             raise _conclude(record, error) from error
     _close(record)
@@ -233,6 +241,10 @@ def _conclude(record: JobRecord, error: BaseException) -> BaseException:
     if record.result.status is Status.FAILED and not isinstance(shown, PeftsweepError):
         log.error("%s", "".join(traceback.format_exception(error)))
         record.result.cause = f"{type(error).__name__}: {error}"
+    try:
+        record.result.metrics |= record.measure()
+    except Exception as unmeasured:  # what ended the job is what must be told
+        log.warning("The job's time and memory are not known (%s).", unmeasured)
     _close(record)
     return shown
 
@@ -246,10 +258,12 @@ def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
         return Status.INTERRUPTED, Interrupted("the job was interrupted by Ctrl-C")
     if isinstance(error, OutOfMemoryError):
         return Status.OOM, error
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        reason = str(error).splitlines()[0] if str(error) else "host"
-        rule = f"the job must fit in memory ({reason})"
+    reason = str(error).partition("\n")[0]
+    if is_out_of_memory(error):
+        rule = f"the job must fit in memory ({reason or 'host'})"
         return Status.OOM, OutOfMemoryError(Problem(rule, fix=LESS_MEMORY))
+    if is_device_lost(error):
+        return Status.FAILED, DeviceLostError(Problem(f"the device must go on answering ({reason})", fix=DEVICE_LOST))
     if getattr(error, "errno", None) == errno.ENOSPC or DISK_IS_FULL in str(error):
         rule = "the disk must have room for the job's files"
         problem = Problem(rule, getattr(error, "filename", None), fix="Free some and run again.")
@@ -259,7 +273,6 @@ def _diagnose(error: BaseException) -> tuple[Status, BaseException]:
 
 def _close(record: JobRecord) -> None:
     """result.json first, then MLflow: a tracking server that is down can't cost a result."""
-    record.result.metrics |= record.measure()
     judged = (value for key, value in record.result.metrics.items() if key.startswith(("valid/", "test/")))
     record.result.has_diverged |= not all(map(math.isfinite, judged))
     if not record.has_begun and (record.folder / RESULT_FILE).exists():

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from peftsweep.errors import is_device_lost
 from peftsweep.memory.meters import DeviceMeter, HostMemoryMeter
 
 # `save` (checkpoints, artifacts) is a part of the job that has no metric of its own.
@@ -63,7 +64,8 @@ class Probe:
         self._phases.append(name)
         self._start_segment()
         try:
-            yield
+            with self._silent_once_lost():
+                yield
         finally:
             self._end_segment()
             self._phases.pop()
@@ -117,8 +119,19 @@ class Probe:
         self._segment_start_joules = self._device.read_energy_joules()
         self._segment_start = self._clock()
 
+    @contextmanager
+    def _silent_once_lost(self) -> Iterator[None]:
+        """A device that is lost answers nothing any more, and raises whatever it is asked: what was measured stays."""
+        try:
+            yield
+        except BaseException as error:
+            if is_device_lost(error):
+                self._device = DeviceMeter()
+            raise
+
     def _end_segment(self) -> None:
-        self._device.finish_work()
+        with self._silent_once_lost():  # errors of the device come late: with the next call that waits for it
+            self._device.finish_work()
         total, phase = self._total, self._phases[-1] if self._phases else None
         if phase is not None:
             seconds = self._clock() - self._segment_start

@@ -176,7 +176,7 @@ def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
             warnings.filterwarnings("error", message="Invalid `")
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft asks by the old name
             yield
-    except (MethodError, torch.OutOfMemoryError):
+    except MethodError:
         raise
     except (*PEFT_ERRORS, UserWarning) as error:
         rule = f"{method.name} doesn't fit {architecture_of(model)}: {str(error).rstrip('.')}"

@@ -126,13 +126,16 @@ class Modality(ModalitySettings):
     def planned_step(
         self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int
     ) -> PlannedStep:
-        """The step of a batch of `rows` rows of `tokens` tokens, with the task's own loss."""
+        """The step of a batch of `rows` rows of `tokens` tokens, with the task's own loss. Called with the meta device
+        as default; skeleton: with the method on its model."""
 
     def evaluation_passes(
-        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, tokens: int
+        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int
     ) -> Sequence[Callable[[nn.Module], object]]:
-        """What evaluation does beside a held-out loss, each to be traced by itself. tokens: of the longest row."""
-        return ()
+        """What evaluation does with `rows` rows of `tokens` tokens at a time, each pass to be traced by itself; else as
+        `planned_step`."""
+        step = self.planned_step(task, hparams, skeleton, rows, tokens)
+        return [lambda model: step.loss(model, {key: tensor.to("meta") for key, tensor in step.batch.items()})]
 
 
 def modality_of(config: ModelConfig | TaskConfig) -> Modality:

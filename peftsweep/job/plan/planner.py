@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from peftsweep.job.plan.trace import (
     attach_to_one_block,
     attach_to_skeleton,
     following,
+    on_meta,
     outlined,
     saved_bytes,
     trace_training,
@@ -27,6 +28,7 @@ from peftsweep.memory.ledger import Ledger, MemoryTrace
 from peftsweep.methods.attach import AttachedMethod
 from peftsweep.modalities.base import PlannedStep, Skeleton, modality_of
 from peftsweep.modalities.skeleton import build_skeleton
+from peftsweep.modalities.wrapped import evaluating
 
 # How far predictions were from the published peaks of the reference benchmark: tests/bench/bench_plan.py.
 RANGE_BELOW, RANGE_ABOVE = 0.03, 0.05
@@ -51,8 +53,9 @@ class MemoryPlan:
     """One job's memory. All in bytes; predictions are of what torch reserves on a CUDA device.
 
     parts: by category at the peak of training, and ALLOCATOR; their sum is train_peak_bytes. tokens: of the longest
-    row, or of a picture and its prompt. eval_peak_bytes: of evaluation; None where nobody asked, or where it can't be
-    followed. notes: what the prediction rests on, in words.
+    row, or of a picture and its prompt. eval_peak_bytes: of evaluation with `hparams.eval_batch_size` rows at a time;
+    eval_least_bytes: with one, to which it comes where memory runs out; None where they can't be followed. notes: what
+    the prediction rests on, in words.
     """
 
     method: str
@@ -67,6 +70,7 @@ class MemoryPlan:
     train_allocated_bytes: int
     parts: dict[str, int]
     eval_peak_bytes: int | None = None
+    eval_least_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,8 +82,9 @@ class MemoryPlan:
         return round(self.train_peak_bytes * (1 + RANGE_ABOVE))
 
     def fits(self, card_bytes: int) -> bool:
-        """Also if the prediction is as wrong as its range allows."""
-        return self.high_bytes <= card_bytes
+        """Training, and evaluation of a row at a time, also if the prediction is as wrong as its range allows."""
+        evaluation = round((self.eval_least_bytes or 0) * (1 + RANGE_ABOVE))
+        return max(self.high_bytes, evaluation) <= card_bytes
 
 
 class Planner:
@@ -105,6 +110,7 @@ class Planner:
         self._adapter_bytes = 0  # of the file that a job would leave
         self._packed_params = 0  # quantised weights, which are no parameters here
         self._plans: dict[tuple[int, int], MemoryPlan] = {}  # by rows of a batch, and batches of a step
+        self._evaluations: dict[int, int | None] = {}  # bytes by rows at a time
 
     def serves(self, config: JobConfig) -> bool:
         """Whether a job differs from this one in its batch alone."""
@@ -140,33 +146,29 @@ class Planner:
             train_peak_bytes=reserved,
             train_allocated_bytes=trace.peak_allocated_bytes,
             parts=parts | {ALLOCATOR: reserved - trace.peak_allocated_bytes},
+            eval_peak_bytes=self._evaluation_bytes(config.hparams.eval_batch_size),
+            eval_least_bytes=self._evaluation_bytes(1),
             notes=(f"sizes: {self._skeleton.source}", self._length.source, *self._how, *_settings_not_traced(config)),
         )
 
-    @cached_property
-    def evaluation_peak_bytes(self) -> int | None:
-        """What evaluation makes torch reserve, from an empty cache; ask after a plan. None: can't be followed, as
-        with methods that put a cache of their own before the text's.
+    def _evaluation_bytes(self, rows: int) -> int | None:
+        """What evaluation of so many rows at a time makes torch reserve, from an empty cache. None: can't be followed,
+        as with methods that put a cache of their own before the text's. What visits the device before and after, as
+        text encoder and VAE do, is not in it."""
+        if rows not in self._evaluations:
+            assert self._attached is not None
+            task, hparams, skeleton = self._config.task, self._config.hparams, self._with(self._attached)
+            with on_meta():
+                passes = self._modality.evaluation_passes(task, hparams, skeleton, rows, self._length.tokens)
+            with evaluating(self._attached.model):
+                try:
+                    self._evaluations[rows] = max(map(partial(_reserved_by, self._attached.model), passes))
+                except UNTRACEABLE:
+                    self._evaluations[rows] = None
+        return self._evaluations[rows]
 
-        Held-out losses of `eval_batch_size` rows, and what the modality does beside. What visits the device before and
-        after, as text encoder and VAE do, is not in it.
-        """
-        assert self._attached is not None
-        model, tokens = self._attached.model, self._length.tokens
-        task, hparams = self._config.task, self._config.hparams
-        step = self._build_step(self._config, self._skeleton, hparams.eval_batch_size, tokens)
-        passes = [
-            lambda model: step.loss(model, {key: tensor.to("meta") for key, tensor in step.batch.items()}),
-            *self._modality.evaluation_passes(task, hparams, self._skeleton, tokens),
-        ]
-        was_training = model.training
-        model.eval()
-        try:
-            return max(map(partial(_reserved_by, model), passes))
-        except UNTRACEABLE:
-            return None
-        finally:
-            model.train(was_training)
+    def _with(self, attached: AttachedMethod) -> Skeleton:
+        return dataclasses.replace(self._skeleton, model=attached.model)
 
     def _first(self, config: JobConfig) -> tuple[AttachedMethod, MemoryTrace]:
         """On the meta device, or on one block with weights: some methods ask for them when they are attached, some
@@ -194,7 +196,8 @@ class Planner:
         return attached
 
     def _follow(self, config: JobConfig, attached: AttachedMethod) -> MemoryTrace:
-        step = self._build_step(config, self._skeleton, config.hparams.batch_size, self._length.tokens)
+        with on_meta():
+            step = self._build_step(config, self._with(attached), config.hparams.batch_size, self._length.tokens)
         return trace_training(attached, step, config.hparams, self._skeleton.config.get("vocab_size"))
 
 

@@ -36,7 +36,7 @@ def attach_to_skeleton(config: JobConfig, model: nn.Module) -> AttachedMethod:
 
     Raises MethodError as attach_method does, and for a method that must see weights before it can be attached.
     """
-    with _on_meta(Ledger()):
+    with on_meta():
         method = attach_on(config, model)
         if not config.hparams.adapter_float32:
             _adapters_to_base_dtype(method.model)
@@ -128,7 +128,7 @@ def trace_training(
 @contextmanager
 def following(ledger: Ledger, model: nn.Module) -> Iterator[None]:
     """Book the model, then everything that is made, as CUDA's kernels would."""
-    with _on_meta(ledger), kernels_as_on_cuda():
+    with on_meta(ledger), kernels_as_on_cuda():
         for weight in model.parameters():
             ledger.book([weight], Category.ADAPTER if weight.requires_grad else Category.WEIGHTS)
         ledger.book(_buffers_on_device(model), Category.WEIGHTS)
@@ -171,12 +171,13 @@ def _start(attached: AttachedMethod, hparams: HparamsConfig, ledger: Ledger) -> 
 
 
 @contextmanager
-def _on_meta(ledger: Ledger) -> Iterator[None]:
-    """Everything that is made is made there. Distributions don't check their parameters, which have no values."""
+def on_meta(ledger: Ledger | None = None) -> Iterator[None]:
+    """Everything that is made is made there, and booked. Distributions don't check their parameters, which have no
+    values."""
     checks = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
-        with torch.device("meta"), ledger:
+        with torch.device("meta"), ledger or Ledger():
             yield
     finally:
         Distribution.set_default_validate_args(checks)
@@ -184,7 +185,7 @@ def _on_meta(ledger: Ledger) -> Iterator[None]:
 
 def saved_bytes(model: nn.Module) -> int:
     """Size of the adapter file that a job would leave."""
-    with _on_meta(Ledger()):  # peft copies a prompt's tensors to the host
+    with on_meta():  # peft copies a prompt's tensors to the host
         if isinstance(model, PeftModel):
             saved = get_peft_model_state_dict(model, save_embedding_layers=False)
         else:

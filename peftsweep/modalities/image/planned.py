@@ -44,16 +44,17 @@ def build_flow_step(task: ImageGenConfig, skeleton: Skeleton, rows: int) -> Flow
     """A batch of `rows` photos and, with prior preservation, as many pictures of their class."""
     dtype = next(skeleton.model.parameters()).dtype
     side, count = task.resolution // PIXELS_PER_TOKEN, 2 * rows if task.prior_photos else rows
-    latents = torch.zeros((count, skeleton.config["in_channels"], side, side), dtype=dtype)
-    prompts = torch.zeros((count, task.max_prompt_tokens, skeleton.config["joint_attention_dim"]), dtype=dtype)
-    batch = {
-        "latents": latents,
-        "noise": torch.zeros_like(latents),
-        "sigmas": torch.zeros(count),
-        "prompt_embeds": prompts,
-    }
-    if task.prior_photos:
-        batch["is_prior"] = torch.arange(count) >= rows
+    with torch.device("cpu"):
+        latents = torch.zeros((count, skeleton.config["in_channels"], side, side), dtype=dtype)
+        prompts = torch.zeros((count, task.max_prompt_tokens, skeleton.config["joint_attention_dim"]), dtype=dtype)
+        batch = {
+            "latents": latents,
+            "noise": torch.zeros_like(latents),
+            "sigmas": torch.zeros(count),
+            "prompt_embeds": prompts,
+        }
+        if task.prior_photos:
+            batch["is_prior"] = torch.arange(count) >= rows
     return FlowStep(batch, dtype, task.prior_weight)
 
 

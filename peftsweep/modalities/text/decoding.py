@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from peftsweep.errors import DataError, Problem
+from peftsweep.errors import DataError, Problem, is_out_of_memory
 from peftsweep.modalities.wrapped import base_of, evaluating, uncompiled
 
 log = logging.getLogger(__name__)
@@ -316,8 +316,8 @@ def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) ->
             elif batch is not None:
                 tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, queue.steps_allowed(batch.indices)))
                 batch = batch.keep(queue.record(batch.indices, tokens))
-    except torch.OutOfMemoryError:
-        if batch_size == 1:
+    except RuntimeError as error:
+        if batch_size == 1 or not is_out_of_memory(error):
             raise
         queue.restart()
         return False

@@ -16,15 +16,21 @@ import torch
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from peftsweep.errors import is_device_lost, is_out_of_memory
 from peftsweep.modalities.base import BatchLoss
 from peftsweep.modalities.wrapped import base_of, evaluating, uncompiled
 
 IGNORED_LABEL = -100
 SLICE_LOGITS_BYTES = 64 * 2**20  # float32 logits of one slice: small beside a model, large enough to keep a GPU busy
 MIN_SLICE_TOKENS = 256  # fewer rows than this and reading the head's weight costs more than the product itself
+# Where whole logits are built: what a pass without gradients may hold of them, and of one logit the model's own, its
+# float32 copy and its log-probability.
+EVALUATION_LOGITS_BYTES, LOGIT_BYTES = 2**30, 12
 TORCH_HAS_LINEAR_CROSS_ENTROPY = hasattr(functional, "linear_cross_entropy")  # since torch 2.13
 
 # These replace the model's loss by their own, computed from full logits over their context's tokens too. They are
@@ -92,20 +98,73 @@ def supports_fused_loss(model: nn.Module) -> bool:
     on a tied head), where the model changes logits after its head (soft-capping, scaling), or where the method needs
     the head inside its forward pass (Shadow). Draws no global random number and leaves the model's mode as it was.
     """
-    if not may_fuse_loss(model):
-        return False
     head = base_of(model).get_output_embeddings()
+    if not _is_plain(head):
+        return False
     try:
         with evaluating(model), torch.no_grad():
             return _returns_head_output_unchanged(model, head) and _losses_agree(model, head)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        if is_out_of_memory(error) or is_device_lost(error):
+            raise
         return False  # a model that fails without its head is one that needs it
 
 
 def may_fuse_loss(model: nn.Module) -> bool:
-    """Whether the head is a plain linear layer, which is all that a model without weights can tell."""
+    """The same of a model without weights, by what happens to its head's output: on the way to the logits it may be
+    viewed, copied and cast, and nothing else may be made of it."""
     head = base_of(model).get_output_embeddings()
+    if not _is_plain(head):
+        return False
+    try:
+        with evaluating(model), torch.no_grad(), _Following() as followed:
+            handle = head.register_forward_hook(lambda *call: followed.begin(call[-1]))
+            try:
+                _forward(model, *_probe_batch(head), without_head=False)
+            finally:
+                handle.remove()
+            _forward(model, *_probe_batch(head), without_head=True)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        return False
+    return followed.beginnings == 1 and not followed.is_changed
+
+
+def rows_at_once(model: nn.Module, most: int, tokens: int, *, fused: bool) -> int:
+    """Of rows of so many tokens, those whose loss evaluation computes in one pass: all, or where whole logits are built
+    as many as EVALUATION_LOGITS_BYTES hold, and one at least."""
+    vocabulary = base_of(model).config.get_text_config().vocab_size
+    return most if fused else min(most, max(1, EVALUATION_LOGITS_BYTES // (LOGIT_BYTES * tokens * vocabulary)))
+
+
+def _is_plain(head: nn.Module | None) -> bool:
     return type(head) is nn.Linear and head.weight.is_floating_point()
+
+
+class _Following(TorchDispatchMode):
+    """Sees whether values of a tensor, or of what is viewed, copied or cast from it, go into anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beginnings, self.is_changed = 0, False
+        self._storages: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets the number of one of them
+
+    def begin(self, tensor: Tensor) -> None:
+        self.beginnings += 1
+        self._follow(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        used = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        if any(tensor.untyped_storage()._cdata in self._storages for tensor in used):
+            if func.is_view or func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.clone):
+                self._follow(made)
+            else:
+                self.is_changed = True
+        return made
+
+    def _follow(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._storages[storage._cdata] = storage
 
 
 def _torch_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

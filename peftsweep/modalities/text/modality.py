@@ -78,17 +78,18 @@ class TextModality(Modality):
     def planned_step(
         self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int
     ) -> PlannedStep:
-        from peftsweep.modalities.text.planned import LanguageStep, rows_of_targets
+        from peftsweep.modalities.text.planned import build_language_step
 
-        return LanguageStep(rows_of_targets(rows, tokens), hparams.fused_loss)
+        return build_language_step(hparams, skeleton, rows, tokens)
 
     def evaluation_passes(
-        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, tokens: int
+        self, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int
     ) -> Sequence[Callable[[nn.Module], object]]:
-        from peftsweep.modalities.text.planned import last_token_of_answers
+        from peftsweep.modalities.text.planned import build_language_step, last_token_of_answers
 
+        held_out = build_language_step(hparams, skeleton, rows, tokens).held_out_loss
         longest = tokens + cast(TextTaskConfig, task).max_new_tokens
-        return [last_token_of_answers(skeleton.config, hparams.eval_batch_size, longest)]
+        return [held_out, last_token_of_answers(skeleton.config, rows, longest)]
 
 
 MODALITY = TextModality()

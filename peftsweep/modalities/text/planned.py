@@ -16,7 +16,7 @@ from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skele
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
 from peftsweep.modalities.skeleton import described_source, known_architecture
-from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss
+from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, rows_at_once
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.task import build_text_task
 
@@ -32,8 +32,14 @@ class LanguageStep:
     fused_loss: bool
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
-        fused = self.fused_loss and may_fuse_loss(model)
-        return language_model_loss(model, batch["input_ids"], batch["attention_mask"], batch["labels"], fused=fused)
+        ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
+        return language_model_loss(model, ids, mask, labels, fused=self.fused_loss)
+
+    def held_out_loss(self, model: nn.Module) -> BatchLoss:
+        """Of as many of the rows as evaluation takes at once."""
+        rows, tokens = self.batch["labels"].shape
+        at_once = rows_at_once(model, rows, tokens, fused=self.fused_loss)
+        return self.loss(model, {key: tensor[:at_once].to("meta") for key, tensor in self.batch.items()})
 
     def targets(self, batch: Batch) -> int:
         return batch["labels"].numel()
@@ -41,9 +47,10 @@ class LanguageStep:
     tokens = targets
 
 
-def rows_of_targets(rows: int, tokens: int) -> Batch:
-    ids = torch.zeros((rows, tokens), dtype=torch.int64)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+def build_language_step(hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int) -> LanguageStep:
+    ids = torch.zeros((rows, tokens), dtype=torch.int64, device="cpu")
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    return LanguageStep(batch, hparams.fused_loss and may_fuse_loss(skeleton.model))
 
 
 def longest_row(

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from peftsweep.config.schema import HparamsConfig
-from peftsweep.errors import DataError, Problem
+from peftsweep.errors import DataError, Problem, is_out_of_memory
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.order import batch_order
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.general import build_general_texts
 from peftsweep.modalities.text.judging import Judging, item_records, summarise
-from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, supports_fused_loss
+from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, rows_at_once, supports_fused_loss
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.tasks import TASK_MODULES, build_source
@@ -143,13 +143,22 @@ class TextTask:
     def _mean_loss(self, model: nn.Module, tokens: TokenRows, doing: str, *, loss_on_prompt: bool = False) -> float:
         device, lengths, size = next(model.parameters()).device, tokens.lengths(), self._hparams.eval_batch_size
         by_length = sorted(tokens.with_response(), key=lambda row: -lengths[row])
-        total, count = 0.0, 0
+        total, count, start = 0.0, 0, 0
         with evaluating(model), self._progress(doing, len(by_length)) as advance:
-            for start in range(0, len(by_length), size):
-                rows = by_length[start : start + size]
+            while start < len(by_length):
+                at_once = rows_at_once(model, size, lengths[by_length[start]], fused=self._fused)
+                rows = by_length[start : start + at_once]
                 batch = self._collate(tokens, rows, loss_on_prompt=loss_on_prompt)
-                total += self.loss(model, {key: tensor.to(device) for key, tensor in batch.items()}).sum.item()
+                try:
+                    total += self.loss(model, {key: tensor.to(device) for key, tensor in batch.items()}).sum.item()
+                except RuntimeError as error:
+                    if len(rows) == 1 or not is_out_of_memory(error):
+                        raise
+                    size = len(rows) // 2
+                    log.warning("Memory ran out at the %s with %d rows: %d are tried.", doing, len(rows), size)
+                    continue
                 count += self.targets(batch)
+                start += len(rows)
                 advance(len(rows))
         return total / count if count else math.nan
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peftsweep.commands import run_jobs
+from peftsweep.errors import DeviceLostError, MethodError, PeftsweepError
 from peftsweep.records.results import JobResult, Status
 
 MEASURED = {"valid/loss": 0.5, "valid/dino_similarity": 0.75}
@@ -30,3 +31,20 @@ def test_hydras_own_sweepers_get_what_the_task_is_judged_by(
     unlogged = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     assert run_jobs.run([f"task={task}", "tracking=none", *unlogged]) == 0
     assert answered == [objective]
+
+
+@pytest.mark.parametrize(("error", "tried"), [(DeviceLostError, 1), (MethodError, 3)])
+def test_a_grid_goes_on_after_a_failure_but_not_without_its_device(
+    error: type[PeftsweepError], tried: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def fail(job: Any, folder: Path, **options: Any) -> JobResult:
+        folders.append(folder)
+        raise error("it failed")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("peftsweep.job.run.run_job", fail)
+    with pytest.raises((SystemExit, PeftsweepError)):
+        run_jobs.run(["-m", "seed=1,2,3", "tracking=none", "hydra/job_logging=none", "hydra/hydra_logging=none"])
+    assert len(folders) == tried

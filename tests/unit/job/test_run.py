@@ -3,13 +3,21 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import JobConfig
-from peftsweep.errors import ConfigError, DataError, NonFiniteLossError, Problem
+from peftsweep.errors import (
+    ConfigError,
+    DataError,
+    DeviceLostError,
+    NonFiniteLossError,
+    OutOfMemoryError,
+    Problem,
+)
 from peftsweep.job.checkpoint import CHECKPOINT_FILE
 from peftsweep.job.record import recording
 from peftsweep.job.run import run_job
@@ -68,3 +76,35 @@ def test_a_score_that_is_no_number_counts_as_divergence(config: JobConfig, tmp_p
         record.result.metrics = {"valid/loss": 0.5, "test/score": math.nan}
     result = load_result(tmp_path / "job")
     assert (result.status, result.has_diverged, result.metrics) == (Status.OK, True, {"valid/loss": 0.5})
+
+
+OUT_OF_MEMORY = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+LOST = RuntimeError("CUDA error: an illegal memory access was encountered")
+POINTS = {
+    "loading": "transformers.AutoModelForCausalLM.from_pretrained",
+    "attaching": "peftsweep.methods.attach.get_peft_model",
+    "fusing": "peftsweep.modalities.text.loss._losses_agree",
+    "training": "peftsweep.job.run.train",
+    "validation": "peftsweep.modalities.text.task.TextTask.validate",
+    "the test": "peftsweep.modalities.text.task.TextTask.evaluate",
+    "the last wait": "peftsweep.memory.probe.Probe.metrics",
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("error", "status", "told"), [(OUT_OF_MEMORY, "oom", OutOfMemoryError), (LOST, "failed", DeviceLostError)]
+)
+def test_a_device_without_memory_or_that_is_lost_leaves_a_result_wherever_it_shows(
+    point: str, error: Exception, status: str, told: type, quick: tuple[str, ...], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(POINTS[point], fail)
+    settings = [*quick, "method=lora", "device=cpu", f"cache={tmp_path / 'cache'}"]
+    with pytest.raises(told, match=str(error).partition(" ")[0]):
+        run_job(build_config(compose_config(settings)), tmp_path / "job")
+    result = load_result(tmp_path / "job")
+    assert result.status == status
+    assert str(error).partition(":")[2].strip() in str(result.cause)

@@ -257,3 +257,36 @@ def test_a_kernel_peak_that_cannot_be_reset_counts_only_once_it_rises(tmp_path: 
     assert meter.peak_bytes() < 900_000_000 * 1024
     (tmp_path / "status").write_text("VmHWM:\t 900000001 kB\n")
     assert meter.peak_bytes() == 900_000_001 * 1024
+
+
+class LostMachine(FakeMachine):
+    """Once lost, it raises at whatever it is asked, as CUDA does."""
+
+    is_lost = False
+
+    def finish_work(self) -> None:
+        if self.is_lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def start_segment(self) -> None:
+        self.finish_work()
+        super().start_segment()
+
+    def read_memory(self) -> MemoryReading | None:
+        self.finish_work()
+        return super().read_memory()
+
+
+@pytest.mark.parametrize("shows", ["in the step", "at the end of the phase"])
+def test_what_was_measured_before_the_device_was_lost_stays(shows: str) -> None:
+    machine = LostMachine()
+    probe = Probe(machine, HostMemoryMeter(), clock=machine.clock)
+    with probe.phase("setup"):
+        machine.pass_time(3)
+    with pytest.raises(RuntimeError, match="illegal memory access"), probe.phase("train"):  # noqa: PT012
+        machine.pass_time(5)
+        machine.is_lost = True
+        if shows == "in the step":
+            machine.finish_work()
+    metrics = probe.metrics()
+    assert [metrics[f"time/{part}_seconds"] for part in ("setup", "train", "job")] == [3.0, 5.0, 8.0]

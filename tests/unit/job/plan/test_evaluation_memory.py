@@ -1,6 +1,7 @@
 """What evaluation is predicted to take, apart from training."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +16,7 @@ JobOf = Callable[..., JobConfig]
 
 
 def evaluation_of(job: JobConfig) -> int:
-    planner = Planner(job)
-    planner.plan()
-    found = planner.evaluation_peak_bytes
+    found = Planner(job).plan().eval_peak_bytes
     assert found is not None
     return found
 
@@ -32,8 +31,7 @@ def cache_bytes(job: JobConfig, tokens: int) -> int:
 
 def test_answers_hold_keys_and_values_of_all_rows(job_of: JobOf) -> None:
     job = job_of("method=lora", "hparams.eval_batch_size=500")
-    planner = Planner(job)
-    tokens = planner.plan().tokens
+    tokens = Planner(job).plan().tokens
     assert cache_bytes(job, tokens) < evaluation_of(job) < 4 * cache_bytes(job, tokens)
 
 
@@ -52,3 +50,22 @@ def test_it_keeps_nothing_for_a_backward_pass(job_of: JobOf) -> None:
     """As many rows as training has, and no more tokens, take less."""
     job = job_of("hparams.batch_size=64", "hparams.eval_batch_size=64", "task.max_new_tokens=1")
     assert evaluation_of(job) < Planner(job).plan().train_peak_bytes
+
+
+def test_where_whole_logits_are_built_rows_are_cut(job_of: JobOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a job: the same number, from the same function."""
+    monkeypatch.setattr("peftsweep.modalities.text.loss.EVALUATION_LOGITS_BYTES", 30_000_000)
+    settings = ("method=lora", "task.max_new_tokens=1", "hparams.eval_batch_size=500")
+    fused, plain = (job_of(*settings, f"hparams.fused_loss={fused}") for fused in ("true", "false"))
+    assert evaluation_of(plain) < evaluation_of(fused)
+    monkeypatch.setattr("peftsweep.modalities.text.loss.EVALUATION_LOGITS_BYTES", 2**40)
+    assert evaluation_of(plain) > 1.5 * evaluation_of(fused)
+
+
+def test_a_card_must_hold_evaluation_too(job_of: JobOf) -> None:
+    plan = Planner(job_of("method=lora")).plan()
+    assert plan.eval_least_bytes is not None
+    assert plan.eval_peak_bytes is not None
+    assert plan.eval_least_bytes < plan.eval_peak_bytes
+    assert plan.fits(plan.high_bytes)
+    assert not replace(plan, eval_least_bytes=2 * plan.high_bytes).fits(plan.high_bytes)

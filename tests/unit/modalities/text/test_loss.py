@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from peftsweep.job.plan.trace import on_meta
 from peftsweep.modalities.base import BatchLoss
 from peftsweep.modalities.text import loss as language_loss
-from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
+from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, rows_at_once, supports_fused_loss
 
 VOCABULARY_SIZE = 97
 
@@ -252,9 +253,16 @@ def test_compiled_model_gives_the_same_loss_and_compiles_once(wrapping: str) -> 
         objective_of(language_model_loss(compiled, *build_batch())).backward()
 
 
+def may_fuse_without_weights(model: nn.Module) -> bool:
+    with on_meta():
+        return may_fuse_loss(model.to("meta"))
+
+
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_fused_loss_is_supported_for(wrapping: str) -> None:
-    assert supports_fused_loss(build_model(wrapping))
+    model = build_model(wrapping)
+    assert supports_fused_loss(model)
+    assert may_fuse_without_weights(model)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +276,9 @@ def test_fused_loss_is_supported_for(wrapping: str) -> None:
 )
 def test_fused_loss_is_not_supported_with(config: PeftConfig) -> None:
     tied = isinstance(config, TrainableTokensConfig)
-    assert not supports_fused_loss(get_peft_model(build_llama(tied=tied), config))
+    model = get_peft_model(build_llama(tied=tied), config)
+    assert not supports_fused_loss(model)
+    assert not may_fuse_without_weights(model)
 
 
 def build_gemma(softcapping: float | None) -> Gemma2ForCausalLM:
@@ -288,7 +298,20 @@ def build_gemma(softcapping: float | None) -> Gemma2ForCausalLM:
 
 def test_fused_loss_is_not_supported_with_capped_logits() -> None:
     assert supports_fused_loss(build_gemma(None))
+    assert may_fuse_without_weights(build_gemma(None))
     assert not supports_fused_loss(build_gemma(30.0))
+    assert not may_fuse_without_weights(build_gemma(30.0))
+
+
+def test_whole_logits_are_built_of_as_many_rows_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = build_model("full"), 10
+    monkeypatch.setattr(
+        language_loss, "EVALUATION_LOGITS_BYTES", 3 * language_loss.LOGIT_BYTES * VOCABULARY_SIZE * tokens
+    )
+    assert rows_at_once(model, 50, tokens, fused=False) == 3
+    assert rows_at_once(model, 2, tokens, fused=False) == 2
+    assert rows_at_once(model, 50, 100 * tokens, fused=False) == 1
+    assert rows_at_once(model, 50, tokens, fused=True) == 50
 
 
 def test_asking_for_support_changes_neither_mode_nor_random_state() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError
-from peftsweep.modalities.base import BaseModel
+from peftsweep.modalities.base import BaseModel, Batch, BatchLoss
 from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row, Source
@@ -137,6 +138,38 @@ def test_items_and_scores_follow_the_judge(build: Callable[..., TextTask], base:
     assert [item["correct"] for item in evaluation.items] == [True] + [False] * 5
     assert evaluation.items[1]["score"] == 0.25
     assert evaluation.items[1]["parsed"] == "read"
+
+
+@pytest.mark.parametrize("most_rows", [1, 2])
+def test_held_out_losses_take_fewer_rows_where_memory_runs_out(
+    most_rows: int, base: BaseModel, build: Callable[..., TextTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, seen = build(), []
+    whole = task.loss
+
+    def loss(model: nn.Module, batch: Batch) -> BatchLoss:
+        seen.append(len(batch["labels"]))
+        if seen[-1] > most_rows:
+            raise RuntimeError("CUDA error: out of memory")
+        return whole(model, batch)
+
+    expected = task.validate(base.model)
+    monkeypatch.setattr(task, "loss", loss)
+    assert task.validate(base.model)["valid/loss"] == pytest.approx(expected["valid/loss"], rel=1e-6)
+    assert seen[0] == 3
+    assert set(seen[1:]) == {1}
+
+
+def test_memory_that_is_not_enough_for_a_row_ends_it(
+    base: BaseModel, build: Callable[..., TextTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(model: nn.Module, batch: Batch) -> BatchLoss:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    task = build()
+    monkeypatch.setattr(task, "loss", loss)
+    with pytest.raises(torch.OutOfMemoryError):
+        task.validate(base.model)
 
 
 def test_the_bare_base_is_measured_by_the_loss_that_it_supports(
