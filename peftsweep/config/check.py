@@ -261,6 +261,9 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
     if model.dtype in QUANTISED and method.peft_type is None:
         rule = "full fine-tuning needs trainable base weights"
         yield Problem(rule, model.dtype, "model.dtype", "Use bfloat16 or float32.")
+    if model.dtype == "float16" and (method.peft_type is None or not config.hparams.adapter_float32):
+        rule = "weights that are trained must be wider than float16"
+        yield Problem(rule, model.dtype, "model.dtype", "Use bfloat16, or hparams.adapter_float32=true for an adapter.")
     if problem := modality_problem(method):
         yield problem
     elif model.modality not in method.modalities:

@@ -20,8 +20,8 @@ from peftsweep.job.loop import TrainingState
 from peftsweep.memory.probe import Carried
 from peftsweep.records.files import CHECKPOINT_FILE, writing_whole
 
-STATE = ("step", "tokens", "owes_validation")
-CONTENT = {"weights", "optimizer", "scheduler", *STATE, "random", "carried", "mlflow_run_id", "extra"}
+STATE = ("step", "tokens", "skipped_steps", "owes_validation")
+CONTENT = {"weights", "optimizer", "scheduler", "scaler", *STATE, "random", "carried", "mlflow_run_id", "extra"}
 
 
 def save_checkpoint(
@@ -33,6 +33,7 @@ def save_checkpoint(
         "weights": changing_weights(model),
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
+        "scaler": state.scaler.state_dict(),
         **{name: getattr(state, name) for name in STATE},
         "random": random_state(),
         "carried": dataclasses.asdict(carried),
@@ -76,6 +77,8 @@ def restore_checkpoint(content: dict[str, Any], model: nn.Module, state: Trainin
         own[name].detach().copy_(tensor)
     state.optimizer.load_state_dict(content["optimizer"])
     state.scheduler.load_state_dict(content["scheduler"])
+    if content["scaler"]:
+        state.scaler.load_state_dict(content["scaler"])
     for name in STATE:
         setattr(state, name, content[name])
     restore_random_state(content["random"])
@@ -117,7 +120,7 @@ def random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],  # of the current device
     }
 
 
@@ -127,5 +130,5 @@ def restore_random_state(state: dict[str, Any]) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from peftsweep import __version__
+from peftsweep.config.schema import ModelConfig
 from peftsweep.modalities.base import BaseModel, Evaluation, Task
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
 from peftsweep.records.files import write_whole
@@ -42,13 +43,15 @@ class Scores(Evaluation):
     base_items: list[dict[str, Any]] = field(default_factory=list)
 
 
-def measure_base(task: Task, base: BaseModel, dtype: str, *, read_test: bool, cache: Path) -> BaseMeasure:
+def measure_base(task: Task, base: BaseModel, model: ModelConfig, *, read_test: bool, cache: Path) -> BaseMeasure:
     """Measure the bare base model. What it knows is the same for all jobs on it, so the jobs of one process measure it
     once; its test score is the same for every method, so it is kept in `cache`.
 
-    dtype: model.dtype, in which it was loaded.
+    model: as it was loaded.
     """
-    model_key = f"{base.revision} {dtype} {next(base.model.parameters()).device.type}"  # equal: they answer alike
+    device = next(base.model.parameters()).device
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    model_key = f"{base.revision} {model.dtype} {model.attn_implementation} {card}"  # equal: they answer alike
     key = f"{model_key} {task.retention_key()}"
     if key not in _RETENTION_OF_BASE:
         _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this

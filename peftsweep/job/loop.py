@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from peftsweep.config.schema import HparamsConfig
-from peftsweep.errors import NonFiniteLossError, Problem
+from peftsweep.errors import MethodError, NonFiniteLossError, Problem
 from peftsweep.modalities.base import Batch, TrainableTask
 
+LEAST_SCALE = 1.0  # of the loss in float16; a gradient that is too large even so is not finite
 CHECKPOINT_SECONDS = 600.0  # between two checkpoints, where nobody chose a number of steps
 
 
@@ -48,8 +51,10 @@ class TrainingState:
 
     optimizer: Optimizer
     scheduler: LRScheduler
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
     step: int = 0
     tokens: int = 0
+    skipped_steps: int = 0  # whose scaled gradient was too large for float16; they count as steps
     owes_validation: bool = False  # of this step
 
 
@@ -93,22 +98,41 @@ def _optimizer_step(
     hparams: HparamsConfig,
     callbacks: LoopCallbacks,
 ) -> dict[str, float]:
-    loss = _accumulate_gradients(model, task, group, hparams.amp, callbacks.own_loss)
+    scaler = state.scaler
+    loss = _accumulate_gradients(model, task, group, hparams.amp, callbacks.own_loss, scaler)
     _refuse_non_finite("loss", loss, state.step + 1)
+    scaler.unscale_(state.optimizer)
     trained = [weight for weight in model.parameters() if weight.grad is not None]
     norm = nn.utils.clip_grad_norm_(trained, hparams.max_grad_norm or math.inf).item()
-    _refuse_non_finite("gradient norm", norm, state.step + 1)
+    is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > LEAST_SCALE
+    if not is_skipped:
+        _refuse_non_finite("gradient norm", norm, state.step + 1)
     lr = float(state.scheduler.get_last_lr()[0])
-    state.optimizer.step()
-    state.scheduler.step()
+    scaler.step(state.optimizer)  # or not, where the gradient isn't finite
+    scaler.update()
+    with warnings.catch_warnings():  # a scheduler misses the optimizer's step where it was skipped
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        state.scheduler.step()
     state.step += 1
-    callbacks.after_step(state.step)
+    metrics = {"train/loss": loss, "train/lr": lr}
+    if is_skipped:
+        state.skipped_steps += 1
+    else:
+        metrics["train/grad_norm"] = norm
+        callbacks.after_step(state.step)
+    if scaler.is_enabled():
+        metrics["train/skipped_steps"] = state.skipped_steps
     state.optimizer.zero_grad(set_to_none=True)
-    return {"train/loss": loss, "train/lr": lr, "train/grad_norm": norm}
+    return metrics
 
 
 def _accumulate_gradients(
-    model: nn.Module, task: TrainableTask, group: Sequence[Batch], amp: bool, own_loss: Callable[[], Tensor | None]
+    model: nn.Module,
+    task: TrainableTask,
+    group: Sequence[Batch],
+    amp: bool,
+    own_loss: Callable[[], Tensor | None],
+    scaler: GradScaler,
 ) -> float:
     """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large
     batch."""
@@ -121,7 +145,7 @@ def _accumulate_gradients(
             loss = task.loss(model, on_device)
             own = own_loss()
         auxiliary = loss.auxiliary if own is None else loss.auxiliary + own
-        (loss.sum / targets + auxiliary / len(group)).backward()
+        scaler.scale(loss.sum / targets + auxiliary / len(group)).backward()
         total += loss.sum.detach()
     return total.item() / targets
 
@@ -165,6 +189,18 @@ def _checkpoint_clock(hparams: HparamsConfig) -> Callable[[int], bool]:
         return True
 
     return is_due
+
+
+def build_loss_scaler(model: nn.Module) -> GradScaler:
+    """Scales the loss of a model that computes in float16, whose small gradients would be lost below its range, as far
+    as they don't run over its other end; does nothing for others. Raises MethodError where weights that are trained are
+    held in float16 themselves: their updates would be lost too."""
+    weights = list(model.parameters())
+    if any(weight.requires_grad and weight.dtype is torch.float16 for weight in weights):
+        fix = "Use model.dtype=bfloat16, or hparams.adapter_float32=true."
+        raise MethodError(Problem("weights that are trained must be wider than float16", source="model.dtype", fix=fix))
+    is_half = any(weight.dtype is torch.float16 for weight in weights)
+    return GradScaler(weights[0].device.type, enabled=is_half)
 
 
 def build_scheduler(optimizer: Optimizer, name: str, max_steps: int, warmup_fraction: float) -> LRScheduler:

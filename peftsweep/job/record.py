@@ -50,6 +50,7 @@ from peftsweep.records.files import (
     read_history,
     write_whole,
 )
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.pictures import plain_caption, sample_name, write_pictures
 from peftsweep.records.redact import redact_params
 from peftsweep.records.results import JobResult, Stage, Status, load_result, save_result
@@ -83,6 +84,7 @@ class JobRecord:
         resumed, whose earlier result gives way, as it is no longer complete; what it did after these steps is done
         again."""
         self.has_begun = True
+        self.result.environment = describe_environment()  # only now: asking for the GPU opens CUDA
         self.result.config = redact_params(dataclasses.asdict(config))
         result, history = self.folder / RESULT_FILE, self.folder / HISTORY_FILE
         if result.exists():
@@ -104,9 +106,7 @@ class JobRecord:
             stream.write(json.dumps({"step": step, "unix_seconds": round(now, 3), **finite}) + "\n")
         self.tracker.log_step(step, metrics, now)
         self.result.steps = max(step, self.result.steps)
-        self.result.metrics |= {
-            key: value for key, value in metrics.items() if key == "train/loss" or key.startswith("valid/")
-        }
+        self.result.metrics |= {key: value for key, value in metrics.items() if not METRICS[key].by_step_only}
 
     def keep_trained(self) -> None:
         """Note what is known after training, for the case that the process is killed before result.json is written."""
@@ -214,7 +214,6 @@ def _new_result(config: JobConfig) -> JobResult:
         stage=Stage(config.stage),
         study=config.study,
         config=redact_params(dataclasses.asdict(config)),
-        environment=describe_environment(),
         started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
 

@@ -81,7 +81,7 @@ def _score(job: FinishedJob, device: torch.device, display: Display) -> tuple[Sc
     check_jobs([config], hub=True)
     base = load_base_of(job, device)
     task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
-    before = measure_base(task, base, config.model.dtype, read_test=config.task.base_score, cache=Path(config.cache))
+    before = measure_base(task, base, config.model, read_test=config.task.base_score, cache=Path(config.cache))
     model = put_trained(job, base)
     task.prepare(model)
     return evaluate_job(task, model, before, read_test=True), task

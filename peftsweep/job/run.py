@@ -25,7 +25,7 @@ from peftsweep.errors import Interrupted
 from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.job.display import Display, ShowStep
 from peftsweep.job.evaluation import evaluate_job, measure_base
-from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
+from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.preflight import check_jobs
 from peftsweep.job.record import JobRecord, recording
@@ -70,6 +70,8 @@ def run_job(
     device, modality = choose_device(config.device), modality_of(config.model)
     with recording(config, folder) as record, display.running():
         check_jobs([config], hub=True)
+        refuse_busy_device(str(device), config.allow_shared_gpu)  # before this process opens CUDA
+        use_device(device)
         checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
         config = with_fitting_batch(config, device)
         if checkpoint:
@@ -77,7 +79,6 @@ def run_job(
         else:
             record.begin(config)
         begun(record.tracker.run_id)
-        refuse_busy_device(str(device), config.allow_shared_gpu)
         record.result.metrics |= predict_memory(config, device)
         carried = Carried(**checkpoint["carried"]) if checkpoint else None
         probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried)
@@ -89,7 +90,7 @@ def run_job(
             if _reads_test(config):
                 record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
             is_scored = _reads_test(config) and config.task.base_score
-            before = measure_base(task, base, config.model.dtype, read_test=is_scored, cache=Path(config.cache))
+            before = measure_base(task, base, config.model, read_test=is_scored, cache=Path(config.cache))
             attached = _attach(config, task, base)
             state = _start(config, record, attached, checkpoint)
         _train(config, record, task, attached, state, probe, display, observe)
@@ -109,6 +110,12 @@ def choose_device(choice: str) -> torch.device:
     if choice == "auto":
         choice = "cuda:0" if torch.cuda.is_available() else "cpu"
     return torch.device(choice)
+
+
+def use_device(device: torch.device) -> None:
+    """Make it the current one: what is not told a device takes that, and the environment names it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _reads_test(config: JobConfig) -> bool:
@@ -146,7 +153,7 @@ def _start(
         attached, hparams.optimizer, lr=hparams.lr, weight_decay=hparams.weight_decay, **hparams.optimizer_kwargs
     )
     scheduler = build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
-    state = TrainingState(optimizer, scheduler)
+    state = TrainingState(optimizer, scheduler, build_loss_scaler(attached.model))
     trainable, total = attached.count_parameters()  # only now: a method's own optimizer may freeze some
     record.result.metrics |= {"adapter/trainable_params": trainable, "adapter/total_params": total}
     set_seed(config.seed)

@@ -88,6 +88,7 @@ _ROWS: tuple[Metric, ...] = (
     Metric("train/loss", "loss of the last optimizer step's batch", "training loss"),
     Metric("train/lr", "learning rate", direction=NEITHER, by_step_only=True),
     Metric("train/grad_norm", "gradient norm before clipping", direction=NEITHER, by_step_only=True),
+    Metric("train/skipped_steps", "steps whose gradient float16 could not hold", direction=NEITHER),
     *_on_items("accuracy", "share right, greedy decoding,", "accuracy", "accuracy", ends=SHARE, is_percent=True),
     *_on_items("score", "mean of the user's own scorer", "score", ends=ANY),
     *_on_items("exact_match", "share that equals its target", "exact match", ends=SHARE, is_percent=True),

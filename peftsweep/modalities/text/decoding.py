@@ -58,8 +58,9 @@ def decode_greedily(
     """Continue each prompt (token ids) with its likeliest tokens, until end of sequence or `max_new_tokens`.
 
     model: a transformers causal LM, bare or in any PEFT wrapper, prompt learning included; its mode (train or eval) is
-    restored. The generation config of the checkpoint is set aside: some ship sampling, penalties or other end tokens.
-    tokenizer: only its eos_token_id is asked for; None lets every answer run to its limit.
+    restored. The generation config of the checkpoint is set aside: some ship sampling or penalties.
+    tokenizer: only its eos_token_id is asked for. It ends an answer, and so does what ends one in the checkpoint's
+    generation config: chat models have a token for the end of a turn. Without any, every answer runs to its limit.
     batch_size: most sequences at a time; halved, with a warning, each time the device runs out of memory.
     on_done: called with the number of prompts finished since its last call.
     Raises DataError for an empty prompt, torch.OutOfMemoryError if not even one sequence fits.
@@ -69,8 +70,8 @@ def decode_greedily(
         raise DataError(Problem("each prompt must have at least one token", f"none in prompts {empty[:5]}"))
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
-    eos_token_id = tokenizer.eos_token_id
-    queue = _Queue(prompts, eos_token_id, max_new_tokens, on_done)
+    end_tokens = _end_tokens(model, tokenizer)
+    queue = _Queue(prompts, end_tokens, max_new_tokens, on_done)
     model = uncompiled(model)  # a compiled model would compile anew for every length of the cache
     with evaluating(model), torch.inference_mode():
         while queue.waiting:
@@ -89,8 +90,17 @@ def decode_greedily(
         "top_k": 0,
         "repetition_penalty": 1.0,
     }
-    ends = {"max_new_tokens": max_new_tokens, "eos_token_id": eos_token_id, "pad_token_id": eos_token_id}
+    ends = {"max_new_tokens": max_new_tokens, "eos_token_id": end_tokens, "pad_token_id": queue.pad_token}
     return Decoded(queue.generations, {**plain, **ends, "batch_size": batch_size})
+
+
+def _end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
+    """The tokenizer's first. A generation config that transformers made up of the model's own, for a checkpoint without
+    one, tells nothing: the default of a model class is no token of this checkpoint."""
+    config = getattr(base_of(model), "generation_config", None)
+    of_model = None if config is None or config._from_model_config else config.eos_token_id
+    several = of_model if isinstance(of_model, list) else [of_model]
+    return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *several) if token is not None))
 
 
 @dataclass
@@ -98,7 +108,7 @@ class _Queue:
     """What is still to do and what is done: prompts waiting, longest first, and tokens generated so far."""
 
     prompts: Sequence[Sequence[int]]
-    eos_token_id: int | None
+    end_tokens: Sequence[int]
     max_new_tokens: int
     on_done: Callable[[int], None] | None
     finished: set[int] = field(default_factory=set)
@@ -115,6 +125,11 @@ class _Queue:
         # Prompts of like length need little padding; the longest first, so that a lack of memory shows at once.
         self.waiting = sorted(unfinished, key=lambda index: -len(self.prompts[index]))
 
+    @property
+    def pad_token(self) -> int:
+        """Any will do: the mask hides it."""
+        return self.end_tokens[0] if self.end_tokens else 0
+
     def take(self, n_prompts: int) -> list[int]:
         taken, self.waiting = self.waiting[:n_prompts], self.waiting[n_prompts:]
         return taken
@@ -124,8 +139,8 @@ class _Queue:
         rows = list(zip(indices, tokens.tolist(), strict=True))
         for index, new in rows:
             generation = self.generations[index]
-            generation += takewhile(lambda token: token != self.eos_token_id, new)
-            if self.eos_token_id in new or len(generation) == self.max_new_tokens:
+            generation += takewhile(lambda token: token not in self.end_tokens, new)
+            if len(generation) == self.max_new_tokens or not set(new).isdisjoint(self.end_tokens):
                 self.finished.add(index)
         going_on = [row for row, index in enumerate(indices) if index not in self.finished]
         if self.on_done and len(going_on) < len(rows):
@@ -310,7 +325,7 @@ def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) ->
             if queue.waiting and _should_refill(batch, batch_size):
                 n_free = batch_size - (0 if batch is None else len(batch.indices))
                 taken = queue.take(min(n_free, READ_TOGETHER))  # a few of like length at a time
-                arrived = forward.read(taken, queue.prompts, queue.eos_token_id or 0)
+                arrived = forward.read(taken, queue.prompts, queue.pad_token)
                 left = arrived.keep(queue.record(taken, arrived.last_token[:, None]))
                 batch = left or batch if batch is None or left is None else batch.join(left)
             elif batch is not None:

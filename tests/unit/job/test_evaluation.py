@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from peftsweep.config.schema import ModelConfig
 from peftsweep.job import evaluation as evaluate
 from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
 from peftsweep.modalities.base import BaseModel, Evaluation
@@ -57,7 +58,7 @@ class Task:
 
 def measure(task: Any, cache: Path, model_key: str = "model", *, read_test: bool = True) -> BaseMeasure:
     base = BaseModel(MODEL, None, model_key, is_embedded=True)
-    return measure_base(task, base, "float32", read_test=read_test, cache=cache)
+    return measure_base(task, base, ModelConfig(dtype="float32"), read_test=read_test, cache=cache)
 
 
 def test_the_base_score_is_computed_once(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from peftsweep.config.schema import HparamsConfig
-from peftsweep.errors import NonFiniteLossError
+from peftsweep.errors import MethodError, NonFiniteLossError
 from peftsweep.job import loop
-from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
+from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
 from peftsweep.modalities.base import Batch, BatchLoss
 
 FEATURES = 3
@@ -416,3 +416,62 @@ def test_a_step_without_targets_changes_nothing() -> None:
     before = weights(model)
     run([{"x": torch.zeros(0, FEATURES), "y": torch.zeros(0)}], model=model, max_steps=1)
     assert torch.equal(weights(model), before)
+
+
+class HalfBase(FromZero):
+    """As FromZero, on a frozen base that computes in float16."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.base = nn.Parameter(torch.tensor(factor, dtype=torch.float16), requires_grad=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(rows).half() * self.base
+
+
+def train_half(factor: float, batch: Batch, steps: int = 1, log: Log | None = None) -> tuple[HalfBase, TrainingState]:
+    model = HalfBase(factor)
+    optimizer = torch.optim.SGD([model.weight], lr=0.1)
+    state = TrainingState(optimizer, build_scheduler(optimizer, "constant", 10, 0.0), build_loss_scaler(model))
+    callbacks = log.callbacks() if log else LoopCallbacks()
+    run([batch], callbacks, model, state=state, max_steps=steps, max_grad_norm=0.0)
+    return model, state
+
+
+def test_gradients_below_the_range_of_float16_are_not_lost() -> None:
+    (batch,) = build_batches(4)
+    batch["y"] *= 1e-5
+    model, state = train_half(1e-2, batch)
+    by_hand = 0.1 * 1e-2 * 2 * (batch["x"].T @ batch["y"]) / 4
+    torch.testing.assert_close(model.weight.detach().squeeze(), by_hand, rtol=1e-2, atol=0.0)
+    assert state.skipped_steps == 0
+
+
+def test_steps_whose_gradients_float16_cannot_hold_are_left_out_and_counted() -> None:
+    log, (batch,) = Log(), build_batches(4)
+    batch["y"] *= 10
+    model, state = train_half(1.0, batch, steps=6, log=log)
+    assert 0 < state.skipped_steps < 6
+    assert weights(model).abs().max() > 0
+    assert state.step == 6
+    assert [metrics["train/skipped_steps"] for _, metrics in log.reports] == sorted(
+        metrics["train/skipped_steps"] for _, metrics in log.reports
+    )
+    assert log.steps("after_step") == list(range(state.skipped_steps + 1, 7))
+
+
+def test_gradients_that_no_scale_makes_finite_end_a_job() -> None:
+    (batch,) = build_batches(4)
+    batch["x"] *= 1e30
+    with pytest.raises(NonFiniteLossError, match="gradient norm"):
+        train_half(60000.0, batch | {"y": batch["y"] * 1e9}, steps=30)
+
+
+def test_other_precisions_are_not_scaled() -> None:
+    assert not build_loss_scaler(build_model()).is_enabled()
+    assert not build_loss_scaler(build_model().bfloat16()).is_enabled()
+
+
+def test_weights_in_float16_are_not_trained() -> None:
+    with pytest.raises(MethodError, match="wider than float16"):
+        build_loss_scaler(build_model().half())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -161,14 +162,26 @@ def test_a_context_that_just_suffices_is_not_exceeded() -> None:
 def test_checkpoint_generation_config_is_set_aside() -> None:
     model, prompts = build_llama(), build_prompts(8)
     expected = decode(model, prompts)
-    model.generation_config = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=5.0, eos_token_id=7)
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=9.0, repetition_penalty=5.0, eos_token_id=EOS
+    )
+    assert decode(model, prompts) == expected
+
+
+def test_whatever_token_ends_an_answer_of_the_model_ends_it() -> None:
+    model, prompts = build_llama(), build_prompts(12)
+    whole = decode(model, prompts)
+    turn_ends = next(token for generation in whole for token in generation[1:])
+    model.generation_config = GenerationConfig(eos_token_id=[EOS, turn_ends])
+    expected = [list(takewhile(lambda token: token != turn_ends, generation)) for generation in whole]
+    assert expected != whole
     assert decode(model, prompts) == expected
 
 
 def test_the_config_in_effect_is_reported() -> None:
     config = decode_greedily(build_llama(), Tokenizer(), [[5]], batch_size=4, max_new_tokens=7).generation_config
     assert config["do_sample"] is False
-    assert (config["max_new_tokens"], config["eos_token_id"], config["batch_size"]) == (7, EOS, 4)
+    assert (config["max_new_tokens"], config["eos_token_id"], config["batch_size"]) == (7, [EOS], 4)
 
 
 def test_without_an_end_token_every_answer_has_the_full_length() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from peftsweep.sweeps.execution import devices
 from peftsweep.sweeps.execution.devices import DeviceLock, find_gpus
 from peftsweep.sweeps.execution.slots import Slot
 
@@ -91,3 +93,84 @@ def test_what_a_dead_process_held_is_free(sweeps: Path) -> None:
 def test_the_gpus_are_those_that_are_visible(visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert find_gpus() == gpus
+
+
+TOOL = """\
+#!/bin/sh
+echo "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)"
+echo "  MIG 3g.20gb     Device  0: (UUID: MIG-bbbb)"
+echo "  MIG 3g.20gb     Device  1: (UUID: MIG-cccc)"
+echo "GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-dddd)"
+"""
+
+
+@pytest.fixture
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Its folder of programs: none, and no driver's library."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    devices._all_gpus.cache_clear()
+    yield tmp_path
+    devices._all_gpus.cache_clear()
+
+
+def test_the_drivers_tool_names_gpus_and_the_slices_of_divided_ones(bare_machine: Path) -> None:
+    tool = bare_machine / "nvidia-smi"
+    tool.write_text(TOOL)
+    tool.chmod(0o755)
+    assert find_gpus() == ["MIG-bbbb", "MIG-cccc", "GPU-dddd"]
+
+
+def test_the_drivers_library_does_too(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml({"GPU-aaaa": ["MIG-bbbb"], "GPU-dddd": []}))
+    assert find_gpus() == ["MIG-bbbb", "GPU-dddd"]
+
+
+def test_a_container_with_neither_has_its_device_files(bare_machine: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (bare_machine / name).touch()
+    assert devices._all_gpus(bare_machine) == ["0", "1"]
+
+
+def test_a_machine_without_any_has_none(bare_machine: Path) -> None:
+    assert devices._all_gpus(bare_machine) == []
+
+
+def test_a_gpu_has_one_lock_whether_it_is_named_by_number_or_uuid(
+    bare_machine: Path, sweeps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml({"GPU-aaaa": [], "GPU-dddd": []}))
+    by_number, by_uuid = (DeviceLock(Slot(0, name), "auto", sweeps, stops=1) for name in ("1", "GPU-dddd"))
+    assert by_number._lock.lock_file == by_uuid._lock.lock_file
+
+
+class FakeNvml(types.ModuleType):
+    """Handles are UUIDs. gpus: UUID of each, and those of its slices."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, gpus: dict[str, list[str]]) -> None:
+        super().__init__("pynvml")
+        self._gpus = gpus
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self._gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return list(self._gpus)[index]
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: str) -> int:  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: str, index: int) -> str:  # noqa: N802
+        if index >= len(self._gpus[gpu]):
+            raise self.NVMLError("not found")
+        return self._gpus[gpu][index]
