@@ -13,6 +13,7 @@ COMMANDS = {
     "ui": ("open_ui", "open MLflow"),
     "worker": ("join_sweep", "join a sweep"),
     "retry": ("retry_trials", "let a sweep's failed trials be run again"),
+    "doctor": ("check_machine", "look whether jobs can run here, and how well"),
     "evaluate": ("evaluate_job", "score a trained job again: after a failure, or by other questions"),
     "import": ("import_results", "log finished jobs to MLflow, or read the PEFT library's benchmark"),
     "export": ("export_weights", "take a job's adapter out, merged or as LoRA"),

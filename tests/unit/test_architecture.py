@@ -23,7 +23,7 @@ LEVELS = (
     {"exchange"},
     {"job"},
     {"report"},
-    {"sweeps"},
+    {"sweeps", "checkup"},
     {"commands", "api"},
     {"__main__"},
 )

@@ -1,0 +1,1 @@
+"""What `peftsweep doctor` looks at: whether this machine can do what peftsweep does, and how well."""
