@@ -62,11 +62,9 @@ def earlier_result(job: JobConfig, folder: Path) -> JobResult | None:
 
 
 def _as_asked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a job the one that was asked for. With `fit=true` it chose itself how to divide the rows of a step."""
-    settings = without_circumstances(flatten(config))
-    if config.get("fit"):
-        settings["rows"] = settings.pop("hparams.batch_size") * settings.pop("hparams.gradient_accumulation")
-    return settings
+    """What makes a job the one that was asked for. With `fit=true` it chose itself how much goes through at a time."""
+    own = {"hparams.max_tokens_per_pass"} if config.get("fit") else set()
+    return {key: value for key, value in without_circumstances(flatten(config)).items() if key not in own}
 
 
 def left_over(folder: Path) -> Iterator[str]:

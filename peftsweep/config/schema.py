@@ -110,8 +110,10 @@ class HparamsConfig:
     lr: float = number(1e-4, above=0)  # the rate that trains
     lr_scale: float = number(1.0, above=0)  # factor from published learning rates, and their ranges, to this model's
     max_steps: int = number(5000, low=1)  # optimizer steps
-    batch_size: int = number(4, low=1)  # rows per forward pass
-    gradient_accumulation: int = number(1, low=1)  # forward passes per optimizer step
+    batch_size: int = number(4, low=1)  # rows that are drawn together
+    gradient_accumulation: int = number(1, low=1)  # batches per optimizer step
+    # Rows of a batch go through together as long as they have no more tokens, padding counted; null: all of a batch.
+    max_tokens_per_pass: int | None = number(None, low=1)
     optimizer: str = "AdamW"  # a class of torch.optim
     optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = number(0.1, low=0)
@@ -162,7 +164,7 @@ class JobConfig:
     device: str = _circumstance("auto")  # auto, cpu, cuda, cuda:1, ...
     plan: bool = _circumstance(True)  # predict the memory of training before it begins
     gpu: str | None = _circumstance(None)  # memory of the card to plan for, as 24GB; null: the device's own
-    fit: bool = _circumstance(False)  # lower hparams.batch_size until training fits, and accumulate gradients instead
+    fit: bool = _circumstance(False)  # lower hparams.max_tokens_per_pass until training fits
     allow_shared_gpu: bool = _circumstance(False)  # measure although others hold memory on the device
     save_adapter: bool = _circumstance(True)  # false keeps the numbers and lets the weights go
     cache: str = _circumstance("outputs/cache")  # tokenised data and base scores, reused by later jobs

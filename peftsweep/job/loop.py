@@ -99,11 +99,12 @@ def _optimizer_step(
     callbacks: LoopCallbacks,
 ) -> dict[str, float]:
     scaler = state.scaler
-    loss = _accumulate_gradients(model, task, group, hparams.amp, callbacks.own_loss, scaler)
-    _refuse_non_finite("loss", loss, state.step + 1)
+    mean_loss = _accumulate_gradients(model, task, group, hparams, callbacks.own_loss, scaler)
     scaler.unscale_(state.optimizer)
     trained = [weight for weight in model.parameters() if weight.grad is not None]
-    norm = nn.utils.clip_grad_norm_(trained, hparams.max_grad_norm or math.inf).item()
+    clipped_from = nn.utils.clip_grad_norm_(trained, hparams.max_grad_norm or math.inf)
+    loss, norm = torch.stack((mean_loss, clipped_from)).tolist()  # the step waits for the device here, and only here
+    _refuse_non_finite("loss", loss, state.step + 1)
     is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > LEAST_SCALE
     if not is_skipped:
         _refuse_non_finite("gradient norm", norm, state.step + 1)
@@ -130,24 +131,33 @@ def _accumulate_gradients(
     model: nn.Module,
     task: TrainableTask,
     group: Sequence[Batch],
-    amp: bool,
+    hparams: HparamsConfig,
     own_loss: Callable[[], Tensor | None],
     scaler: GradScaler,
-) -> float:
-    """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large
-    batch."""
+) -> Tensor:
+    """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large batch,
+    and that it doesn't matter in how many parts they go through."""
     device = next(model.parameters()).device
     targets = max(1, sum(task.targets(batch) for batch in group))
     total = torch.zeros((), device=device)
-    for batch in group:
-        on_device = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16) if amp else nullcontext():
-            loss = task.loss(model, on_device)
+    for part, share in _parts(task, group, hparams.max_tokens_per_pass):
+        with torch.autocast(device.type, dtype=torch.bfloat16) if hparams.amp else nullcontext():
+            loss = task.loss(model, part)
             own = own_loss()
         auxiliary = loss.auxiliary if own is None else loss.auxiliary + own
-        scaler.scale(loss.sum / targets + auxiliary / len(group)).backward()
+        scaler.scale(loss.sum / targets + auxiliary * share).backward()
         total += loss.sum.detach()
-    return total.item() / targets
+    return total / targets
+
+
+def _parts(task: TrainableTask, group: Sequence[Batch], max_tokens: int | None) -> Iterator[tuple[Batch, float]]:
+    """What goes through together, and its share in a mean over the group: each batch weighs the same there."""
+    for batch in group:
+        parts = [batch] if max_tokens is None else task.parts(batch, max_tokens)
+        targets = max(1, task.targets(batch))
+        for part in parts:
+            share = 1.0 if len(parts) == 1 else task.targets(part) / targets
+            yield part, share / len(group)
 
 
 def _refuse_non_finite(what: str, value: float, step: int) -> None:

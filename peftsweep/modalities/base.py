@@ -70,9 +70,15 @@ class Length:
 class TrainableTask(Protocol):
     """The part of a task that the training loop sees."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss: ...
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
+        """batch: on the host, from where it is brought to the model, or there already."""
+        ...
+
     def targets(self, batch: Batch) -> int: ...
     def tokens(self, batch: Batch) -> int: ...
+    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
+        """The rows of a batch in parts of at most so many tokens, padding counted, and of one row at least."""
+        ...
 
 
 class PlannedStep(TrainableTask, Protocol):
@@ -135,7 +141,7 @@ class Modality(ModalitySettings):
         """What evaluation does with `rows` rows of `tokens` tokens at a time, each pass to be traced by itself; else as
         `planned_step`."""
         step = self.planned_step(task, hparams, skeleton, rows, tokens)
-        return [lambda model: step.loss(model, {key: tensor.to("meta") for key, tensor in step.batch.items()})]
+        return [lambda model: step.loss(model, step.batch)]
 
 
 def modality_of(config: ModelConfig | TaskConfig) -> Modality:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -20,6 +20,12 @@ def base_of(model: nn.Module) -> Any:
     """The transformers or diffusers model in the middle, which owns the configuration and the output head."""
     model = uncompiled(model)
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def on_device_of(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch where the model is, without waiting for it to arrive."""
+    device = next(model.parameters()).device
+    return {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
 
 
 @contextmanager

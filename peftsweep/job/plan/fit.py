@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,7 +14,7 @@ from peftsweep.config.registry import find_modality
 from peftsweep.config.schema import QUANTISED, JobConfig
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError, PeftsweepError, Problem
-from peftsweep.job.plan.planner import MemoryPlan, Planner, plan_job, with_batch
+from peftsweep.job.plan.planner import MemoryPlan, Planner, plan_job
 from peftsweep.memory.meters import usable_bytes
 from peftsweep.methods.catalog import method_files, read_method_file
 from peftsweep.records.results import Stage
@@ -49,22 +50,26 @@ def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int) -> int:
 
 
 def fitted(config: JobConfig, card_bytes: int) -> JobConfig:
-    """The job with the largest batch that fits and divides the one that was asked for; accumulated gradients keep the
-    rows of an optimizer step. Raises ConfigError if not even one row fits."""
-    rows = config.hparams.batch_size * config.hparams.gradient_accumulation
-    planner = Planner(config)
-    for size in (size for size in range(config.hparams.batch_size, 0, -1) if rows % size == 0):
-        smallest = planner.plan(size, rows // size)
+    """The job with as many tokens in a pass as fit: rows are drawn as they were, so that it learns the same. Raises
+    ConfigError if not even one row fits."""
+    hparams = dataclasses.replace(config.hparams, max_tokens_per_pass=None)
+    planner = Planner(dataclasses.replace(config, hparams=hparams))
+    smallest = Planner(config).plan()
+    if smallest.fits(card_bytes):
+        return config
+    for rows in range(smallest.batch_size - 1, 0, -1):
+        smallest = planner.plan(rows, hparams.gradient_accumulation * math.ceil(hparams.batch_size / rows))
         if smallest.fits(card_bytes):
-            log.info("fit=true: hparams.batch_size=%d hparams.gradient_accumulation=%d.", size, rows // size)
-            return with_batch(config, size, rows // size)
+            tokens = rows * smallest.tokens
+            log.info("fit=true: hparams.max_tokens_per_pass=%d, %d of the longest rows.", tokens, rows)
+            return dataclasses.replace(config, hparams=dataclasses.replace(hparams, max_tokens_per_pass=tokens))
     need = f"{smallest.high_bytes / GB:.3g} GB with one row, more than the {card_bytes / GB:.3g} GB there are"
     fix = "Set hparams.gradient_checkpointing=true or lower hparams.max_seq_length; `peftsweep plan` tells what helps."
     raise ConfigError(Problem(f"training must fit the card; it may need {need}", source="fit", fix=fix))
 
 
 def with_fitting_batch(config: JobConfig, device: torch.device) -> JobConfig:
-    """The job itself, or with `fit=true` the job with the largest batch that fits. Raises ConfigError where not even
+    """The job itself, or with `fit=true` the job with the largest passes that fit. Raises ConfigError where not even
     one row does, or no card is known."""
     if not config.fit:
         return config
@@ -99,7 +104,7 @@ def predict_memory(config: JobConfig, device: torch.device) -> dict[str, float]:
     if card_bytes is None or plan.fits(card_bytes):
         return predicted
     need = f"{plan.low_bytes / GB:.3g} to {plan.high_bytes / GB:.3g} GB of the {card_bytes / GB:.3g} GB there are"
-    fix = "fit=true takes a smaller batch; `peftsweep plan` with the same settings tells what else helps."
+    fix = "fit=true takes fewer tokens at a time; `peftsweep plan` with the same settings tells what else helps."
     if config.stage == Stage.TUNE and plan.low_bytes > card_bytes:
         raise OutOfMemoryError(Problem(f"a trial must fit the card; this one was refused, as it needs {need}", fix=fix))
     log.warning("Training is predicted to need %s. %s", need, fix)
@@ -109,7 +114,7 @@ def predict_memory(config: JobConfig, device: torch.device) -> dict[str, float]:
 def remedies(config: JobConfig, plan: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:
     """What takes less than the plan, one change of settings at a time, as it would be typed, with the plan that it
     leads to; changes that can't be made are left out."""
-    for change, changed in _changes(config):
+    for change, changed in _changes(config, plan):
         try:
             smaller = plan_job(changed)
         except PeftsweepError as error:
@@ -119,15 +124,15 @@ def remedies(config: JobConfig, plan: MemoryPlan) -> Iterator[tuple[str, MemoryP
             yield change, smaller
 
 
-def _changes(config: JobConfig) -> Iterator[tuple[str, JobConfig]]:
+def _changes(config: JobConfig, plan: MemoryPlan) -> Iterator[tuple[str, JobConfig]]:
     hparams = config.hparams
     replace = dataclasses.replace
     if not hparams.gradient_checkpointing:
         changed = replace(hparams, gradient_checkpointing=True)
         yield "hparams.gradient_checkpointing=true", replace(config, hparams=changed)
-    if hparams.batch_size > 1:
-        rows = hparams.batch_size * hparams.gradient_accumulation
-        yield f"hparams.batch_size=1 hparams.gradient_accumulation={rows}", with_batch(config, 1, rows)
+    if plan.batch_size > 1:
+        changed = replace(hparams, max_tokens_per_pass=plan.tokens)
+        yield f"hparams.max_tokens_per_pass={plan.tokens}", replace(config, hparams=changed)
     yield from find_modality(config.model.modality).lighter(config)
     for name in LIGHT_METHODS:
         if name != config.method.name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +53,8 @@ def build_step(job: JobConfig, skeleton: Skeleton, rows: int, tokens: int) -> Pl
 class MemoryPlan:
     """One job's memory. All in bytes; predictions are of what torch reserves on a CUDA device.
 
-    parts: by category at the peak of training, and ALLOCATOR; their sum is train_peak_bytes. tokens: of the longest
+    batch_size: rows on the device at once; parts: by category at the peak of training, and ALLOCATOR; their sum is
+    train_peak_bytes. tokens: of the longest
     row, or of a picture and its prompt. eval_peak_bytes: of evaluation with `hparams.eval_batch_size` rows at a time;
     eval_least_bytes: with one, to which it comes where memory runs out; None where they can't be followed. notes: what
     the prediction rests on, in words.
@@ -121,10 +123,13 @@ class Planner:
         """What the job takes, or would take with another batch. Raises MethodError for a method that doesn't fit the
         model, or can't be traced."""
         hparams = self._config.hparams
-        batch = batch_size or hparams.batch_size, gradient_accumulation or hparams.gradient_accumulation
-        if batch not in self._plans:
-            self._plans[batch] = self._trace(with_batch(self._config, *batch))
-        return self._plans[batch]
+        rows, batches = batch_size or hparams.batch_size, gradient_accumulation or hparams.gradient_accumulation
+        if hparams.max_tokens_per_pass is not None:  # what goes through together is all that is on the device
+            at_once = min(rows, max(1, hparams.max_tokens_per_pass // self._length.tokens))
+            rows, batches = at_once, batches * math.ceil(rows / at_once)
+        if (rows, batches) not in self._plans:
+            self._plans[rows, batches] = self._trace(with_batch(self._config, rows, batches))
+        return self._plans[rows, batches]
 
     def _trace(self, config: JobConfig) -> MemoryPlan:
         if self._attached is None:

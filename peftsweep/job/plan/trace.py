@@ -112,6 +112,7 @@ def trace_training(
             hparams,
             max_steps=STEPS,
             gradient_accumulation=min(hparams.gradient_accumulation, MOST_ACCUMULATED),
+            max_tokens_per_pass=None,
             eval_every=0,
             eval_steps=None,
             checkpoint_every=0,

@@ -56,6 +56,25 @@ def total_loss(losses: Tensor, batch: Batch, prior_weight: float) -> BatchLoss:
     return BatchLoss((losses * (1 - is_prior)).sum(), prior_weight * (losses * is_prior).sum() / is_prior.sum())
 
 
+def tokens_of_picture(batch: Batch) -> int:
+    """Latent and prompt tokens. Prompts are padded, and the model reads their padding like any token."""
+    height, width = batch["latents"].shape[2:]
+    return height * width + batch["prompt_embeds"].shape[1]
+
+
+def split_pictures(batch: Batch, max_tokens: int) -> list[Batch]:
+    """The photos of a batch in parts of at most so many tokens, and of one photo at least. Each comes with its prior
+    picture, where there are any, which is not counted, so that `total_loss` weighs them as in the whole batch."""
+    is_prior = batch.get("is_prior", torch.zeros(len(batch["latents"]), dtype=torch.bool))
+    photos, priors = ((is_prior == wanted).nonzero().flatten().tolist() for wanted in (False, True))
+    if priors and len(priors) != len(photos):
+        return [batch]
+    count = max(1, max_tokens // tokens_of_picture(batch))
+    starts = range(0, len(photos), count)
+    chosen = ([*photos[start : start + count], *priors[start : start + count]] for start in starts)
+    return [{key: tensor[rows] for key, tensor in batch.items()} for rows in chosen]
+
+
 def loss_weights(config: ImageGenConfig, sigmas: Tensor) -> Tensor:
     """(b,): what the losses of a training batch count. sigma_sqrt draws uniformly and weights by 1 / sigma^2."""
     return compute_loss_weighting_for_sd3(config.noise_density, sigmas)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +14,13 @@ from torch import nn
 
 from peftsweep.config.schema import ModelConfig
 from peftsweep.modalities.base import Batch, BatchLoss, Skeleton
-from peftsweep.modalities.image.flow import add_noise, flow_losses, total_loss
+from peftsweep.modalities.image.flow import add_noise, flow_losses, split_pictures, total_loss
 from peftsweep.modalities.image.pipeline import predict_velocity
 from peftsweep.modalities.image.settings import PIXELS_PER_TOKEN, ImageGenConfig
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
 from peftsweep.modalities.skeleton import depths_of, described_source, known_architecture
+from peftsweep.modalities.wrapped import on_device_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class FlowStep:
     prior_weight: float
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
+        batch = on_device_of(model, batch)
         noisy = add_noise(batch["latents"], batch["noise"], batch["sigmas"])
         velocity = predict_velocity(model, noisy, batch["sigmas"], batch["prompt_embeds"], self.dtype)
         return total_loss(flow_losses(velocity, batch["latents"], batch["noise"]), batch, self.prior_weight)
@@ -38,6 +41,9 @@ class FlowStep:
         return len(batch["latents"])
 
     tokens = targets
+
+    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
+        return split_pictures(batch, max_tokens)
 
 
 def build_flow_step(task: ImageGenConfig, skeleton: Skeleton, rows: int) -> FlowStep:

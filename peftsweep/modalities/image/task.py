@@ -30,6 +30,8 @@ from peftsweep.modalities.image.flow import (
     flow_losses,
     held_out_batches,
     loss_weights,
+    split_pictures,
+    tokens_of_picture,
     total_loss,
     training_batches,
 )
@@ -47,7 +49,7 @@ from peftsweep.modalities.image.pipeline import predict_velocity
 from peftsweep.modalities.image.pocket import world as image_world
 from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, mean_drift, paired_cosines, score_pictures
 from peftsweep.modalities.image.settings import ImageGenConfig
-from peftsweep.modalities.wrapped import evaluating
+from peftsweep.modalities.wrapped import evaluating, on_device_of
 
 log = logging.getLogger(__name__)
 
@@ -155,12 +157,14 @@ class ImageTask:
         return len(batch["latents"]) - (int(batch["is_prior"].sum()) if "is_prior" in batch else 0)
 
     def tokens(self, batch: Batch) -> int:
-        """Latent and prompt tokens. Prompts are padded, and the model reads their padding like any token."""
-        n_pictures, _, height, width = batch["latents"].shape
-        return n_pictures * (height * width + batch["prompt_embeds"].shape[1])
+        return len(batch["latents"]) * tokens_of_picture(batch)
+
+    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
+        return split_pictures(batch, max_tokens)
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
         """See modalities.base.Task. Prior pictures add the weighted mean of their losses."""
+        batch = on_device_of(model, batch)
         losses = self._losses(model, batch) * loss_weights(self._config, batch["sigmas"])
         return total_loss(losses, batch, self._config.prior_weight)
 
@@ -172,7 +176,7 @@ class ImageTask:
     @torch.no_grad()
     def _held_out_loss(self, model: nn.Module, name: str) -> float:
         """Mean over photos, noise levels and noises, which never change; unweighted."""
-        split, device = self._split(name), next(model.parameters()).device
+        split = self._split(name)
         self._learn_prompts()
         batches = held_out_batches(
             split.latents,
@@ -181,7 +185,7 @@ class ImageTask:
             self._hparams.eval_batch_size,
         )
         with evaluating(model):
-            losses = [self._losses(model, {key: part.to(device) for key, part in one.items()}) for one in batches]
+            losses = [self._losses(model, on_device_of(model, one)) for one in batches]
         return float(torch.cat(losses).mean())
 
     def _draw(self, model: nn.Module, prompts: Sequence[str], seeds: Sequence[int], doing: str = "") -> np.ndarray:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from peftsweep.errors import is_device_lost, is_out_of_memory
 from peftsweep.modalities.base import BatchLoss
-from peftsweep.modalities.wrapped import base_of, evaluating, uncompiled
+from peftsweep.modalities.wrapped import base_of, evaluating, on_device_of, uncompiled
 
 IGNORED_LABEL = -100
 SLICE_LOGITS_BYTES = 64 * 2**20  # float32 logits of one slice: small beside a model, large enough to keep a GPU busy
@@ -46,15 +46,20 @@ def language_model_loss(
 ) -> BatchLoss:
     """Next-token loss of a transformers causal LM, bare or in any PEFT wrapper, compiled or not.
 
-    input_ids, attention_mask, labels: (b, s); a label of -100 is no target, and the first column never is one, so that
+    input_ids, attention_mask, labels: (b, s), on the host or where the model is; a label of -100 is no target, and the first column never is one, so that
     every method is judged on the same tokens whether or not it puts virtual tokens before them.
     fused: see `supports_fused_loss`; `False` builds the float32 logits, as transformers does.
     Returns float32 nats: their sum over all targets, and apart from it what the method adds to the mean loss (AdaLoRA's
     orthogonality, Shadow's own path), 0 for most.
     """
     targets = labels[:, 1:].flatten()
-    rows = (targets != IGNORED_LABEL).nonzero().squeeze(1)  # before the forward pass: this waits for the device
-    outputs = _forward(model, input_ids, attention_mask, labels, without_head=fused)
+    rows = (
+        (targets != IGNORED_LABEL).nonzero().squeeze(1)
+    )  # on the host, if they are there: a device would be waited for
+    given = {"ids": input_ids, "mask": attention_mask, "labels": labels, "targets": targets, "rows": rows}
+    given = on_device_of(model, given)
+    rows, targets = given["rows"], given["targets"]
+    outputs = _forward(model, given["ids"], given["mask"], given["labels"], without_head=fused)
     n_positions = input_ids.shape[1]
     states = outputs.logits[:, -n_positions:-1]  # virtual tokens, where a method has them, stand first
     states = states.reshape(-1, states.shape[-1]).index_select(0, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from peftsweep.modalities.skeleton import described_source, known_architecture
 from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, rows_at_once
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.task import build_text_task
+from peftsweep.modalities.text.tokens import split_batch
 
 # Attention of other packages keeps what torch's own kernels keep.
 FUSED_ATTENTION = ("sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
@@ -39,12 +40,15 @@ class LanguageStep:
         """Of as many of the rows as evaluation takes at once."""
         rows, tokens = self.batch["labels"].shape
         at_once = rows_at_once(model, rows, tokens, fused=self.fused_loss)
-        return self.loss(model, {key: tensor[:at_once].to("meta") for key, tensor in self.batch.items()})
+        return self.loss(model, {key: tensor[:at_once] for key, tensor in self.batch.items()})
 
     def targets(self, batch: Batch) -> int:
         return batch["labels"].numel()
 
     tokens = targets
+
+    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
+        return split_batch(batch, max_tokens)
 
 
 def build_language_step(hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int) -> LanguageStep:

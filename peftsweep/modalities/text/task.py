@@ -27,7 +27,7 @@ from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, r
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.tasks import TASK_MODULES, build_source
-from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, tokenize
+from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, split_batch, tokenize
 from peftsweep.modalities.wrapped import evaluating
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,9 @@ class TextTask:
     def tokens(self, batch: Batch) -> int:
         return int(batch["attention_mask"].sum())
 
+    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
+        return split_batch(batch, max_tokens)
+
     def prepare(self, model: nn.Module) -> None:
         self._fused = self._hparams.fused_loss and supports_fused_loss(model)
 
@@ -141,7 +144,7 @@ class TextTask:
 
     @torch.no_grad()
     def _mean_loss(self, model: nn.Module, tokens: TokenRows, doing: str, *, loss_on_prompt: bool = False) -> float:
-        device, lengths, size = next(model.parameters()).device, tokens.lengths(), self._hparams.eval_batch_size
+        lengths, size = tokens.lengths(), self._hparams.eval_batch_size
         by_length = sorted(tokens.with_response(), key=lambda row: -lengths[row])
         total, count, start = 0.0, 0, 0
         with evaluating(model), self._progress(doing, len(by_length)) as advance:
@@ -150,7 +153,7 @@ class TextTask:
                 rows = by_length[start : start + at_once]
                 batch = self._collate(tokens, rows, loss_on_prompt=loss_on_prompt)
                 try:
-                    total += self.loss(model, {key: tensor.to(device) for key, tensor in batch.items()}).sum.item()
+                    total += self.loss(model, batch).sum.item()
                 except RuntimeError as error:
                     if len(rows) == 1 or not is_out_of_memory(error):
                         raise

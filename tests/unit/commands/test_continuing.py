@@ -14,11 +14,11 @@ from peftsweep.records.results import JobResult, Status, save_result
 
 @pytest.fixture
 def job() -> JobConfig:
-    return with_rows(JobConfig(), 4, 1)
+    return JobConfig()
 
 
-def with_rows(job: JobConfig, batch: int, accumulated: int) -> JobConfig:
-    return replace(job, hparams=replace(job.hparams, batch_size=batch, gradient_accumulation=accumulated))
+def in_passes_of(job: JobConfig, tokens: int) -> JobConfig:
+    return replace(job, hparams=replace(job.hparams, max_tokens_per_pass=tokens))
 
 
 def leave(folder: Path, job: JobConfig) -> None:
@@ -33,10 +33,10 @@ def test_it_is_of_the_same_settings_wherever_it_ran(job: JobConfig, tmp_path: Pa
     leave(tmp_path, replace(job, device="cuda:1"))
     assert earlier_result(job, tmp_path) is not None
     assert earlier_result(replace(job, seed=job.seed + 1), tmp_path) is None
-    assert earlier_result(with_rows(job, 2, 2), tmp_path) is None
+    assert earlier_result(in_passes_of(job, 100), tmp_path) is None
 
 
-def test_a_job_that_divided_its_rows_to_fit_is_the_one_that_was_asked_for(job: JobConfig, tmp_path: Path) -> None:
-    leave(tmp_path, replace(with_rows(job, 1, 4), fit=True))
+def test_a_job_that_was_made_to_fit_is_the_one_that_was_asked_for(job: JobConfig, tmp_path: Path) -> None:
+    leave(tmp_path, replace(in_passes_of(job, 100), fit=True))
     assert earlier_result(replace(job, fit=True), tmp_path) is not None
-    assert earlier_result(replace(with_rows(job, 8, 1), fit=True), tmp_path) is None
+    assert earlier_result(job, tmp_path) is None

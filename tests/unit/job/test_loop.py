@@ -37,6 +37,10 @@ class Regression:
     def tokens(self, batch: Batch) -> int:
         return 10 * len(batch["y"])
 
+    def parts(self, batch: Batch, max_tokens: int) -> list[Batch]:
+        rows = range(0, len(batch["y"]), max(1, max_tokens // 10))
+        return [{key: tensor[row : row + max(1, max_tokens // 10)] for key, tensor in batch.items()} for row in rows]
+
 
 class FromZero(nn.Module):
     """Linear without a bias, from 0: the gradient of the first step is easy to work out."""
@@ -474,3 +478,14 @@ def test_other_precisions_are_not_scaled() -> None:
 def test_weights_in_float16_are_not_trained() -> None:
     with pytest.raises(MethodError, match="wider than float16"):
         build_loss_scaler(build_model().half())
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 30, 1000])
+def test_a_step_is_the_same_in_however_many_parts_its_rows_go_through(max_tokens: int) -> None:
+    batches, log, parted_log = build_batches(5, 3), Log(), Log()
+    settings = {"gradient_accumulation": 2, "max_steps": 3}
+    whole = run(batches, log.callbacks(), task=Regression(0.25), **settings)
+    parted = run(batches, parted_log.callbacks(), task=Regression(0.25), max_tokens_per_pass=max_tokens, **settings)
+    torch.testing.assert_close(weights(parted), weights(whole), rtol=1e-5, atol=1e-6)
+    for (step, expected), (_, found) in zip(log.reports, parted_log.reports, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5), step

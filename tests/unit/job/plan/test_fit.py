@@ -9,7 +9,7 @@ from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError
 from peftsweep.job.plan import fit
 from peftsweep.job.plan.fit import MOST_ROWS, fitted, largest_batch, remedies
-from peftsweep.job.plan.planner import MemoryPlan
+from peftsweep.job.plan.planner import MemoryPlan, Planner
 
 JobOf = Callable[..., JobConfig]
 PlanOf = Callable[..., MemoryPlan]
@@ -70,26 +70,26 @@ def test_a_batch_that_fits_stays_as_it_is(job_of: JobOf, plan_of: PlanOf) -> Non
     assert fitted(job_of(*settings), card_that_fits(plan_of(*settings))) == job_of(*settings)
 
 
-def test_the_largest_divisor_that_fits_is_taken_and_a_step_keeps_its_rows(job_of: JobOf, plan_of: PlanOf) -> None:
-    """Of 12 rows 6 would fit by a hair, and 5, which is no divisor."""
-    card_bytes = card_that_fits(plan_of("method=lora", "hparams.batch_size=6", "hparams.gradient_accumulation=2"))
+def test_as_many_rows_go_through_at_a_time_as_fit(job_of: JobOf, plan_of: PlanOf) -> None:
+    plan = plan_of("method=lora", "hparams.batch_size=5", "hparams.gradient_accumulation=3")
     asked_for = job_of("method=lora", "hparams.batch_size=12")
-    found = fitted(asked_for, card_bytes).hparams
-    assert (found.batch_size, found.gradient_accumulation) == (6, 2)
-    found = fitted(asked_for, card_bytes - 10**6).hparams
-    assert (found.batch_size, found.gradient_accumulation) == (4, 3)
+    found = fitted(asked_for, card_that_fits(plan))
+    assert found.hparams.max_tokens_per_pass == 5 * plan.tokens
+    less = fitted(asked_for, card_that_fits(plan) - 10**6).hparams.max_tokens_per_pass
+    assert less is not None
+    assert less < 5 * plan.tokens
+    assert Planner(found).plan().train_peak_bytes == plan.train_peak_bytes
 
 
-def test_nothing_but_the_batch_changes(job_of: JobOf, plan_of: PlanOf) -> None:
+def test_nothing_but_that_changes(job_of: JobOf, plan_of: PlanOf) -> None:
     asked_for = job_of("method=lora", "hparams.batch_size=12")
     found = fitted(asked_for, card_that_fits(plan_of("method=lora", "hparams.batch_size=1")) + 10**6)
-    assert found.hparams.batch_size < 12
-    batch = {"batch_size": 12, "gradient_accumulation": 1}
-    restored = dataclasses.replace(found, hparams=dataclasses.replace(found.hparams, **batch))
-    assert restored == asked_for
+    assert found != asked_for
+    hparams = dataclasses.replace(found.hparams, max_tokens_per_pass=None)
+    assert dataclasses.replace(found, hparams=hparams) == asked_for
 
 
-def test_gradients_that_wait_for_more_batches_are_counted(job_of: JobOf, plan_of: PlanOf) -> None:
+def test_gradients_that_wait_for_more_rows_are_counted(job_of: JobOf, plan_of: PlanOf) -> None:
     """Full fine-tuning: 48 rows fit alone, but not beside the gradients of the rows before."""
     alone, waiting = (
         plan_of("method=full", "hparams.batch_size=48", f"hparams.gradient_accumulation={batches}")
@@ -97,7 +97,8 @@ def test_gradients_that_wait_for_more_batches_are_counted(job_of: JobOf, plan_of
     )
     assert alone.high_bytes < waiting.high_bytes
     found = fitted(job_of("method=full", "hparams.batch_size=96"), waiting.high_bytes - 1).hparams
-    assert found.batch_size < 48
+    assert found.max_tokens_per_pass is not None
+    assert found.max_tokens_per_pass < 48 * waiting.tokens
 
 
 def test_a_card_that_holds_not_one_row_is_an_error_with_ways_out(job_of: JobOf) -> None:
@@ -112,7 +113,7 @@ def test_remedies_take_less_and_are_told_as_they_are_typed(job_of: JobOf, plan_o
     found = dict(remedies(job_of(*settings, "hparams.gradient_accumulation=2"), plan))
     assert found.keys() >= {
         "hparams.gradient_checkpointing=true",
-        "hparams.batch_size=1 hparams.gradient_accumulation=16",
+        "hparams.max_tokens_per_pass=256",
         "hparams.max_seq_length=128",
         "model.dtype=int4",
     }

@@ -43,12 +43,11 @@ def test_a_job_that_wants_no_plan_has_none(tmp_path: Path) -> None:
     assert "plan/train_peak_bytes" not in result_of(tmp_path, "hparams.batch_size=2", "plan=false")["metrics"]
 
 
-def test_a_job_that_fits_its_batch_to_a_card_keeps_the_rows_of_a_step_and_says_so(tmp_path: Path) -> None:
-    smaller = ("hparams.batch_size=4", "hparams.gradient_accumulation=3")
-    card_bytes = plan_job(build_config(compose_config([*QUICK, *smaller]))).high_bytes
-    result = result_of(tmp_path, "hparams.batch_size=12", "fit=true", f"gpu={card_bytes}B")
+def test_a_job_that_fits_a_card_says_how_much_goes_through_at_a_time(tmp_path: Path) -> None:
+    plan = plan_job(build_config(compose_config([*QUICK, "hparams.batch_size=4", "hparams.gradient_accumulation=3"])))
+    result = result_of(tmp_path, "hparams.batch_size=12", "fit=true", f"gpu={plan.high_bytes}B")
     written = yaml.safe_load((tmp_path / "job/config.yaml").read_text())
     for config in (result["config"], written):
-        assert (config["hparams"]["batch_size"], config["hparams"]["gradient_accumulation"]) == (4, 3)
+        assert config["hparams"]["max_tokens_per_pass"] == 4 * plan.tokens
     assert result["metrics"]["train/tokens"] > 0
-    assert result["metrics"]["plan/train_peak_bytes"] < card_bytes
+    assert result["metrics"]["plan/train_peak_bytes"] < plan.high_bytes

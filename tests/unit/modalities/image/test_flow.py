@@ -8,6 +8,8 @@ from peftsweep.modalities.image.flow import (
     flow_losses,
     held_out_noise,
     loss_weights,
+    split_pictures,
+    total_loss,
 )
 from peftsweep.modalities.image.settings import ImageGenConfig
 
@@ -92,3 +94,21 @@ def test_held_out_noise_levels_cover_the_scale_evenly() -> None:
     rows, sigmas, _ = held_out_noise(torch.zeros(2, 4, 2, 2), LEVELS)
     assert rows.bincount().tolist() == [16, 16]
     assert sigmas[rows == 1].unique().tolist() == pytest.approx([(2 * n + 1) / 16 for n in range(8)], abs=0.002)
+
+
+@pytest.mark.parametrize("has_priors", [True, False])
+@pytest.mark.parametrize("max_tokens", [1, 40, 1000])
+def test_parts_of_a_batch_lose_what_the_whole_does(has_priors: bool, max_tokens: int) -> None:
+    photos, pictures = 3, 6 if has_priors else 3
+    batch = {"latents": torch.randn(pictures, 2, 4, 4), "prompt_embeds": torch.zeros(pictures, 4, 8)}  # 20 tokens each
+    batch["losses"] = torch.arange(1.0, pictures + 1)
+    if has_priors:
+        batch["is_prior"] = torch.arange(pictures) >= photos
+    parts = split_pictures(batch, max_tokens)
+    assert len(parts) == {1: 3, 40: 2, 1000: 1}[max_tokens]
+    whole, losses = total_loss(batch["losses"], batch, 0.5), [total_loss(part["losses"], part, 0.5) for part in parts]
+    counts = [len(part["losses"]) / pictures for part in parts]
+    assert sum(loss.sum for loss in losses) == pytest.approx(whole.sum.item())
+    assert sum(loss.auxiliary * share for loss, share in zip(losses, counts, strict=True)) == pytest.approx(
+        whole.auxiliary.item()
+    )

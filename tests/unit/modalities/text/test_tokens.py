@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
@@ -21,6 +23,7 @@ from peftsweep.modalities.text.tokens import (
     TokenRows,
     collate,
     render,
+    split_batch,
     tokenize,
     tokenizer_fingerprint,
 )
@@ -262,3 +265,18 @@ def test_a_chat_template_that_does_not_fit_is_told(trouble: str, tokenizer: Any,
     tokenizer.chat_template = template
     with pytest.raises(DataError, match=rule):
         tokenize([CHAT], PROMPT_FORMAT, tokenizer, tmp_path)
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), max_tokens=st.integers(1, 200))
+def test_parts_of_a_batch_hold_each_row_once_and_no_more_tokens_than_allowed(
+    lengths: list[int], max_tokens: int
+) -> None:
+    width = max(lengths)
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.arange(1, len(lengths) + 1)[:, None] * mask
+    parts = split_batch({"input_ids": ids, "attention_mask": mask, "labels": ids}, max_tokens)
+    assert sorted(row[0] for part in parts for row in part["input_ids"].tolist()) == list(range(1, len(lengths) + 1))
+    for part in parts:
+        assert part["input_ids"].numel() <= max_tokens or len(part["input_ids"]) == 1
+        assert part["attention_mask"].any(dim=0).all()  # no column of padding alone
+    assert sum(int(part["attention_mask"].sum()) for part in parts) == sum(lengths)
