@@ -28,6 +28,7 @@ from peftsweep.modalities.wrapped import base_of, evaluating, on_device_of, unco
 IGNORED_LABEL = -100
 SLICE_LOGITS_BYTES = 64 * 2**20  # float32 logits of one slice: small beside a model, large enough to keep a GPU busy
 MIN_SLICE_TOKENS = 256  # fewer rows than this and reading the head's weight costs more than the product itself
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # of a model's configuration
 # Where whole logits are built: what a pass without gradients may hold of them, and of one logit the model's own, its
 # float32 copy and its log-probability.
 EVALUATION_LOGITS_BYTES, LOGIT_BYTES = 2**30, 12
@@ -42,13 +43,20 @@ _NO_HEAD = nn.Identity()
 
 
 def language_model_loss(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, fused: bool = True
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    *,
+    fused: bool = True,
+    masked: bool = True,
 ) -> BatchLoss:
     """Next-token loss of a transformers causal LM, bare or in any PEFT wrapper, compiled or not.
 
-    input_ids, attention_mask, labels: (b, s), on the host or where the model is; a label of -100 is no target, and the first column never is one, so that
-    every method is judged on the same tokens whether or not it puts virtual tokens before them.
-    fused: see `supports_fused_loss`; `False` builds the float32 logits, as transformers does.
+    input_ids, attention_mask, labels: (b, s), padded on the right, on the host or where the model is. A label of -100
+    is no target, and the first column never is one, so that every method is judged on the same tokens whether or not it
+    puts virtual tokens before them.
+    fused: see `supports_fused_loss`; `False` builds the float32 logits, as transformers does. masked: see `needs_mask`.
     Returns float32 nats: their sum over all targets, and apart from it what the method adds to the mean loss (AdaLoRA's
     orthogonality, Shadow's own path), 0 for most.
     """
@@ -59,7 +67,8 @@ def language_model_loss(
     given = {"ids": input_ids, "mask": attention_mask, "labels": labels, "targets": targets, "rows": rows}
     given = on_device_of(model, given)
     rows, targets = given["rows"], given["targets"]
-    outputs = _forward(model, given["ids"], given["mask"], given["labels"], without_head=fused)
+    mask = given["mask"] if masked else None
+    outputs = _forward(model, given["ids"], mask, given["labels"], without_head=fused)
     n_positions = input_ids.shape[1]
     states = outputs.logits[:, -n_positions:-1]  # virtual tokens, where a method has them, stand first
     states = states.reshape(-1, states.shape[-1]).index_select(0, rows)
@@ -134,6 +143,31 @@ def may_fuse_loss(model: nn.Module) -> bool:
     return followed.beginnings == 1 and not followed.is_changed
 
 
+def needs_mask(model: nn.Module) -> bool:
+    """Whether padding on the right changes what stands before it, found by trying: ask once, after the method is
+    attached.
+
+    In a causal model it doesn't, and without a mask attention takes its fastest kernels, which don't repeat the keys of
+    grouped heads either. Methods that put virtual tokens before a text make masks of their own; mixtures of experts
+    share their room among all tokens, padding too. Draws no global random number and leaves the model's mode as it was.
+    """
+    config = base_of(model).config.get_text_config()
+    inner = uncompiled(model)
+    if any(getattr(config, name, None) for name in EXPERTS):
+        return True
+    if isinstance(inner, PeftModel) and inner.active_peft_config.is_prompt_learning:
+        return True
+    ids = torch.arange(1, 13).remainder(config.vocab_size).repeat(2, 1)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
+    with evaluating(model), torch.no_grad():
+        with_mask, without = (
+            language_model_loss(model, ids, mask, labels, fused=False, masked=masked).sum for masked in (True, False)
+        )
+    return not torch.isclose(with_mask, without, rtol=_tolerance(next(model.parameters()).dtype), atol=0.0)
+
+
 def rows_at_once(model: nn.Module, most: int, tokens: int, *, fused: bool) -> int:
     """Of rows of so many tokens, those whose loss evaluation computes in one pass: all, or where whole logits are built
     as many as EVALUATION_LOGITS_BYTES hold, and one at least."""
@@ -195,7 +229,9 @@ def _slice_tokens(n_tokens: int, vocabulary_size: int) -> int:
     return math.ceil(n_tokens / n_slices)
 
 
-def _forward(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, without_head: bool) -> Any:
+def _forward(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, *, without_head: bool
+) -> Any:
     """logits: (b, [virtual +] s, v), or without the head hidden states (b, [virtual +] s, d); loss: the method's
     auxiliary loss alone, or None."""
     inner = uncompiled(model)
@@ -256,10 +292,15 @@ def _returns_head_output_unchanged(model: nn.Module, head: nn.Linear) -> bool:
     return len(seen) == 1 and torch.equal(logits.float(), seen[0].float())
 
 
+def _tolerance(dtype: torch.dtype) -> float:
+    """Relative, of a loss that is computed in two ways."""
+    return 1e-4 if dtype == torch.float32 else 2e-2
+
+
 def _losses_agree(model: nn.Module, head: nn.Linear) -> bool:
     plain = language_model_loss(model, *_probe_batch(head), fused=False)
     fused = language_model_loss(model, *_probe_batch(head), fused=True)
-    tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
+    tolerance = _tolerance(head.weight.dtype)
     same_loss = torch.isclose(plain.sum, fused.sum, rtol=tolerance, atol=0.0)
     same_auxiliary = torch.isclose(plain.auxiliary, fused.auxiliary, rtol=tolerance, atol=1e-6)
     return bool(same_loss & same_auxiliary)

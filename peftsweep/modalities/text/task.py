@@ -23,7 +23,13 @@ from peftsweep.modalities.order import batch_order
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.general import build_general_texts
 from peftsweep.modalities.text.judging import Judging, item_records, summarise
-from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, rows_at_once, supports_fused_loss
+from peftsweep.modalities.text.loss import (
+    IGNORED_LABEL,
+    language_model_loss,
+    needs_mask,
+    rows_at_once,
+    supports_fused_loss,
+)
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.tasks import TASK_MODULES, build_source
@@ -102,10 +108,16 @@ class TextTask:
 
     def prepare(self, model: nn.Module) -> None:
         self._fused = self._hparams.fused_loss and supports_fused_loss(model)
+        self._masked = needs_mask(model)
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
         return language_model_loss(
-            model, batch["input_ids"], batch["attention_mask"], batch["labels"], fused=self._fused
+            model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["labels"],
+            fused=self._fused,
+            masked=self._masked,
         )
 
     def validate(self, model: nn.Module) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,19 @@ from peft import (
 )
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from peftsweep.job.plan.trace import on_meta
 from peftsweep.modalities.base import BatchLoss
 from peftsweep.modalities.text import loss as language_loss
-from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, rows_at_once, supports_fused_loss
+from peftsweep.modalities.text.loss import (
+    language_model_loss,
+    may_fuse_loss,
+    needs_mask,
+    rows_at_once,
+    supports_fused_loss,
+)
 
 VOCABULARY_SIZE = 97
 
@@ -279,6 +287,72 @@ def test_fused_loss_is_not_supported_with(config: PeftConfig) -> None:
     model = get_peft_model(build_llama(tied=tied), config)
     assert not supports_fused_loss(model)
     assert not may_fuse_without_weights(model)
+
+
+PROMPTING = {"prompt tuning", "prefix tuning", "cpt"}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_padding_on_the_right_needs_no_mask_but_where_virtual_tokens_stand_before_a_text(wrapping: str) -> None:
+    model = build_model(wrapping).eval()
+    assert needs_mask(model) is (wrapping in PROMPTING)
+    if wrapping in PROMPTING:
+        return
+    with_mask, without = (language_model_loss(model, *build_batch(), masked=masked) for masked in (True, False))
+    torch.testing.assert_close(without.sum / TARGETS, with_mask.sum / TARGETS, rtol=1e-6, atol=1e-6)
+    expected, found = gradients_of(model, with_mask), gradients_of(model, without)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_looks_ahead_needs_its_mask() -> None:
+    model = build_llama()
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    model.config.is_causal = False
+    assert needs_mask(model)
+
+
+def test_a_mixture_of_experts_keeps_its_mask() -> None:
+    model = build_llama()
+    model.config.num_local_experts = 8
+    assert needs_mask(model)
+
+
+def test_asking_for_the_mask_changes_neither_mode_nor_random_state() -> None:
+    model = build_model("lora").train()
+    state = torch.get_rng_state()
+    needs_mask(model)
+    assert all(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that make the host wait for a device."""
+
+    WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().partition(".")[0] in self.WAITING:
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_of_a_loss_waits_for_the_device() -> None:
+    """All there is to wait for is on the host by then: which tokens are targets."""
+    model = build_model("lora")
+    with Waits() as waits:
+        objective_of(language_model_loss(model, *build_batch(), masked=False)).backward()
+    assert waits.seen == ["aten::nonzero"]
+    with Waits() as waits:
+        language_model_loss(model, *build_batch(), masked=True)
+    assert len(waits.seen) > 1  # whether the mask is all ones: with it a device would be waited for
 
 
 def build_gemma(softcapping: float | None) -> Gemma2ForCausalLM:
