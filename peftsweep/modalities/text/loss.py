@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from peftsweep.errors import is_device_lost, is_out_of_memory
@@ -32,7 +32,6 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # of a model
 # Where whole logits are built: what a pass without gradients may hold of them, and of one logit the model's own, its
 # float32 copy and its log-probability.
 EVALUATION_LOGITS_BYTES, LOGIT_BYTES = 2**30, 12
-TORCH_HAS_LINEAR_CROSS_ENTROPY = hasattr(functional, "linear_cross_entropy")  # since torch 2.13
 
 # These replace the model's loss by their own, computed from full logits over their context's tokens too. They are
 # trained on the same target tokens as all others, since losses that count different tokens can't be compared.
@@ -85,8 +84,7 @@ def language_model_loss(
 def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Cross entropy in nats of `states @ weight.T + bias`, summed in float32, holding logits of one slice of rows only.
 
-    states: (n, d); weight: (v, d); bias: (v,) or None; targets: (n,), each a class of v.
-    Uses torch's own `linear_cross_entropy` where there is one (2.13 and later), else recomputes each slice in backward.
+    states: (n, d); weight: (v, d); bias: (v,) or None; targets: (n,), each a class of v. Differentiable once.
     """
     device_type = states.device.type
     is_autocast = device_type != "meta" and torch.is_autocast_enabled(device_type)
@@ -97,12 +95,52 @@ def linear_cross_entropy_sum(states: Tensor, weight: Tensor, bias: Tensor | None
     if len(targets) == 0:
         return states.sum().float() * 0.0  # a graph of its own, so that backward works on a batch without targets
     with torch.autocast(device_type, enabled=False) if is_autocast else nullcontext():
-        if TORCH_HAS_LINEAR_CROSS_ENTROPY:
-            return _torch_sum(states, weight, bias, targets)
-        n_rows = _slice_tokens(len(targets), len(weight))
-        slices = zip(states.split(n_rows), targets.split(n_rows), strict=True)
-        losses = [checkpoint(_slice_sum, part, weight, bias, target, use_reentrant=False) for part, target in slices]
-        return torch.stack(losses).sum()
+        total: Tensor = _SlicedCrossEntropy.apply(states, weight, bias, targets)
+        return total
+
+
+class _SlicedCrossEntropy(torch.autograd.Function):
+    """Forms the gradients in the forward pass, while a slice's logits are there: what computes the logits again in
+    backward reads the head a third time. What is kept until then is as large as the hidden states."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        for_states, for_weight, for_bias, _ = ctx.needs_input_grad
+        of_states = torch.empty_like(states) if for_states else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
+        of_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and for_bias else None
+        total = states.new_zeros((), dtype=torch.float32)
+        size = _slice_tokens(len(targets), len(weight))
+        for start in range(0, len(targets), size):
+            part, classes = states[start : start + size], targets[start : start + size, None]
+            logits = functional.linear(part, weight, bias).float()
+            scale = logits.logsumexp(dim=1, keepdim=True)
+            total += (scale - logits.gather(1, classes)).sum()
+            if not (for_states or for_weight or for_bias):
+                continue
+            slopes = logits.sub_(scale).exp_()  # of the softmax, and less one at the target: by each logit
+            slopes.scatter_add_(1, classes, slopes.new_full((), -1.0).expand_as(classes))
+            slopes = slopes.to(states.dtype)
+            if of_states is not None:
+                torch.mm(slopes, weight, out=of_states[start : start + size])
+            if of_weight is not None:
+                of_weight += slopes.T @ part
+            if of_bias is not None:
+                of_bias += slopes.sum(dim=0, dtype=torch.float32)
+        ctx.save_for_backward(of_states, of_weight, of_bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        of_states, of_weight, of_bias = ctx.saved_tensors
+        return (
+            None if of_states is None else of_states * outer.to(of_states.dtype),
+            None if of_weight is None else (of_weight * outer).to(ctx.dtypes[0]),
+            None if of_bias is None else (of_bias * outer).to(ctx.dtypes[1]),
+            None,
+        )
 
 
 def supports_fused_loss(model: nn.Module) -> bool:
@@ -204,22 +242,6 @@ class _Following(TorchDispatchMode):
     def _follow(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         self._storages[storage._cdata] = storage
-
-
-def _torch_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_slice_tokens(len(targets), len(weight)))
-    # In half precision torch returns the sum in that precision too: 3 digits for a figure of thousands. Asked for
-    # single tokens it rounds each of them instead, without bias, at the price of computing logits again in backward.
-    reduction = "sum" if states.dtype in (torch.float32, torch.float64) else "none"
-    loss: Tensor = functional.linear_cross_entropy(
-        states, weight, targets, linear_bias=bias, reduction=reduction, options=options
-    )
-    return loss.float().sum()
-
-
-def _slice_sum(states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    logits = functional.linear(states, weight, bias).float()
-    return functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def _slice_tokens(n_tokens: int, vocabulary_size: int) -> int:

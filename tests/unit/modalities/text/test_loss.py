@@ -168,11 +168,10 @@ def test_model_is_left_as_it_was_even_after_an_error() -> None:
     assert (dict(vars(model)), model.get_output_embeddings()) == before
 
 
-def test_without_torchs_own_operator_the_loss_and_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_slices_the_loss_and_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_llama()
     plain_loss = language_model_loss(model, *build_batch(), fused=False)
     plain = gradients_of(model, plain_loss)
-    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", False)
     monkeypatch.setattr(language_loss, "_slice_tokens", lambda n_tokens, vocabulary_size: 4)
     sliced_loss = language_model_loss(model, *build_batch())
     torch.testing.assert_close(sliced_loss.sum, plain_loss.sum, rtol=1e-6, atol=1e-5)
@@ -180,18 +179,19 @@ def test_without_torchs_own_operator_the_loss_and_gradients_are_the_same(monkeyp
         torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("has_operator", [True, False])
-def test_slices_of_any_length_give_the_same_sum(monkeypatch: pytest.MonkeyPatch, has_operator: bool) -> None:
-    if has_operator and not language_loss.TORCH_HAS_LINEAR_CROSS_ENTROPY:
-        pytest.skip("this torch has no linear_cross_entropy")
-    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", has_operator)
+def test_slices_of_any_length_give_the_same_sum_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     states, weight = torch.randn(23, 8, generator=generator), torch.randn(50, 8, generator=generator)
     bias, targets = torch.randn(50, generator=generator), torch.randint(50, (23,), generator=generator)
+    inputs = [tensor.requires_grad_() for tensor in (states, weight, bias)]
     expected = nn.functional.cross_entropy(states @ weight.T + bias, targets, reduction="sum")
+    slopes = torch.autograd.grad(3.0 * expected, inputs)
     for n_rows in (1, 7, 23):
         monkeypatch.setattr(language_loss, "_slice_tokens", lambda n_tokens, vocabulary_size, n=n_rows: n)
-        torch.testing.assert_close(language_loss.linear_cross_entropy_sum(states, weight, bias, targets), expected)
+        found = language_loss.linear_cross_entropy_sum(states, weight, bias, targets)
+        torch.testing.assert_close(found, expected)
+        for slope, wanted in zip(torch.autograd.grad(3.0 * found, inputs), slopes, strict=True):
+            torch.testing.assert_close(slope, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_tokens", [1, 255, 2044, 100_000])
@@ -222,13 +222,7 @@ def test_under_autocast_the_fused_loss_is_the_plain_loss() -> None:
         assert (fused[name] - gradient).norm() <= 0.02 * gradient.norm(), name
 
 
-@pytest.mark.parametrize("has_operator", [True, False])
-def test_under_autocast_states_and_weight_may_differ_in_precision(
-    monkeypatch: pytest.MonkeyPatch, has_operator: bool
-) -> None:
-    if has_operator and not language_loss.TORCH_HAS_LINEAR_CROSS_ENTROPY:
-        pytest.skip("this torch has no linear_cross_entropy")
-    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", has_operator)
+def test_under_autocast_states_and_weight_may_differ_in_precision() -> None:
     generator = torch.Generator().manual_seed(0)
     states, weight = torch.randn(9, 8, generator=generator).bfloat16(), torch.randn(50, 8, generator=generator)
     targets = torch.arange(9)
@@ -411,11 +405,7 @@ def peak_bytes(model: nn.Module, *, fused: bool) -> int:
     return peak
 
 
-@pytest.mark.parametrize("has_operator", [True, False])
-def test_fused_loss_takes_at_least_30_percent_less_memory(monkeypatch: pytest.MonkeyPatch, has_operator: bool) -> None:
-    if has_operator and not language_loss.TORCH_HAS_LINEAR_CROSS_ENTROPY:
-        pytest.skip("this torch has no linear_cross_entropy")
-    monkeypatch.setattr(language_loss, "TORCH_HAS_LINEAR_CROSS_ENTROPY", has_operator)
+def test_fused_loss_takes_at_least_30_percent_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_loss, "SLICE_LOGITS_BYTES", 2**20)
     monkeypatch.setattr(language_loss, "MIN_SLICE_TOKENS", 64)
     sizes = {"vocab_size": 8192, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}

@@ -9,6 +9,7 @@ import pytest
 
 from peftsweep.errors import (
     DeviceBusyError,
+    DeviceLostError,
     Interrupted,
     MethodError,
     NonFiniteLossError,
@@ -35,6 +36,7 @@ ENDINGS = [
     (KeyboardInterrupt(), Ending.INTERRUPTED),
     (OutputError("the disk is full"), Ending.CRASHED),
     (DeviceBusyError("others hold it"), Ending.CRASHED),
+    (DeviceLostError("illegal memory access"), Ending.CRASHED),  # so that the process is replaced
     (RuntimeError("no idea"), Ending.CRASHED),
 ]
 
