@@ -22,11 +22,17 @@ def load_language_model(spec: ModelConfig, location: str, device: torch.device) 
     with model_errors(spec.id), quiet():
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         config = AutoConfig.from_pretrained(location, **options)
-        placement = {"dtype": getattr(torch, spec.dtype, None), "attn_implementation": spec.attn_implementation}
         if spec.dtype in QUANTISED:
             placement = quantised_placement(spec, BitsAndBytesConfig, device)
+        else:
+            placement = {"dtype": getattr(torch, spec.dtype)}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location, config=config, output_loading_info=True, **options, **placement
+            location,
+            config=config,
+            output_loading_info=True,
+            attn_implementation=spec.attn_implementation,
+            **options,
+            **placement,
         )
     model, info = loaded
     require_all_weights(info["missing_keys"], spec.id)

@@ -224,6 +224,16 @@ def test_a_kept_model_is_loaded_once(folder: Path, monkeypatch: pytest.MonkeyPat
     load_base(spec(folder), CPU, keep=True)
 
 
+def test_a_copy_holds_each_weight_once_and_none_of_the_kept_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy on the host that is then moved would hold every weight three times."""
+    load_base(EMBEDDED, CPU, keep=True)
+    (kept,) = load._PRISTINE.values()
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda *arguments: pytest.fail("a tensor was copied by deepcopy"))
+    model = load_base(EMBEDDED, CPU, keep=True).model
+    of_kept = {tensor.data_ptr() for tensor in (*kept.model.parameters(), *kept.model.buffers())}
+    assert of_kept.isdisjoint(tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()))
+
+
 def test_tied_weights_stay_tied_in_a_copy() -> None:
     model = load_base(EMBEDDED, CPU, keep=True).model
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
