@@ -14,15 +14,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import set_seed
 
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import Interrupted
 from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
+from peftsweep.job.compilation import compile_blocks, compiling_seconds, warn_of_uncompiled
 from peftsweep.job.display import Display, ShowStep
 from peftsweep.job.evaluation import evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
@@ -81,7 +81,7 @@ def run_job(
         begun(record.tracker.run_id)
         record.result.metrics |= predict_memory(config, device)
         carried = Carried(**checkpoint["carried"]) if checkpoint else None
-        probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried)
+        probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried, compiling_seconds=_compiling(config))
         record.measure = probe.metrics
         with probe.phase("setup"):
             base = load_base(config.model, device, keep=keep_base)
@@ -116,6 +116,10 @@ def use_device(device: torch.device) -> None:
     """Make it the current one: what is not told a device takes that, and the environment names it."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+def _compiling(config: JobConfig) -> Callable[[], float]:
+    return compiling_seconds if config.hparams.compile else lambda: 0.0
 
 
 def _reads_test(config: JobConfig) -> bool:
@@ -178,7 +182,8 @@ def _train(
         hparams = replace(hparams, checkpoint_every=0)  # a sweep begins an interrupted trial again
     if state.step == 0:
         record.log_samples(0, task.samples())
-    model = torch.compile(attached.model) if hparams.compile else attached.model
+    if hparams.compile:
+        compile_blocks(attached.model)
     seen = state.step * hparams.gradient_accumulation
     batches = task.train_batches(hparams.batch_size, config.seed, skip=seen)
     with (
@@ -187,13 +192,15 @@ def _train(
     ):
         callbacks = _callbacks(record, task, attached, state, probe, show, observe)
         try:
-            train(cast(nn.Module, model), task, batches, state, hparams, callbacks)
+            train(attached.model, task, batches, state, hparams, callbacks)
         except Interrupted:
             if state.step and hparams.checkpoint_every != 0:
                 callbacks.checkpoint(state.step)
             raise
         finally:
             record.log_datasets(task.datasets())  # also of a job that is pruned
+            if hparams.compile:
+                warn_of_uncompiled()
 
 
 def _callbacks(

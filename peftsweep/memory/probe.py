@@ -20,7 +20,7 @@ from peftsweep.memory.meters import DeviceMeter, HostMemoryMeter
 
 # `save` (checkpoints, artifacts) is a part of the job that has no metric of its own.
 Phase = Literal["setup", "train", "eval", "save"]
-REPORTED: tuple[Phase, ...] = ("setup", "train", "eval")
+REPORTED = ("setup", "train", "eval", "compile")
 
 
 @dataclass
@@ -48,8 +48,10 @@ class Probe:
         host: HostMemoryMeter,
         carried: Carried | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        compiling_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self._device, self._host, self._clock = device, host, clock
+        """compiling_seconds: of this process so far; they are booked as `compile`, whatever phase they come in."""
+        self._device, self._host, self._clock, self._compiling_seconds = device, host, clock, compiling_seconds
         self._total = copy.deepcopy(carried or Carried())
         self._step_seconds: list[float] = []
         self._step_reserved_bytes: list[int] = []
@@ -90,7 +92,7 @@ class Probe:
         """Mean over the training so far, earlier parts of a resumed job included; None before the first step."""
         seconds, tokens = self._total.phase_seconds.get("train", 0.0), self._total.train_tokens
         if self._phases and self._phases[-1] == "train":
-            seconds += self._clock() - self._segment_start
+            seconds += self._clock() - self._segment_start - self._compiled_seconds()
         return tokens / seconds if tokens and seconds > 0 else None
 
     def carry(self) -> Carried:
@@ -117,7 +119,12 @@ class Probe:
     def _start_segment(self) -> None:
         self._device.start_segment()
         self._segment_start_joules = self._device.read_energy_joules()
+        self._compiling_before = self._compiling_seconds()
         self._segment_start = self._clock()
+
+    def _compiled_seconds(self) -> float:
+        """Of this segment."""
+        return self._compiling_seconds() - self._compiling_before
 
     @contextmanager
     def _silent_once_lost(self) -> Iterator[None]:
@@ -134,8 +141,11 @@ class Probe:
             self._device.finish_work()
         total, phase = self._total, self._phases[-1] if self._phases else None
         if phase is not None:
-            seconds = self._clock() - self._segment_start
+            compiled = self._compiled_seconds()
+            seconds = self._clock() - self._segment_start - compiled
             total.phase_seconds[phase] = total.phase_seconds.get(phase, 0.0) + seconds
+            if compiled > 0:
+                total.phase_seconds["compile"] = total.phase_seconds.get("compile", 0.0) + compiled
         if phase == "train":
             now, before = self._device.read_energy_joules(), self._segment_start_joules
             if now is None or before is None or total.train_joules is None:

@@ -41,6 +41,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def compiled_blocks_idle(model: nn.Module) -> Iterator[None]:
+    """Blocks that were compiled in place run as they are written: in decoding they would be compiled anew for each
+    length of the cache."""
+    calls = {module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl}
+    for module in calls:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in calls.items():
+            module._compiled_call_impl = call
+
+
+@contextmanager
 def visiting(model: nn.Module, device: torch.device) -> Iterator[Any]:
     """A model on `device` for as long as it lasts, on the host before and after."""
     model.to(device)

@@ -121,6 +121,7 @@ _ROWS: tuple[Metric, ...] = (
     Metric("plan/train_peak_bytes", "predicted accelerator memory of training",
            "peak memory, predicted for CUDA", "predicted", column="predicted"),
     Metric("time/setup_seconds", "loading, tokenising, measuring the base, attaching", "setup time", in_job_table=True),
+    Metric("time/compile_seconds", "torch.compile, in whatever phase", "compilation time"),
     Metric("time/train_seconds", "optimisation steps alone", "training time", "time", column="training"),
     Metric("time/eval_seconds", "validation, test and forgetting after training began",
            "evaluation time", in_job_table=True),

@@ -23,7 +23,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from peftsweep.errors import DataError, Problem, is_out_of_memory
-from peftsweep.modalities.wrapped import base_of, evaluating, uncompiled
+from peftsweep.modalities.wrapped import base_of, compiled_blocks_idle, evaluating, uncompiled
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ def decode_greedily(
         raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
     end_tokens = _end_tokens(model, tokenizer)
     queue = _Queue(prompts, end_tokens, max_new_tokens, on_done)
-    model = uncompiled(model)  # a compiled model would compile anew for every length of the cache
-    with evaluating(model), torch.inference_mode():
+    model = uncompiled(model)
+    with evaluating(model), torch.inference_mode(), compiled_blocks_idle(model):
         while queue.waiting:
             if not _decode_until_done(_ForwardPass(model), queue, batch_size):
                 message = "Out of memory while decoding %d sequences at a time; going on with %d."

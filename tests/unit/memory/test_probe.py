@@ -290,3 +290,18 @@ def test_what_was_measured_before_the_device_was_lost_stays(shows: str) -> None:
             machine.finish_work()
     metrics = probe.metrics()
     assert [metrics[f"time/{part}_seconds"] for part in ("setup", "train", "job")] == [3.0, 5.0, 8.0]
+
+
+def test_compilation_is_booked_apart_whatever_phase_it_comes_in(machine: FakeMachine) -> None:
+    compiled = 0.0
+    probe = Probe(machine, HostMemoryMeter(), clock=machine.clock, compiling_seconds=lambda: compiled)
+    with probe.phase("train"):
+        machine.pass_time(5)
+        compiled = 3.0
+        with probe.phase("eval"):
+            machine.pass_time(2)
+            compiled = 4.0
+        machine.pass_time(1)
+    metrics = probe.metrics()
+    booked = [metrics[f"time/{part}_seconds"] for part in ("train", "eval", "compile", "job")]
+    assert booked == [3.0, 1.0, 4.0, 8.0]
