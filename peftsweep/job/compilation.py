@@ -1,5 +1,5 @@
-"""torch.compile of a model's repeated blocks: what is compiled for the first serves all of them, and rows of any length.
-It is ready in a fraction of the time that a whole model takes, and about as fast."""
+"""torch.compile of a model's repeated blocks: what is compiled for the first serves all, and rows of any length. It is
+ready in a fraction of the time that a whole model takes, and about as fast."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def warn_of_uncompiled() -> None:
 
     if any(LIMIT in reason for reason in counters["unimplemented"]):
         log.warning(
-            "torch.compile met its limit of %d programs for one function and went on without: the times of this job are "
-            "not those of a compiled model.",
+            "torch.compile met its limit of %d programs for one function and went on without: the times of this job "
+            "are not those of a compiled model.",
             config.recompile_limit,
         )
 
