@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -68,10 +69,16 @@ def open_bench(folder: Path, device: torch.device) -> Bench:
         return Bench(folder, ("model=pocket-llama",), device)
     torch.manual_seed(0)
     tokenizer, target = AutoTokenizer.from_pretrained(LLAMA_FOLDER), folder / "model"
-    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 12}
+    sizes: dict[str, Any] = {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 12,
+    }
     config = LlamaConfig(vocab_size=32_000, num_key_value_heads=4, tie_word_embeddings=False, **sizes)
     config.update({"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id})
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(target)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
     return Bench(folder, ("model=hf", f"model.id={target}"), device)
 

@@ -103,7 +103,8 @@ def _optimizer_step(
     scaler.unscale_(state.optimizer)
     trained = [weight for weight in model.parameters() if weight.grad is not None]
     clipped_from = nn.utils.clip_grad_norm_(trained, hparams.max_grad_norm or math.inf)
-    loss, norm = torch.stack((mean_loss, clipped_from)).tolist()  # the step waits for the device here, and only here
+    both = torch.stack((mean_loss, clipped_from)).cpu()  # the step waits for the device here, and only here
+    loss, norm = both[0].item(), both[1].item()
     _refuse_non_finite("loss", loss, state.step + 1)
     is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > LEAST_SCALE
     if not is_skipped:

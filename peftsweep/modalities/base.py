@@ -74,8 +74,14 @@ class TrainableTask(Protocol):
         """batch: on the host, from where it is brought to the model, or there already."""
         ...
 
-    def targets(self, batch: Batch) -> int: ...
-    def tokens(self, batch: Batch) -> int: ...
+    def targets(self, batch: Batch) -> int:
+        """How many targets (tokens, images) the loss of a batch sums over."""
+        ...
+
+    def tokens(self, batch: Batch) -> int:
+        """What a batch feeds to the model, padding not counted: the unit of budgets."""
+        ...
+
     def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
         """The rows of a batch in parts of at most so many tokens, padding counted, and of one row at least."""
         ...
@@ -183,7 +189,7 @@ class Evaluation:
     images: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-class Task(Protocol):
+class Task(TrainableTask, Protocol):
     """Everything a job needs to know of what is taught and how it is judged."""
 
     name: str
@@ -197,17 +203,8 @@ class Task(Protocol):
         """Endless batches on the host, every row once an epoch, in an order that follows the seed; `skip` batches are
         left out."""
 
-    def targets(self, batch: Batch) -> int:
-        """How many targets (tokens, images) the loss of a batch sums over."""
-
-    def tokens(self, batch: Batch) -> int:
-        """What a batch feeds to the model, padding not counted: the unit of budgets."""
-
     def prepare(self, model: nn.Module) -> None:
         """Called once when the method is attached, before the first loss."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
-        """Loss of a batch that is on the model's device already."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Cheap metrics on held-out data, `valid/loss` among them: judged during training. Never reads test data."""

@@ -174,7 +174,8 @@ def split_batch(batch: Mapping[str, Tensor], max_tokens: int) -> list[Mapping[st
     """The rows of a padded batch in parts of at most so many tokens, padding counted, and of one row at least: the
     longest first, so that rows of like length meet, each part as wide as its own longest row."""
     lengths = batch["attention_mask"].sum(dim=1).tolist()
-    order, parts = sorted(range(len(lengths)), key=lambda row: -lengths[row]), []
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    parts: list[Mapping[str, Tensor]] = []
     while order:
         width = lengths[order[0]]
         count = max(1, max_tokens // width)
