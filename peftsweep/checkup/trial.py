@@ -25,7 +25,7 @@ from peftsweep.errors import PeftsweepError
 from peftsweep.job.display import Display
 from peftsweep.job.plan.planner import RANGE_ABOVE, RANGE_BELOW
 from peftsweep.job.run import run_job
-from peftsweep.modalities.text.pocket import LLAMA_FOLDER
+from peftsweep.modalities.loading import base_location
 from peftsweep.records.results import JobResult
 
 METHODS = {"cuda": ("lora", "oft", "lily", "ia3", "prompt-tuning", "full"), "cpu": ("lora",)}
@@ -68,7 +68,8 @@ def open_bench(folder: Path, device: torch.device) -> Bench:
     if device.type == "cpu":
         return Bench(folder, ("model=pocket-llama",), device)
     torch.manual_seed(0)
-    tokenizer, target = AutoTokenizer.from_pretrained(LLAMA_FOLDER), folder / "model"
+    embedded = base_location(build_config(compose_config(["model=pocket-llama"])).model)
+    tokenizer, target = AutoTokenizer.from_pretrained(embedded), folder / "model"
     sizes: dict[str, Any] = {
         "hidden_size": 768,
         "intermediate_size": 2048,

@@ -4,7 +4,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from peftsweep.config.schema import HookConfig, MethodConfig
-from peftsweep.errors import MethodError
+from peftsweep.errors import MethodError, is_out_of_memory
 from peftsweep.methods.attach import attach_method, calibration_batches_wanted, enable_gradient_checkpointing
 from peftsweep.methods.catalog import method_files, read_method_file
 
@@ -101,13 +101,14 @@ def test_an_architecture_that_nobody_knows_is_refused_with_the_way_out() -> None
     assert "target_modules" in text
 
 
-def test_a_gpu_out_of_memory_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_out_of_memory_is_still_known_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("peftsweep.methods.attach.get_peft_model", refuse)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MethodError) as caught:
         attach_method(small_llama(), lora(), total_steps=10)
+    assert is_out_of_memory(caught.value)
 
 
 def test_a_role_names_the_targets() -> None:
