@@ -202,11 +202,12 @@ def needs_mask(model: nn.Module) -> bool:
     try:
         with evaluating(model), torch.no_grad():
             losses = [language_model_loss(model, ids, mask, labels, fused=False, masked=on).sum for on in (True, False)]
+            with_mask, without = losses
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         if is_out_of_memory(error) or is_device_lost(error):
             raise
         return True  # a model without weights, or one that asks for its mask
-    return not torch.isclose(*losses, rtol=_tolerance(next(model.parameters()).dtype), atol=0.0)
+    return not torch.isclose(with_mask, without, rtol=_tolerance(next(model.parameters()).dtype), atol=0.0)
 
 
 def rows_at_once(model: nn.Module, most: int, tokens: int, *, fused: bool) -> int:

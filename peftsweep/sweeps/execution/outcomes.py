@@ -52,7 +52,8 @@ def recorded_outcome(folder: Path) -> Outcome | None:
         result = load_result(folder)
     except DataError:
         return None
-    endings = {Status.OK: Ending.FINISHED, Status.OOM: Ending.OOM}  # a pruned job may have ended on its budget
+    # A pruned job may have ended on its budget, which counts alike.
+    endings = {Status.OK: Ending.FINISHED, Status.OOM: Ending.OOM, Status.PRUNED: Ending.PRUNED}
     seconds = result.metrics.get("time/job_seconds", 0.0)
     ending = endings.get(result.status, Ending.CRASHED)
     return with_result(Outcome(ending, result.cause, str(folder), seconds=seconds), folder)

@@ -19,12 +19,13 @@ from peftsweep.sweeps.protocol.trials import MOST_ATTEMPTS, RESULTS, Ending, Out
 from tests.unit.sweeps.conftest import make_spec
 
 
-def test_a_job_that_finished_before_its_worker_died_counts(tmp_path: Path) -> None:
-    result = JobResult(Status.OK, "lora", "pocket-llama", "metamath", 0, metrics={"valid/loss": 0.5, "train/tokens": 7})
+@pytest.mark.parametrize(("status", "ending"), [(Status.OK, Ending.FINISHED), (Status.PRUNED, Ending.PRUNED)])
+def test_a_job_that_ended_before_its_worker_died_counts(status: Status, ending: Ending, tmp_path: Path) -> None:
+    result = JobResult(status, "lora", "pocket-llama", "metamath", 0, metrics={"valid/loss": 0.5, "train/tokens": 7})
     save_result(result, tmp_path)
     left = recorded_outcome(tmp_path)
     assert left is not None
-    assert (left.ending, left.metrics["valid/loss"], left.tokens) == (Ending.FINISHED, 0.5, 7)
+    assert (left.ending, left.metrics["valid/loss"], left.tokens) == (ending, 0.5, 7)
 
 
 def test_a_job_whose_score_is_no_number_has_diverged(tmp_path: Path) -> None:
