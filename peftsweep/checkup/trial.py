@@ -50,14 +50,19 @@ STEP_SECONDS = "time/step_median_seconds"
 
 @dataclass(frozen=True)
 class Bench:
-    """Where trials run. model: settings that name it; device: of which kind METHODS and STEPS speak."""
+    """Where trials run. model: settings that name it."""
 
     folder: Path
     model: tuple[str, ...]
     device: torch.device
 
+    @property
+    def kind(self) -> str:
+        """Of device, as METHODS, STEPS and LOSSES_ALIKE know it."""
+        return "cuda" if self.device.type == "cuda" else "cpu"
+
     def run(self, *settings: str) -> JobResult:
-        steps = f"hparams.max_steps={STEPS[self.device.type]}"
+        steps = f"hparams.max_steps={STEPS[self.kind]}"
         asked = [*self.model, *QUICK, steps, f"device={self.device}", f"cache={self.folder / 'cache'}", *settings]
         gc.collect()
         name = "-".join(settings).replace("/", "_").replace("=", "-")
@@ -65,7 +70,7 @@ class Bench:
 
 
 def open_bench(folder: Path, device: torch.device) -> Bench:
-    if device.type == "cpu":
+    if device.type != "cuda":
         return Bench(folder, ("model=pocket-llama",), device)
     torch.manual_seed(0)
     embedded = base_location(build_config(compose_config(["model=pocket-llama"])).model)
@@ -86,10 +91,10 @@ def open_bench(folder: Path, device: torch.device) -> Bench:
 
 def find_trials(bench: Bench) -> Iterator[Finding]:
     """A finding for each; one that fails doesn't keep the others from being tried."""
-    for method in METHODS[bench.device.type]:
+    for method in METHODS[bench.kind]:
         yield from _found(f"method {method}", lambda method=method: _train(bench, method))  # type: ignore[misc]
     yield from _found("fused loss", lambda: _fused(bench))
-    if bench.device.type == "cuda":
+    if bench.kind == "cuda":
         yield from _found("compilation", lambda: _compiled(bench))
 
 
@@ -121,7 +126,7 @@ def _train(bench: Bench, method: str) -> list[Finding]:
 def _fused(bench: Bench) -> list[Finding]:
     fused, plain = (bench.run("method=lora", f"hparams.fused_loss={fused}") for fused in ("true", "false"))
     ours, theirs = (result.metrics["train/loss"] for result in (fused, plain))
-    alike = math.isclose(ours, theirs, rel_tol=LOSSES_ALIKE[bench.device.type])
+    alike = math.isclose(ours, theirs, rel_tol=LOSSES_ALIKE[bench.kind])
     return [
         Finding(
             "fused loss",

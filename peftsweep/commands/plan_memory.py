@@ -118,6 +118,7 @@ def _plan_job(job: JobConfig, planner: Planner, card_bytes: int | None) -> Plann
     from peftsweep.job.plan.fit import CARDS_GB, largest_batch, remedies
 
     plan = planner.plan(job.hparams.batch_size, job.hparams.gradient_accumulation)
+    plan = dataclasses.replace(plan, eval_peak_bytes=planner.evaluation_bytes(job.hparams.eval_batch_size))
     fits_gb = {card: plan.fits(card * GB) for card in CARDS_GB}
     row = PlannedJob(job.method.name, job.model.name, job.hparams.batch_size, plan, fits_gb=fits_gb)
     if card_bytes is None:

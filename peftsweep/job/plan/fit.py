@@ -52,9 +52,8 @@ def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int) -> int:
 def fitted(config: JobConfig, card_bytes: int) -> JobConfig:
     """The job with as many tokens in a pass as fit: rows are drawn as they were, so that it learns the same. Raises
     ConfigError if not even one row fits."""
-    hparams = dataclasses.replace(config.hparams, max_tokens_per_pass=None)
-    planner = Planner(dataclasses.replace(config, hparams=hparams))
-    smallest = Planner(config).plan()
+    planner, hparams = Planner(config), config.hparams
+    smallest = planner.plan()
     if smallest.fits(card_bytes):
         return config
     for rows in range(smallest.batch_size - 1, 0, -1):

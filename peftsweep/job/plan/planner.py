@@ -53,11 +53,10 @@ def build_step(job: JobConfig, skeleton: Skeleton, rows: int, tokens: int) -> Pl
 class MemoryPlan:
     """One job's memory. All in bytes; predictions are of what torch reserves on a CUDA device.
 
-    batch_size: rows on the device at once; parts: by category at the peak of training, and ALLOCATOR; their sum is
-    train_peak_bytes. tokens: of the longest
-    row, or of a picture and its prompt. eval_peak_bytes: of evaluation with `hparams.eval_batch_size` rows at a time;
-    eval_least_bytes: with one, to which it comes where memory runs out; None where they can't be followed. notes: what
-    the prediction rests on, in words.
+    batch_size: rows on the device at once; tokens: of the longest row, or of a picture and its prompt; parts: by
+    category at the peak of training, and ALLOCATOR; their sum is train_peak_bytes. eval_peak_bytes: of evaluation with
+    `hparams.eval_batch_size` rows at a time, None where nobody asked; eval_least_bytes: with one, to which it comes
+    where memory runs out. None too where they can't be followed. notes: what the prediction rests on, in words.
     """
 
     method: str
@@ -151,15 +150,14 @@ class Planner:
             train_peak_bytes=reserved,
             train_allocated_bytes=trace.peak_allocated_bytes,
             parts=parts | {ALLOCATOR: reserved - trace.peak_allocated_bytes},
-            eval_peak_bytes=self._evaluation_bytes(config.hparams.eval_batch_size),
-            eval_least_bytes=self._evaluation_bytes(1),
+            eval_least_bytes=self.evaluation_bytes(1),
             notes=(f"sizes: {self._skeleton.source}", self._length.source, *self._how, *_settings_not_traced(config)),
         )
 
-    def _evaluation_bytes(self, rows: int) -> int | None:
-        """What evaluation of so many rows at a time makes torch reserve, from an empty cache. None: can't be followed,
-        as with methods that put a cache of their own before the text's. What visits the device before and after, as
-        text encoder and VAE do, is not in it."""
+    def evaluation_bytes(self, rows: int) -> int | None:
+        """What evaluation of so many rows at a time makes torch reserve, from an empty cache; ask after a plan. None: can't
+        be followed, as with methods that put a cache of their own before the text's. What visits the device before and
+        after, as text encoder and VAE do, is not in it."""
         if rows not in self._evaluations:
             assert self._attached is not None
             task, hparams, skeleton = self._config.task, self._config.hparams, self._with(self._attached)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel, PeftType
@@ -36,6 +37,8 @@ EVALUATION_LOGITS_BYTES, LOGIT_BYTES = 2**30, 12
 # These replace the model's loss by their own, computed from full logits over their context's tokens too. They are
 # trained on the same target tokens as all others, since losses that count different tokens can't be compared.
 REPLACES_LOSS = {PeftType.CPT}
+
+_MAY_FUSE: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # models without weights
 
 # One object for the whole process: torch.compile recompiles when a module that it has seen is exchanged for a new one.
 _NO_HEAD = nn.Identity()
@@ -114,11 +117,13 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), size):
             part, classes = states[start : start + size], targets[start : start + size, None]
             logits = functional.linear(part, weight, bias).float()
-            scale = logits.logsumexp(dim=1, keepdim=True)
-            total += (scale - logits.gather(1, classes)).sum()
+            picked, largest = logits.gather(1, classes), logits.amax(dim=1, keepdim=True)
+            shares = logits.sub_(largest).exp_()  # in place: a slice's logits are what the loss holds at its peak
+            sums = shares.sum(dim=1, keepdim=True)
+            total += (sums.log() + largest - picked).sum()
             if not (for_states or for_weight or for_bias):
                 continue
-            slopes = logits.sub_(scale).exp_()  # of the softmax, and less one at the target: by each logit
+            slopes = shares.div_(sums)  # by each logit: its share, and less one at the target
             slopes.scatter_add_(1, classes, slopes.new_full((), -1.0).expand_as(classes))
             slopes = slopes.to(states.dtype)
             if of_states is not None:
@@ -127,20 +132,16 @@ class _SlicedCrossEntropy(torch.autograd.Function):
                 of_weight += slopes.T @ part
             if of_bias is not None:
                 of_bias += slopes.sum(dim=0, dtype=torch.float32)
+        # As precise as what they belong to: a head's in float32 would be twice as large as the head.
+        of_weight = None if of_weight is None else of_weight.to(weight.dtype)
+        of_bias = None if of_bias is None or bias is None else of_bias.to(bias.dtype)
         ctx.save_for_backward(of_states, of_weight, of_bias)
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        of_states, of_weight, of_bias = ctx.saved_tensors
-        return (
-            None if of_states is None else of_states * outer.to(of_states.dtype),
-            None if of_weight is None else (of_weight * outer).to(ctx.dtypes[0]),
-            None if of_bias is None else (of_bias * outer).to(ctx.dtypes[1]),
-            None,
-        )
+        return *(None if slope is None else slope * outer.to(slope.dtype) for slope in ctx.saved_tensors), None
 
 
 def supports_fused_loss(model: nn.Module) -> bool:
@@ -164,7 +165,14 @@ def supports_fused_loss(model: nn.Module) -> bool:
 
 def may_fuse_loss(model: nn.Module) -> bool:
     """The same of a model without weights, by what happens to its head's output: on the way to the logits it may be
-    viewed, copied and cast, and nothing else may be made of it."""
+    viewed, copied and cast, and nothing else may be made of it. Takes a second for 3 billion parameters, so the answer
+    is kept as long as the model."""
+    if model not in _MAY_FUSE:
+        _MAY_FUSE[model] = _goes_to_the_logits_unchanged(model)
+    return _MAY_FUSE[model]
+
+
+def _goes_to_the_logits_unchanged(model: nn.Module) -> bool:
     head = base_of(model).get_output_embeddings()
     if not _is_plain(head):
         return False
@@ -175,7 +183,6 @@ def may_fuse_loss(model: nn.Module) -> bool:
                 _forward(model, *_probe_batch(head), without_head=False)
             finally:
                 handle.remove()
-            _forward(model, *_probe_batch(head), without_head=True)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
         return False
     return followed.beginnings == 1 and not followed.is_changed

@@ -56,9 +56,12 @@ class Task:
         return self.fingerprint
 
 
-def measure(task: Any, cache: Path, model_key: str = "model", *, read_test: bool = True) -> BaseMeasure:
+def measure(
+    task: Any, cache: Path, model_key: str = "model", *, read_test: bool = True, attention: str | None = None
+) -> BaseMeasure:
     base = BaseModel(MODEL, None, model_key, is_embedded=True)
-    return measure_base(task, base, ModelConfig(dtype="float32"), read_test=read_test, cache=cache)
+    model = ModelConfig(dtype="float32", attn_implementation=attention)
+    return measure_base(task, base, model, read_test=read_test, cache=cache)
 
 
 def test_the_base_score_is_computed_once(tmp_path: Path) -> None:
@@ -115,6 +118,13 @@ def test_another_model_or_other_items_are_scored_anew(tmp_path: Path) -> None:
     measure(tasks[1], tmp_path, model_key="other model")
     measure(tasks[2], tmp_path)
     assert [task.evaluated for task in tasks] == [["test"]] * 3
+
+
+def test_other_kernels_of_attention_answer_otherwise_and_are_scored_anew(tmp_path: Path) -> None:
+    task = Task()
+    measure(task, tmp_path)
+    measure(task, tmp_path, attention="eager")
+    assert task.evaluated == ["test", "test"]
 
 
 def test_another_version_of_a_library_is_scored_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,3 +108,26 @@ def test_a_device_without_memory_or_that_is_lost_leaves_a_result_wherever_it_sho
     result = load_result(tmp_path / "job")
     assert result.status == status
     assert str(error).partition(":")[2].strip() in str(result.cause)
+
+
+def test_others_on_a_device_are_looked_for_before_anything_asks_it(
+    config: JobConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking a GPU for its name opens CUDA, whose half a gigabyte would look like somebody else's."""
+    called: list[str] = []
+
+    def note(name: str, answer: Any = None) -> Any:
+        return lambda *arguments, **options: called.append(name) or answer
+
+    monkeypatch.setattr("peftsweep.job.run.refuse_busy_device", note("busy?"))
+    monkeypatch.setattr("peftsweep.job.run.use_device", note("use"))
+    monkeypatch.setattr("peftsweep.job.record.describe_environment", note("describe", {}))
+    with pytest.raises(DataError):  # ends it there: no checkpoint of that name
+        run_job(dataclasses.replace(config, resume=str(tmp_path / "none")), tmp_path / "resumed")
+    assert called == ["busy?", "use"]
+    monkeypatch.setattr("peftsweep.job.run.predict_memory", note("plan", {}))
+    monkeypatch.setattr("peftsweep.job.run.load_base", lambda *_, **options: pytest.fail("that far is enough"))
+    called.clear()
+    with pytest.raises(pytest.fail.Exception):
+        run_job(config, tmp_path / "job")
+    assert called == ["busy?", "use", "describe", "plan"]
