@@ -155,9 +155,11 @@ class Planner:
         )
 
     def evaluation_bytes(self, rows: int) -> int | None:
-        """What evaluation of so many rows at a time makes torch reserve, from an empty cache; ask after a plan. None: can't
-        be followed, as with methods that put a cache of their own before the text's. What visits the device before and
-        after, as text encoder and VAE do, is not in it."""
+        """What evaluation of so many rows at a time makes torch reserve, from an empty cache; ask after a plan.
+
+        None: can't be followed, as with methods that put a cache of their own before the text's. What visits the device
+        before and after, as text encoder and VAE do, is not in it.
+        """
         if rows not in self._evaluations:
             assert self._attached is not None
             task, hparams, skeleton = self._config.task, self._config.hparams, self._with(self._attached)
