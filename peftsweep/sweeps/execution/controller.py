@@ -117,12 +117,12 @@ class Controller:
         """Look by look, until no further seed is wanted."""
         for study in self.spec.studies:
             self._require_tickets(study, Stage.CONFIRM)
-        is_through = True
-        while is_through and self.stop is Stop.NO:
+        while self.stop is Stop.NO:
             due = confirm_jobs_due(self.spec, read_contenders(self.spec, self._storage))
             for study, terms in due:
                 self._tickets.of(study, Stage.CONFIRM).add(terms)
-            is_through = self._run_stage(Stage.CONFIRM) and bool(due)
+            if self._is_over(Stage.CONFIRM) or not self._run_stage(Stage.CONFIRM):
+                return  # over at once: no job is due, and none is left of a look that was cut off
 
     def _require_tickets(self, study: StudySpec, stage: Stage) -> Tickets:
         name, direction = stage_study_name(study, stage), self.spec.direction
@@ -134,18 +134,17 @@ class Controller:
         Answers whether it is over."""
         self._stage, idle_launches = stage, 0
         with self._watched():
-            while not self._is_over() and self.stop is Stop.NO and idle_launches < MOST_LAUNCHES_WITHOUT_PROGRESS:
+            while not self._is_over(stage) and self.stop is Stop.NO and idle_launches < MOST_LAUNCHES_WITHOUT_PROGRESS:
                 before = self._finished()
                 self._pool(self.spec.path, stage)
                 self._try_to_look()
                 idle_launches = 0 if self._finished() > before else idle_launches + 1
-        is_over = self._is_over()
+        is_over = self._is_over(stage)
         if not is_over and self.stop is Stop.NO:
             log.error("The workers end without finishing trials; see %s.", self.spec.path / "workers")
         return is_over
 
-    def _is_over(self) -> bool:
-        stage = self._stage
+    def _is_over(self, stage: Stage) -> bool:
         return all(is_over(self.spec, s, stage, self._tickets.of(s, stage).trials()) for s in self.spec.studies)
 
     def _finished(self) -> int:
