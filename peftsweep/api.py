@@ -85,7 +85,7 @@ class Job:
         base model can't be had.
         """
         from peftsweep.exchange.finished import load_base_of, open_job, put_trained
-        from peftsweep.job.run import choose_device
+        from peftsweep.job.device import choose_device
 
         job = open_job(Path(self.record.location), trusted=trusted)
         return put_trained(job, load_base_of(job, choose_device(device)))

@@ -71,7 +71,7 @@ def _findings(device: str, tracking: TrackingConfig, cache: Path) -> Iterator[Fi
     yield from find_tracking(tracking)
     yield from find_hub()
     from peftsweep.checkup.trial import find_trials, open_bench  # imports torch
-    from peftsweep.job.run import choose_device
+    from peftsweep.job.device import choose_device
 
     with tempfile.TemporaryDirectory() as folder:
         yield from find_trials(open_bench(Path(folder), choose_device(device)))

@@ -38,9 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from peftsweep.exchange.finished import open_job
+    from peftsweep.job.device import choose_device
     from peftsweep.job.display import Display, result_table, scores_table
     from peftsweep.job.rescoring import ask_job, complete_job, is_unscored
-    from peftsweep.job.run import choose_device
 
     job, console = open_job(options.job, trusted=trusted), Console()
     device = choose_device(words.get("device", job.config.device))

@@ -134,8 +134,8 @@ def _export_weights(
     from peftsweep.exchange.finished import open_job
     from peftsweep.exchange.lora import export_lora
     from peftsweep.exchange.weights import export_adapter, export_merged
+    from peftsweep.job.device import choose_device
     from peftsweep.job.display import Display
-    from peftsweep.job.run import choose_device
 
     job = open_job(job_folder, trusted=trusted)
     if what == "adapter":

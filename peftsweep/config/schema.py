@@ -125,6 +125,7 @@ class HparamsConfig:
     gradient_checkpointing: bool = False  # recompute activations: less memory, about a third more time
     amp: bool = False  # autocast the forward pass to bfloat16
     adapter_float32: bool = True  # hold adapter weights in float32 beside a 16-bit base
+    tf32: bool = False  # on CUDA: float32 products and convolutions in TensorFloat-32, faster and less exact
     compile: bool = False  # torch.compile the repeated blocks; rounds otherwise than without
     fused_loss: bool = True  # never hold the full float32 logits
     eval_every: int = number(250, low=0)  # steps between two validation losses; 0: at the end only

@@ -12,6 +12,7 @@ import torch
 
 from peftsweep.errors import OutputError, Problem
 from peftsweep.exchange.finished import FinishedJob, load_base_of, put_trained
+from peftsweep.job.device import use_device
 from peftsweep.job.display import Display
 from peftsweep.job.evaluation import Scores, evaluate_job, measure_base
 from peftsweep.job.preflight import check_jobs
@@ -79,6 +80,7 @@ def ask_job(
 def _score(job: FinishedJob, device: torch.device, display: Display) -> tuple[Scores, Task]:
     config = job.config
     check_jobs([config], hub=True)
+    use_device(device, tf32=config.hparams.tf32)
     base = load_base_of(job, device)
     task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
     before = measure_base(task, base, config.model, read_test=config.task.base_score, cache=Path(config.cache))

@@ -23,6 +23,7 @@ from peftsweep.config.schema import JobConfig
 from peftsweep.errors import Interrupted
 from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
 from peftsweep.job.compilation import compile_blocks, compiling_seconds, warn_of_uncompiled
+from peftsweep.job.device import choose_device, use_device
 from peftsweep.job.display import Display, ShowStep
 from peftsweep.job.evaluation import evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
@@ -71,7 +72,7 @@ def run_job(
     with recording(config, folder) as record, display.running():
         check_jobs([config], hub=True)
         refuse_busy_device(str(device), config.allow_shared_gpu)  # before this process opens CUDA
-        use_device(device)
+        use_device(device, tf32=config.hparams.tf32)
         checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
         config = with_fitting_batch(config, device)
         if checkpoint:
@@ -103,19 +104,6 @@ def run_job(
         if unsaved:
             raise unsaved
     return record.result
-
-
-def choose_device(choice: str) -> torch.device:
-    """`auto` is the first CUDA device, or the CPU without one."""
-    if choice == "auto":
-        choice = "cuda:0" if torch.cuda.is_available() else "cpu"
-    return torch.device(choice)
-
-
-def use_device(device: torch.device) -> None:
-    """Make it the current one: what is not told a device takes that, and the environment names it."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
 
 
 def _compiling(config: JobConfig) -> Callable[[], float]:

@@ -80,6 +80,7 @@ def _describe_gpu() -> dict[str, str]:
         "gpu_memory_bytes": str(properties.total_memory),
         "cuda": torch.version.cuda or "",
         "driver": _read_driver_version(),
+        "float32_products": torch.get_float32_matmul_precision(),  # "high" is TF32
     }
 
 

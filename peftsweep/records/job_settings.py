@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
-from peftsweep.config.schema import CIRCUMSTANCE, IDENTITY, JobConfig
+from peftsweep.config.schema import CIRCUMSTANCE, IDENTITY, HparamsConfig, JobConfig
 
 _CIRCUMSTANCES = frozenset(f.name for f in fields(JobConfig) if CIRCUMSTANCE.items() <= f.metadata.items())
 _IDENTITY = frozenset(f.name for f in fields(JobConfig) if IDENTITY.items() <= f.metadata.items())
@@ -26,8 +26,14 @@ def _flat(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def compared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for two jobs to be seeds of one row, by dotted key."""
-    return flatten({k: value for k, value in config.items() if k not in _CIRCUMSTANCES and k not in _IDENTITY})
+    """What must be equal for two jobs to be seeds of one row, by dotted key.
+
+    A job of an earlier version, which did not know a hyper-parameter, was trained with what is its default now.
+    """
+    compared = {k: value for k, value in config.items() if k not in _CIRCUMSTANCES and k not in _IDENTITY}
+    if "hparams" in compared:
+        compared["hparams"] = asdict(HparamsConfig()) | compared["hparams"]
+    return flatten(compared)
 
 
 def without_circumstances(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from peftsweep.sweeps.protocol.specification import SweepSpec
 from peftsweep.sweeps.protocol.trials import Trial, best_of, current, stopped_because
 from peftsweep.sweeps.terminal import describe_params, print_plain
 
+log = logging.getLogger(__name__)
+
 ROLES = {"best": "best settings", "default": "published default"}  # of confirm jobs
 ROWS_BESIDE_STUDIES = 5  # of the live lines: header, what is left out, look, stop note, cursor
 STOP_NOTES = {
@@ -30,7 +33,7 @@ STOP_NOTES = {
 
 
 class Progress:
-    """Live lines on a terminal; a line for each finished trial where the output goes to a file."""
+    """Live lines on a terminal; a line for each finished trial where the output goes to a file, and in the log."""
 
     def __init__(self, spec: SweepSpec, console: Console | None = None) -> None:
         self.spec, self.console = spec, console or Console(stderr=True)
@@ -56,33 +59,35 @@ class Progress:
         with self._lock:
             if stage is Stage.TUNE:
                 self._tuned = trials
-            if self._live is None:
-                self._tell_once(*([_look(self.spec, trials)] if stage is Stage.CONFIRM else []))
-                self._tell_once(*(_worker_line(lease) for lease in workers.values() if lease.doing.get("reason")))
-            self._print_finished(stage, trials)
+            self._tell_once(*([_look(self.spec, trials)] if stage is Stage.CONFIRM else []))
+            self._tell_once(*(_worker_line(lease) for lease in workers.values() if lease.doing.get("reason")))
+            self._tell_finished(stage, trials)
             if self._live is not None:
                 self._live.update(self._picture(stage, trials, workers))
 
     def show_stop(self, stop: Stop) -> None:
         self._stop_note = STOP_NOTES.get(stop, "")
+        self._tell(self._stop_note)
+
+    def _tell(self, line: str) -> None:
+        log.info("%s", line)
         if self._live is None:
-            print_plain(self.console, self._stop_note)
+            print_plain(self.console, line)
 
     def _tell_once(self, *lines: str) -> None:
         for line in lines:
             if line and line not in self._told:
                 self._told.add(line)
-                print_plain(self.console, line)
+                self._tell(line)
 
-    def _print_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
+    def _tell_finished(self, stage: Stage, trials: Mapping[str, Sequence[Trial]]) -> None:
         for label, found in trials.items():
             finished = [trial for trial in current(found) if trial.is_finished]
             new = [trial for trial in finished if (stage, label, trial.number) not in self._shown]
             for done, trial in enumerate(new, start=len(finished) - len(new) + 1):
                 self._shown.add((stage, label, trial.number))
-                if self._live is None:
-                    of, job = f"{done}/{self._total(stage, found)}", _confirm_job(trial.terms.role, trial.terms.seed)
-                    print_plain(self.console, f"{label} {stage} {of}{job}: {_sentence(self.spec, trial)}")
+                of, job = f"{done}/{self._total(stage, found)}", _confirm_job(trial.terms.role, trial.terms.seed)
+                self._tell(f"{label} {stage} {of}{job}: {_sentence(self.spec, trial)}")
 
     def _total(self, stage: Stage, trials: Sequence[Trial]) -> str:
         if stage is Stage.TUNE and self.spec.n_trials is not None:

@@ -216,6 +216,7 @@ def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
         parents = open_parents(spec)
         spec = with_parents(spec, parents.run_ids)
         save_spec(spec)
+        log.info("Begun: %s", redact_forms(resume_command(spec.path)))
         _print_start(spec, pool, console)
         with Progress(spec, console) as progress:
             controller = Controller(spec, pool, progress)
@@ -230,20 +231,23 @@ def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:
 
 @contextmanager
 def _messages(path: Path, console: Console) -> Iterator[None]:
-    """Messages go above the live lines, and with their times into sweep.log."""
+    """Warnings go above the live lines; with all else that happens, and the times of it, into sweep.log."""
     logger = logging.getLogger("peftsweep")
     kept = logging.FileHandler(path)
     kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     shown = RichHandler(
-        console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()
+        logging.WARNING, console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter()
     )
-    before, logger.propagate = logger.propagate, False
+    before = logger.level, logger.propagate
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
     for handler in (kept, shown):
         logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.propagate = before
+        level, logger.propagate = before
+        logger.setLevel(level)
         for handler in (kept, shown):
             logger.removeHandler(handler)
         kept.close()

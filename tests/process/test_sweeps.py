@@ -157,6 +157,15 @@ def test_the_verdict_is_printed_in_the_words_of_the_report(continued):
     assert all(sentence in printed for sentence in (told.headline, *told.details))
 
 
+def test_the_log_tells_what_happened(continued):
+    line, _, _ = continued
+    log = (line.sweep / "sweep.log").read_text()
+    assert log.count("Begun: python -m peftsweep -m hydra/sweeper=fair") == 2
+    for study in STUDIES:
+        assert all(log.count(f"{study} tune {number}/") for number in (1, 2, 3))
+        assert f"{study} confirm 1/1, best settings" in log
+
+
 def test_how_to_go_on_join_and_look_is_printed(continued):
     line, _, printed = continued
     assert "go on     python -m peftsweep -m hydra/sweeper=fair" in printed

@@ -24,7 +24,7 @@ from peftsweep.job.plan.trace import (
     saved_bytes,
     trace_training,
 )
-from peftsweep.memory.allocator import peak_reserved
+from peftsweep.memory.allocator import is_expandable, peak_reserved
 from peftsweep.memory.ledger import Ledger, MemoryTrace
 from peftsweep.methods.attach import AttachedMethod
 from peftsweep.modalities.base import PlannedStep, Skeleton, modality_of
@@ -117,6 +117,12 @@ class Planner:
         """Whether a job differs from this one in its batch alone."""
         hparams = self._config.hparams
         return self._config == with_batch(config, hparams.batch_size, hparams.gradient_accumulation)
+
+    def depends_on(self) -> str:
+        """All that a plan follows from; no two jobs with the same have different plans."""
+        hparams = dataclasses.replace(self._config.hparams, lr=1.0, lr_scale=1.0, weight_decay=0.0)
+        parts = (self._config.model, self._config.task, self._config.method, hparams, self._length)
+        return f"{parts} {is_expandable()}"
 
     def plan(self, batch_size: int | None = None, gradient_accumulation: int | None = None) -> MemoryPlan:
         """What the job takes, or would take with another batch. Raises MethodError for a method that doesn't fit the
@@ -213,9 +219,19 @@ def _reserved_by(model: nn.Module, forward: Callable[[nn.Module], object]) -> in
     return peak_reserved(ledger.trace().events)
 
 
+_PLANS: dict[str, MemoryPlan] = {}  # made in this process, by what they depend on
+
+
 def plan_job(config: JobConfig) -> MemoryPlan:
-    """Predict a job's peak memory of training. Takes seconds, no accelerator and no weights. Raises as Planner's."""
-    return Planner(config).plan()
+    """Predict a job's peak memory of training. Takes seconds, no accelerator and no weights. Raises as Planner's.
+
+    What a process planned before with another rate or seed is not followed again: trials of a sweep come one by one.
+    """
+    planner = Planner(config)
+    key = planner.depends_on()
+    if key not in _PLANS:
+        _PLANS[key] = planner.plan()
+    return _PLANS[key]
 
 
 def with_batch(config: JobConfig, batch_size: int, gradient_accumulation: int) -> JobConfig:

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftsweep.memory.allocator import MIB, CachingAllocator, peak_reserved
+from peftsweep.memory.allocator import MIB, CachingAllocator, is_expandable, peak_reserved
 
 
-def allocated(*sizes: int) -> CachingAllocator:
+def allocated(*sizes: int, expandable: bool = False) -> CachingAllocator:
     """Blocks 0, 1, ... of these sizes."""
-    allocator = CachingAllocator()
+    allocator = CachingAllocator(expandable)
     for name, size in enumerate(sizes):
         allocator.allocate(name, size)
     return allocator
@@ -113,18 +113,73 @@ def test_a_name_that_was_let_go_is_let_go_once() -> None:
 
 
 def test_what_is_reserved_stays_reserved_and_the_peak_is_told() -> None:
-    assert peak_reserved([(1, 32 * MIB), (1, -1), (2, 512)]) == 34 * MIB
+    assert peak_reserved([(1, 32 * MIB), (1, -1), (2, 512)], expandable=False) == 34 * MIB
     assert peak_reserved([]) == 0
+
+
+def test_a_segment_that_grows_is_reserved_by_the_page() -> None:
+    assert allocated(1, expandable=True).reserved_bytes == 2 * MIB
+    assert allocated(2 * MIB, expandable=True).reserved_bytes == 20 * MIB
+    assert allocated(19 * MIB, 22 * MIB, expandable=True).reserved_bytes == 60 * MIB
+
+
+def test_a_free_block_at_the_end_of_a_growing_segment_grows_by_what_lacks() -> None:
+    allocator = allocated(32 * MIB, expandable=True)
+    allocator.free(0)
+    allocator.allocate(1, 44 * MIB)
+    assert allocator.reserved_bytes == 60 * MIB
+
+
+def test_the_end_of_a_growing_segment_is_the_last_that_is_taken() -> None:
+    allocator = allocated(30 * MIB, 6 * MIB, expandable=True)  # 4 MiB are free at the end
+    allocator.free(0)
+    allocator.allocate(2, 3 * MIB)  # from the 30 in front
+    allocator.allocate(3, 24 * MIB)
+    allocator.allocate(4, 7 * MIB)  # what is left of the 30 is too small: the end grows
+    assert allocator.reserved_bytes == 60 * MIB
+    allocator.free(3)
+    allocator.allocate(5, 27 * MIB)
+    assert allocator.reserved_bytes == 60 * MIB
+
+
+def test_of_a_growing_segment_each_rest_is_cut_off() -> None:
+    allocator = allocated(20 * MIB, 20 * MIB, expandable=True)
+    allocator.free(0)
+    allocator.allocate(2, 19 * MIB + MIB // 2)
+    allocator.allocate(3, 20 * MIB)
+    assert allocator.reserved_bytes == 60 * MIB
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expandable"),
+    [
+        ({}, True),
+        ({"PYTORCH_ALLOC_CONF": "expandable_segments:True, max_split_size_mb:128"}, True),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:128"}, False),
+        (
+            {"PYTORCH_ALLOC_CONF": "expandable_segments:False", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+            False,
+        ),
+    ],
+)
+def test_segments_grow_unless_the_user_set_the_allocator_up(
+    chosen: dict[str, str], expandable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert is_expandable() is expandable
 
 
 SIZES = st.one_of(st.integers(1, 4096), st.integers(MIB // 2, 2 * MIB), st.integers(8 * MIB, 40 * MIB))
 HISTORIES = st.lists(st.tuples(SIZES, st.integers(0, 5)), min_size=1, max_size=60)
 
 
-@given(HISTORIES)
-def test_live_bytes_always_fit_and_nothing_is_lost(history: list[tuple[int, int]]) -> None:
+@given(HISTORIES, st.booleans())
+def test_live_bytes_always_fit_and_nothing_is_lost(history: list[tuple[int, int]], expandable: bool) -> None:
     """After each request every `frees`-th living block is let go, and all of them in the end."""
-    allocator, living = CachingAllocator(), {}
+    allocator, living = CachingAllocator(expandable), {}
     for name, (size, frees) in enumerate(history):
         allocator.allocate(name, size)
         living[name] = size

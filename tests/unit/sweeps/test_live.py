@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,16 @@ def test_trials_that_finish_together_are_counted_one_by_one(
 ) -> None:
     progress.show(Stage.TUNE, {"lora": [trial(0), trial(1)]}, {})
     assert [line.partition(":")[0] for line in written.getvalue().splitlines()] == ["lora tune 1/4", "lora tune 2/4"]
+
+
+def test_what_a_terminal_shows_for_a_moment_is_kept_in_the_log(
+    sweep_spec: MakeSpec, trial: MakeTrial, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "peftsweep")
+    with Progress(sweep_spec(), Console(file=io.StringIO(), width=80, force_terminal=True)) as progress:
+        progress.show(Stage.TUNE, {"lora": [trial(0)]}, {})
+        progress.show_stop(Stop.FINISH)
+    assert [message.partition(":")[0] for message in caplog.messages] == ["lora tune 1/4", "Stopping"]
 
 
 def test_a_retried_failure_is_not_counted_twice(progress: Progress, written: io.StringIO, trial: MakeTrial) -> None:

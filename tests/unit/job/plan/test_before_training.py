@@ -7,8 +7,9 @@ import torch
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, Interrupted, OutOfMemoryError
 from peftsweep.job.plan import fit as module
+from peftsweep.job.plan import planner
 from peftsweep.job.plan.fit import _card_bytes, predict_memory, with_fitting_batch
-from peftsweep.job.plan.planner import MemoryPlan
+from peftsweep.job.plan.planner import MemoryPlan, plan_job
 from peftsweep.records.metrics import METRICS
 
 CPU = torch.device("cpu")
@@ -46,6 +47,16 @@ def test_a_trial_that_may_fit_runs(job_of: JobOf, plan_of: PlanOf, caplog: pytes
     card = f"gpu={plan_of('method=lora').train_peak_bytes}B"
     assert predict_memory(job_of("method=lora", "stage=tune", card), CPU)
     assert "is predicted to need" in caplog.text
+
+
+def test_a_trial_with_another_rate_or_seed_is_not_followed_again(
+    job_of: JobOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = plan_job(job_of("method=lora"))
+    monkeypatch.setattr(planner, "trace_training", lambda *_: pytest.fail("it is followed"))
+    assert plan_job(job_of("method=lora", "hparams.lr=0.1", "seed=7", "stage=tune")) is first
+    with pytest.raises(pytest.fail.Exception):
+        plan_job(job_of("method=lora", "method.capacity=7"))
 
 
 def test_a_confirming_job_is_not_refused(job_of: JobOf) -> None:
