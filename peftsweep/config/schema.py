@@ -100,7 +100,8 @@ class TaskConfig:
 
     name: str = NEEDED
     modality: str = NEEDED  # of config/registry.py
-    base_score: bool = True  # also score the model before training, on the same test items
+    # Also score the model before training, on the same test items; null: in sweeps, and where it is known already.
+    base_score: bool | None = _circumstance(None)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from torch import nn
 
 from peftsweep import __version__
-from peftsweep.config.schema import ModelConfig
+from peftsweep.config.schema import JobConfig, ModelConfig
 from peftsweep.modalities.base import BaseModel, Evaluation, Task
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
 from peftsweep.records.files import write_whole
+from peftsweep.records.results import Stage
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,22 @@ class Scores(Evaluation):
     base_items: list[dict[str, Any]] = field(default_factory=list)
 
 
-def measure_base(task: Task, base: BaseModel, model: ModelConfig, *, read_test: bool, cache: Path) -> BaseMeasure:
+class BaseScore(Enum):
+    """Whether the base model is scored on the test items."""
+
+    NO = auto()
+    IF_KNOWN = auto()  # only where an earlier job has done it
+    YES = auto()
+
+
+def base_score_wanted(config: JobConfig) -> BaseScore:
+    """Tuning reads no test data; confirm jobs are judged against the base."""
+    if config.stage == Stage.TUNE or config.task.base_score is False:
+        return BaseScore.NO
+    return BaseScore.YES if config.task.base_score or config.stage == Stage.CONFIRM else BaseScore.IF_KNOWN
+
+
+def measure_base(task: Task, base: BaseModel, model: ModelConfig, score: BaseScore, cache: Path) -> BaseMeasure:
     """Measure the bare base model. What it knows is the same for all jobs on it, so the jobs of one process measure it
     once; its test score is the same for every method, so it is kept in `cache`.
 
@@ -56,17 +73,19 @@ def measure_base(task: Task, base: BaseModel, model: ModelConfig, *, read_test: 
     if key not in _RETENTION_OF_BASE:
         _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this
         _RETENTION_OF_BASE[key] = task.measure_retention(base.model)
-    evaluation = _base_evaluation(task, base.model, model_key, cache) if read_test else None
+    evaluation = None if score is BaseScore.NO else _base_evaluation(task, base.model, model_key, score, cache)
     return BaseMeasure(_RETENTION_OF_BASE[key], evaluation)
 
 
-def _base_evaluation(task: Task, model: nn.Module, model_key: str, cache: Path) -> Evaluation:
+def _base_evaluation(task: Task, model: nn.Module, model_key: str, score: BaseScore, cache: Path) -> Evaluation | None:
     key = key_of(model_key, task.test_fingerprint(), __version__, version("torch"), version("transformers"))
     path = cache / "base" / f"{key}.json"
     stored = _read_stored(path)
     if stored is not None:
         log.info("Base score from %s.", path)
         return stored
+    if score is BaseScore.IF_KNOWN:
+        return None
     log.info("The base model is scored on the test items first; later jobs on it read that from %s.", path.parent)
     evaluation = task.evaluate(model, "test")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from peftsweep.errors import OutputError, Problem
 from peftsweep.exchange.finished import FinishedJob, load_base_of, put_trained
 from peftsweep.job.device import use_device
 from peftsweep.job.display import Display
-from peftsweep.job.evaluation import Scores, evaluate_job, measure_base
+from peftsweep.job.evaluation import Scores, base_score_wanted, evaluate_job, measure_base
 from peftsweep.job.preflight import check_jobs
 from peftsweep.job.record import completing, write_evidence
 from peftsweep.job.resolve import resolve_questions
@@ -83,7 +83,7 @@ def _score(job: FinishedJob, device: torch.device, display: Display) -> tuple[Sc
     use_device(device, tf32=config.hparams.tf32)
     base = load_base_of(job, device)
     task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
-    before = measure_base(task, base, config.model, read_test=config.task.base_score, cache=Path(config.cache))
+    before = measure_base(task, base, config.model, base_score_wanted(config), Path(config.cache))
     model = put_trained(job, base)
     task.prepare(model)
     return evaluate_job(task, model, before, read_test=True), task

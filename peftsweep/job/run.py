@@ -25,7 +25,7 @@ from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_
 from peftsweep.job.compilation import compile_blocks, compiling_seconds, warn_of_uncompiled
 from peftsweep.job.device import choose_device, use_device
 from peftsweep.job.display import Display, ShowStep
-from peftsweep.job.evaluation import evaluate_job, measure_base
+from peftsweep.job.evaluation import base_score_wanted, evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.preflight import check_jobs
@@ -90,8 +90,7 @@ def run_job(
             task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
             if _reads_test(config):
                 record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
-            is_scored = _reads_test(config) and config.task.base_score
-            before = measure_base(task, base, config.model, read_test=is_scored, cache=Path(config.cache))
+            before = measure_base(task, base, config.model, base_score_wanted(config), Path(config.cache))
             attached = _attach(config, task, base)
             state = _start(config, record, attached, checkpoint)
         _train(config, record, task, attached, state, probe, display, observe)
@@ -178,7 +177,7 @@ def _train(
         display.training(f"training {config.method.name}", hparams.max_steps, state.step) as show,
         probe.phase("train"),
     ):
-        callbacks = _callbacks(record, task, attached, state, probe, show, observe)
+        callbacks = _callbacks(config, record, task, attached, state, probe, show, observe)
         try:
             train(attached.model, task, batches, state, hparams, callbacks)
         except Interrupted:
@@ -192,6 +191,7 @@ def _train(
 
 
 def _callbacks(
+    config: JobConfig,
     record: JobRecord,
     task: Task,
     attached: AttachedMethod,
@@ -210,7 +210,7 @@ def _callbacks(
 
     def validate(step: int) -> dict[str, float]:
         with probe.phase("eval"), chance_untouched():
-            metrics = task.validate(attached.model)
+            metrics = task.validate(attached.model, whole=step == config.hparams.max_steps)
             record.log_samples(step, task.samples())
             return metrics
 

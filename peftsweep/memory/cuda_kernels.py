@@ -2,12 +2,12 @@
 
 Attention never holds its (heads x tokens x tokens) weights on CUDA, and a fused RMS norm no float32 copy of its input.
 On the meta device torch takes the long way, so for a trace these stand in: the right shapes, kept and let go when the
-kernels would, and no computation.
+kernels would, and no computation. An optimizer's fused step is let run there, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,18 +87,22 @@ def _rms_norm(
     return output
 
 
-STAND_INS = {"scaled_dot_product_attention": _attention, "rms_norm": _rms_norm}
+STAND_INS: dict[tuple[Any, str], Callable[..., Any]] = {
+    (functional, "scaled_dot_product_attention"): _attention,
+    (functional, "rms_norm"): _rms_norm,
+    (torch.optim.optimizer, "_get_fused_kernels_supported_devices"): lambda: ["meta"],
+}
 
 
 @contextmanager
 def kernels_as_on_cuda() -> Iterator[None]:
     """Exchange the functions for as long as it lasts. A torch function mode would be simpler, but is not in force
     where checkpointed layers are computed again."""
-    own = {name: getattr(functional, name) for name in STAND_INS}
+    own = {(module, name): getattr(module, name) for module, name in STAND_INS}
     try:
-        for name, stand_in in STAND_INS.items():
-            setattr(functional, name, stand_in)
+        for (module, name), stand_in in STAND_INS.items():
+            setattr(module, name, stand_in)
         yield
     finally:
-        for name, function in own.items():
-            setattr(functional, name, function)
+        for (module, name), function in own.items():
+            setattr(module, name, function)

@@ -19,7 +19,7 @@ from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
-from peftsweep.methods.optimizers import find_optimizer, taking
+from peftsweep.methods.optimizers import find_optimizer, taking, with_fused_step
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
@@ -192,4 +192,5 @@ def build_optimizer(
     optimizer_class, arguments = find_optimizer(name), kwargs | {"weight_decay": weight_decay}
     with taking(name, arguments):
         own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
-        return own or optimizer_class(list(attached.trainable_parameters().values()), lr=lr, **arguments)  # type: ignore[call-arg]
+        trained = list(attached.trainable_parameters().values())
+        return own or optimizer_class(trained, lr=lr, **with_fused_step(optimizer_class, arguments, trained))  # type: ignore[call-arg]

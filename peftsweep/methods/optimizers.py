@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,18 @@ def taking(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         rule = f"{name} must take its arguments ({error})"
         raise ConfigError(Problem(rule, dict(arguments), "hparams.optimizer_kwargs")) from error
+
+
+def with_fused_step(
+    optimizer_class: type[torch.optim.Optimizer], arguments: Mapping[str, Any], weights: Sequence[nn.Parameter]
+) -> dict[str, Any]:
+    """The arguments, and Adam's kernel that takes a step without temporary copies, where the weights' device has one
+    and nobody chose otherwise. Weights on the meta device are planned for such a device."""
+    chosen = arguments.keys() & {"fused", "foreach", "capturable", "differentiable"}
+    if chosen or not issubclass(optimizer_class, torch.optim.Adam):
+        return dict(arguments)
+    has_kernel = all(weight.device.type in ("cuda", "meta") and weight.is_floating_point() for weight in weights)
+    return {**arguments, "fused": True} if has_kernel else dict(arguments)
 
 
 def check_optimizer(hparams: HparamsConfig) -> None:

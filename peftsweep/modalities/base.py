@@ -206,8 +206,9 @@ class Task(TrainableTask, Protocol):
     def prepare(self, model: nn.Module) -> None:
         """Called once when the method is attached, before the first loss."""
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """Cheap metrics on held-out data, `valid/loss` among them: judged during training. Never reads test data."""
+    def validate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
+        """Cheap metrics on held-out data, `valid/loss` among them. Never reads test data. whole: after the last step;
+        before it a part of the rows may do, the same each time and for every job."""
 
     def samples(self) -> dict[str, np.ndarray]:
         """Pictures that the last validation made, or `prepare` before the first, by caption; uint8 (h, w, 3). None for

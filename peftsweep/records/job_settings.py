@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from peftsweep.config.schema import CIRCUMSTANCE, IDENTITY, HparamsConfig, JobConfig
 
-_CIRCUMSTANCES = frozenset(f.name for f in fields(JobConfig) if CIRCUMSTANCE.items() <= f.metadata.items())
-_IDENTITY = frozenset(f.name for f in fields(JobConfig) if IDENTITY.items() <= f.metadata.items())
+
+def _playing(part: Mapping[str, str]) -> Iterator[str]:
+    """The fields of a job and of its groups that play a part in comparisons, by dotted key."""
+    for group in fields(JobConfig):
+        if part.items() <= group.metadata.items():
+            yield group.name
+        elif is_dataclass(group.default_factory):
+            own = fields(group.default_factory)
+            yield from (f"{group.name}.{one.name}" for one in own if part.items() <= one.metadata.items())
+
+
+_CIRCUMSTANCES = frozenset(_playing(CIRCUMSTANCE))
+_IDENTITY = frozenset(_playing(IDENTITY))
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,15 +41,17 @@ def compared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     A job of an earlier version, which did not know a hyper-parameter, was trained with what is its default now.
     """
-    compared = {k: value for k, value in config.items() if k not in _CIRCUMSTANCES and k not in _IDENTITY}
-    if "hparams" in compared:
-        compared["hparams"] = asdict(HparamsConfig()) | compared["hparams"]
-    return flatten(compared)
+    known = {"hparams": asdict(HparamsConfig()) | config["hparams"]} if "hparams" in config else {}
+    return _without(_CIRCUMSTANCES | _IDENTITY, flatten({**config, **known}))
 
 
 def without_circumstances(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, nested or by dotted key, without where and how a job ran."""
-    return {key: value for key, value in settings.items() if key.partition(".")[0] not in _CIRCUMSTANCES}
+    """Settings, by dotted key, without where and how a job ran."""
+    return _without(_CIRCUMSTANCES, settings)
+
+
+def _without(left_out: Set[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: value for k, value in settings.items() if left_out.isdisjoint((k, k.partition(".")[0]))}
 
 
 def differing_keys(several: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -36,6 +36,7 @@ from peftsweep.modalities.text.settings import MetamathConfig
 
 FITTED_ON = "lora--llama-3.2-3B-rank32"
 LONGEST_ROW = 642
+UNFUSED_STEP = {"foreach": True}  # torch's own choice on CUDA, as the reference leaves it
 DINO_BYTES = 4 * 86_580_480  # facebook/dinov2-base in float32
 TEXT, IMAGES = "meta-llama/Llama-3.2-3B", "black-forest-labs/FLUX.2-klein-base-4B"
 
@@ -84,9 +85,12 @@ def job_of(experiment: Published, length: int) -> JobConfig:
     method = read_method(experiment.folder) if has_adapter else MethodConfig(name="full")
     if experiment.is_text:
         model, task = ModelConfig(name="llama-3.2-3b", id=TEXT), MetamathConfig(name="metamath")
-        return JobConfig(HparamsConfig(batch_size=4, max_seq_length=length, fused_loss=False), model, task, method)
+        hparams = HparamsConfig(
+            batch_size=4, max_seq_length=length, fused_loss=False, optimizer_kwargs=dict(UNFUSED_STEP)
+        )
+        return JobConfig(hparams, model, task, method)
     model = ModelConfig(name="flux2-klein-4b", id=IMAGES, modality="image")
-    hparams = HparamsConfig(batch_size=2, gradient_checkpointing=True)
+    hparams = HparamsConfig(batch_size=2, gradient_checkpointing=True, optimizer_kwargs=dict(UNFUSED_STEP))
     return JobConfig(hparams, model, ImageGenConfig(name="image-gen"), method)
 
 
@@ -137,6 +141,7 @@ def main() -> None:
         print("PEFTSWEEP_REFERENCE names no copy of method_comparison: nothing to compare with.")
         return
     warnings.simplefilter("ignore")
+    os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:False"  # nor does the reference set up torch's allocator
     print(f"{'experiment':52} {'GiB':>7} {'predicted':>9} {'error':>8} {'':>9}   trainable parameters")
     experiments = [one for one in published(Path(root)) if options.only in one.name]
     errors = compare(experiments, options.length)

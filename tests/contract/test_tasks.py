@@ -325,7 +325,7 @@ def test_tuning_reads_no_test_data(task: Task, setup: Setup, monkeypatch: pytest
     refuse_test_data(task, monkeypatch)
     task.prepare(setup.base.model)
     take(task, 2)
-    task.validate(setup.base.model)
+    task.validate(setup.base.model, whole=True)
     task.evaluate(setup.base.model, "valid")
     task.measure_retention(setup.base.model)
     assert {info.split for info in task.datasets()} == {"train", "valid"}
@@ -377,18 +377,18 @@ def test_the_retention_key_is_that_of_what_is_asked(build: Callable[..., Task], 
 
 
 def test_validation_is_the_same_at_any_batch_size(build: Callable[..., Task], setup: Setup) -> None:
-    losses = [build(eval_batch_size=size).validate(setup.base.model)["valid/loss"] for size in (1, 4, 6)]
+    losses = [build(eval_batch_size=size).validate(setup.base.model, whole=True)["valid/loss"] for size in (1, 4, 6)]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
 def test_what_trials_can_be_judged_by_is_measured_by_validation(task: Task, setup: Setup) -> None:
     objectives = find_modality(setup.config.modality).objectives(setup.config)
-    assert set(objectives) <= task.validate(setup.base.model).keys()
+    assert set(objectives) <= task.validate(setup.base.model, whole=True).keys()
 
 
 def test_judging_leaves_the_models_mode_alone(task: Task, setup: Setup) -> None:
     setup.base.model.train()
-    task.validate(setup.base.model)
+    task.validate(setup.base.model, whole=True)
     task.evaluate(setup.base.model, "valid")
     assert setup.base.model.training
 
@@ -400,7 +400,7 @@ def test_datasets_tell_how_many_rows_were_read(task: Task, setup: Setup) -> None
 
 
 def test_what_is_looked_at_are_pictures(task: Task, setup: Setup) -> None:
-    task.validate(setup.base.model)
+    task.validate(setup.base.model, whole=True)
     evaluation = task.evaluate(setup.base.model, "test")
     looked_at = task.pictures(evaluation, evaluation)
     assert all(picture.dtype == "uint8" and picture.ndim == 3 for picture in looked_at.values())

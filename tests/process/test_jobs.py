@@ -26,7 +26,7 @@ FILES = {"config.yaml", ".hydra", "result.json", "predictions.jsonl", "history.j
 def job(tmp_path_factory, command_line):
     """One finished job: where it ran, and what it printed."""
     line = command_line(tmp_path_factory.mktemp("one"))
-    return line, line.run("method=lora", *SMALL, "hydra.run.dir=job")
+    return line, line.run("method=lora", *SMALL, "task.base_score=true", "hydra.run.dir=job")
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ class ImageTask:
                 on_done=advance,
             )
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
+    def validate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
         metrics = {"valid/loss": self._held_out_loss(model, "valid")}
         each, split = self._config.valid_seeds, self._split("valid")
         if each:

@@ -38,6 +38,8 @@ from peftsweep.modalities.wrapped import evaluating
 
 log = logging.getLogger(__name__)
 
+LEAST_WATCHED_ROWS = 256  # a loss of fewer is too noisy to end a trial by
+
 
 class TextTask:
     """Implements modalities.base.Task for prompts and responses."""
@@ -120,8 +122,13 @@ class TextTask:
             masked=self._masked,
         )
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        return {"valid/loss": self._loss_of_split(model, "valid")}
+    def validate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
+        """See modalities.base.Task. Training is watched on a quarter of the rows, spread over all of them."""
+        _, tokens = self._split("valid")
+        rows = tokens.with_response()
+        most = len(rows) if whole else max(LEAST_WATCHED_ROWS, len(rows) // 4)
+        watched = rows if most >= len(rows) else [rows[index * len(rows) // most] for index in range(most)]
+        return {"valid/loss": self._mean_loss(model, tokens, watched, "loss on valid rows")}
 
     def samples(self) -> dict[str, np.ndarray]:
         return {}
@@ -146,18 +153,17 @@ class TextTask:
         texts = self._tokenizer.batch_decode(decoded.generations, skip_special_tokens=True)
         judgements = [self._judging.judge(row, text) for row, text in zip(rows, texts, strict=True)]
         metrics, intervals = summarise(judgements)
-        metrics["loss"] = self._loss_of_split(model, split)
+        metrics["loss"] = self._mean_loss(model, tokens, tokens.with_response(), f"loss on {split} rows")
         return Evaluation(metrics, intervals, item_records(rows, texts, judgements), decoded.generation_config)
 
-    def _loss_of_split(self, model: nn.Module, split: str) -> float:
-        """Nats per response token. Prompt tokens are never judged, whether or not they were trained on."""
-        _, tokens = self._split(split)
-        return self._mean_loss(model, tokens, f"loss on {split} rows")
-
     @torch.no_grad()
-    def _mean_loss(self, model: nn.Module, tokens: TokenRows, doing: str, *, loss_on_prompt: bool = False) -> float:
+    def _mean_loss(
+        self, model: nn.Module, tokens: TokenRows, which: Sequence[int], doing: str, *, loss_on_prompt: bool = False
+    ) -> float:
+        """Nats per token of the responses of these rows. Prompts are not judged, whether or not they were trained on,
+        unless `loss_on_prompt`."""
         lengths, size = tokens.lengths(), self._hparams.eval_batch_size
-        by_length = sorted(tokens.with_response(), key=lambda row: -lengths[row])
+        by_length = sorted(which, key=lambda row: -lengths[row])
         total, count, start = 0.0, 0, 0
         with evaluating(model), self._progress(doing, len(by_length)) as advance:
             while start < len(by_length):
@@ -204,7 +210,9 @@ class TextTask:
     def measure_retention(self, model: nn.Module) -> float | None:
         """Nats per token of general text; None where it is switched off."""
         tokens = self._general_tokens
-        return None if tokens is None else self._mean_loss(model, tokens, "loss on general text", loss_on_prompt=True)
+        if tokens is None:
+            return None
+        return self._mean_loss(model, tokens, tokens.with_response(), "loss on general text", loss_on_prompt=True)
 
     def compare_retention(self, before: float | None, after: float | None) -> dict[str, float]:
         return {} if before is None or after is None else {"forgetting_nats": after - before}

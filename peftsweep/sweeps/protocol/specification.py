@@ -207,7 +207,7 @@ def _objective(jobs: Sequence[JobConfig], asked: str | None) -> str:
 
 
 def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, space: Space) -> StudySpec:
-    hparams, matters = job.hparams, flatten(without_circumstances(redact_params(asdict(job))))
+    hparams, matters = job.hparams, without_circumstances(flatten(redact_params(asdict(job))))
     return StudySpec(
         label=label,
         name=name,

@@ -79,7 +79,7 @@ class SumsTask(SumsLoss):
     def _loss_of(self, model: nn.Module, split: str) -> float:
         return float(self.loss(model, self._split(split)).sum) / self._rows
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
+    def validate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
         return {"valid/loss": self._loss_of(model, "valid")}
 
     def samples(self) -> dict[str, np.ndarray]:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from peftsweep.config.schema import ModelConfig
+from peftsweep.config.schema import JobConfig, ModelConfig, TaskConfig
 from peftsweep.job import evaluation as evaluate
-from peftsweep.job.evaluation import BaseMeasure, evaluate_job, measure_base
+from peftsweep.job.evaluation import BaseMeasure, BaseScore, base_score_wanted, evaluate_job, measure_base
 from peftsweep.modalities.base import BaseModel, Evaluation
+from peftsweep.records.results import Stage
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 MODEL = nn.Linear(1, 1)
@@ -57,11 +58,11 @@ class Task:
 
 
 def measure(
-    task: Any, cache: Path, model_key: str = "model", *, read_test: bool = True, attention: str | None = None
+    task: Any, cache: Path, model_key: str = "model", *, score: BaseScore = BaseScore.YES, attention: str | None = None
 ) -> BaseMeasure:
     base = BaseModel(MODEL, None, model_key, is_embedded=True)
     model = ModelConfig(dtype="float32", attn_implementation=attention)
-    return measure_base(task, base, model, read_test=read_test, cache=cache)
+    return measure_base(task, base, model, score, cache)
 
 
 def test_the_base_score_is_computed_once(tmp_path: Path) -> None:
@@ -69,6 +70,31 @@ def test_the_base_score_is_computed_once(tmp_path: Path) -> None:
     first, second = measure(task, tmp_path), measure(task, tmp_path)
     assert first == second == BaseMeasure(2.0, TESTED)
     assert task.evaluated == ["test"]
+
+
+def test_a_base_score_that_nobody_asked_for_is_read_where_it_is_known(tmp_path: Path) -> None:
+    task = Task()
+    assert measure(task, tmp_path, score=BaseScore.IF_KNOWN) == BaseMeasure(2.0)
+    measure(task, tmp_path)
+    assert measure(task, tmp_path, score=BaseScore.IF_KNOWN) == BaseMeasure(2.0, TESTED)
+    assert task.evaluated == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "stage", "wanted"),
+    [
+        (None, Stage.SINGLE, BaseScore.IF_KNOWN),
+        (True, Stage.SINGLE, BaseScore.YES),
+        (False, Stage.SINGLE, BaseScore.NO),
+        (None, Stage.CONFIRM, BaseScore.YES),
+        (False, Stage.CONFIRM, BaseScore.NO),
+        (True, Stage.TUNE, BaseScore.NO),
+    ],
+)
+def test_the_base_is_scored_in_sweeps_and_where_it_is_asked_for(
+    asked: bool | None, stage: Stage, wanted: BaseScore
+) -> None:
+    assert base_score_wanted(JobConfig(task=TaskConfig(base_score=asked), stage=stage)) is wanted
 
 
 def test_pictures_of_the_base_come_back_from_the_cache(tmp_path: Path) -> None:
@@ -148,7 +174,7 @@ def test_a_broken_entry_is_computed_anew(content: str, tmp_path: Path, caplog: p
 
 
 def test_tuning_reads_no_test_data_before_training(tmp_path: Path) -> None:
-    assert measure(Task("unread"), tmp_path, read_test=False) == BaseMeasure(2.0)
+    assert measure(Task("unread"), tmp_path, score=BaseScore.NO) == BaseMeasure(2.0)
 
 
 def test_tuning_reads_no_test_data_after_training() -> None:

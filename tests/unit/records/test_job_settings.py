@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peftsweep.config.schema import JobConfig
+from peftsweep.config.schema import JobConfig, TaskConfig
 from peftsweep.records.job_settings import compared_settings, differing_keys, flatten, without_circumstances
 from peftsweep.records.jobs import load_folder
 from peftsweep.records.results import JobResult, Status, save_result
@@ -22,6 +22,7 @@ CHANGES: list[dict[str, Any]] = [
     {"save_adapter": False},
     {"cache": "elsewhere"},
     {"tracking": {"enabled": False}},
+    {"task": asdict(TaskConfig(base_score=True))},
 ]
 
 
@@ -43,9 +44,18 @@ def test_what_is_trained_and_how_always_matters(name: str) -> None:
 
 
 def test_every_field_of_a_job_plays_one_part() -> None:
-    config = {field.name: 1 for field in fields(JobConfig)}
-    assert compared_settings(config).keys() <= without_circumstances(config).keys() <= config.keys()
-    assert config.keys() - compared_settings(config).keys() >= {"seed", "stage", "study", "plan", "tracking"}
+    config = flatten(asdict(JobConfig()))
+    compared = compared_settings(asdict(JobConfig()))
+    assert compared.keys() <= without_circumstances(config).keys() <= config.keys()
+    assert config.keys() - compared.keys() >= {"seed", "stage", "study", "plan", "tracking.uri", "task.base_score"}
+
+
+def test_a_hyper_parameter_that_an_earlier_version_did_not_know_had_its_default() -> None:
+    config = asdict(JobConfig())
+    before = config | {"hparams": {key: value for key, value in config["hparams"].items() if key != "tf32"}}
+    assert compared_settings(before) == compared_settings(config)
+    with_tf32 = config | {"hparams": config["hparams"] | {"tf32": True}}
+    assert differing_keys([compared_settings(before), compared_settings(with_tf32)]) == ["hparams.tf32"]
 
 
 def test_groups_become_dotted_keys_and_an_empty_one_stays() -> None:

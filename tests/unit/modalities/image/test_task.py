@@ -88,7 +88,7 @@ def test_the_text_encoder_is_loaded_once_for_a_whole_job(
     task.test_fingerprint()
     task.measure_retention(base.model)
     task.prepare(base.model)
-    task.validate(base.model)
+    task.validate(base.model, whole=True)
     task.evaluate(base.model, "test")
     assert len(asked) == 1
 
@@ -112,7 +112,7 @@ def test_tokens_are_those_of_pictures_and_prompts(build: Callable[..., ImageTask
 
 def test_the_held_out_loss_repeats_and_draws_no_global_number(build: Callable[..., ImageTask], base: BaseModel) -> None:
     state = torch.get_rng_state()
-    losses = [build(valid_seeds=0).validate(base.model)["valid/loss"] for _ in range(2)]
+    losses = [build(valid_seeds=0).validate(base.model, whole=True)["valid/loss"] for _ in range(2)]
     assert losses[0] == losses[1] > 0
     assert torch.equal(state, torch.get_rng_state())
 
@@ -121,7 +121,7 @@ def test_the_held_out_loss_is_the_same_whatever_density_is_trained_with(
     build: Callable[..., ImageTask], base: BaseModel
 ) -> None:
     settings: list[dict[str, Any]] = [{}, {"noise_density": "sigma_sqrt"}, {"noise_density": "logit_normal"}]
-    losses = {build(valid_seeds=0, **one).validate(base.model)["valid/loss"] for one in settings}
+    losses = {build(valid_seeds=0, **one).validate(base.model, whole=True)["valid/loss"] for one in settings}
     assert len(losses) == 1
 
 
@@ -138,7 +138,7 @@ def test_without_validation_seeds_nothing_is_drawn_and_trials_are_judged_by_loss
     monkeypatch.setattr(DiffusionParts, "generate", refuse)
     task = build(valid_seeds=0)
     assert MODALITY.objectives(ImageGenConfig(valid_seeds=0)) == ("valid/loss",)
-    assert task.validate(base.model).keys() == {"valid/loss"}
+    assert task.validate(base.model, whole=True).keys() == {"valid/loss"}
     assert task.samples() == {}
 
 
@@ -146,7 +146,7 @@ def test_samples_are_the_last_validations_pictures_one_a_prompt(
     build: Callable[..., ImageTask], base: BaseModel
 ) -> None:
     task = build(valid_seeds=2)
-    assert set(MODALITY.objectives(ImageGenConfig(valid_seeds=2))) == task.validate(base.model).keys()
+    assert set(MODALITY.objectives(ImageGenConfig(valid_seeds=2))) == task.validate(base.model, whole=True).keys()
     assert list(task.samples()) == task._split("valid").prompts
     assert all(picture.shape == (32, 32, 3) for picture in task.samples().values())
 

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,30 @@ def test_items_and_scores_follow_the_judge(build: Callable[..., TextTask], base:
     assert evaluation.items[1]["parsed"] == "read"
 
 
+def test_training_is_watched_on_a_fixed_quarter_of_the_rows_and_judged_on_all(
+    base: BaseModel, build: Callable[..., TextTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, seen = build(), []
+    monkeypatch.setattr(task, "_split", lambda split: ([], Rows(1000)))
+    monkeypatch.setattr(task, "_mean_loss", lambda model, tokens, which, doing: seen.append(list(which)) or 0.0)
+    for whole in (False, False, True):
+        task.validate(base.model, whole=whole)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 256
+    assert max(seen[0]) > 990
+    assert seen[2] == list(range(1000))
+
+
+@dataclass
+class Rows:
+    """As many rows with a response as it says."""
+
+    count: int
+
+    def with_response(self) -> list[int]:
+        return list(range(self.count))
+
+
 @pytest.mark.parametrize("most_rows", [1, 2])
 def test_held_out_losses_take_fewer_rows_where_memory_runs_out(
     most_rows: int, base: BaseModel, build: Callable[..., TextTask], monkeypatch: pytest.MonkeyPatch
@@ -153,9 +177,9 @@ def test_held_out_losses_take_fewer_rows_where_memory_runs_out(
             raise RuntimeError("CUDA error: out of memory")
         return whole(model, batch)
 
-    expected = task.validate(base.model)
+    expected = task.validate(base.model, whole=True)
     monkeypatch.setattr(task, "loss", loss)
-    assert task.validate(base.model)["valid/loss"] == pytest.approx(expected["valid/loss"], rel=1e-6)
+    assert task.validate(base.model, whole=True)["valid/loss"] == pytest.approx(expected["valid/loss"], rel=1e-6)
     assert seen[0] == 3
     assert set(seen[1:]) == {1}
 
@@ -169,7 +193,7 @@ def test_memory_that_is_not_enough_for_a_row_ends_it(
     task = build()
     monkeypatch.setattr(task, "loss", loss)
     with pytest.raises(torch.OutOfMemoryError):
-        task.validate(base.model)
+        task.validate(base.model, whole=True)
 
 
 def test_the_bare_base_is_measured_by_the_loss_that_it_supports(
