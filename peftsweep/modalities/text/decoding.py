@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, cast
@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from peftsweep.errors import DataError, Problem, is_out_of_memory
+from peftsweep.errors import DataError, ModelError, Problem, is_out_of_memory
 from peftsweep.modalities.wrapped import base_of, compiled_blocks_idle, evaluating, uncompiled
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,19 @@ def decode_greedily(
     }
     ends = {"max_new_tokens": max_new_tokens, "eos_token_id": end_tokens, "pad_token_id": queue.pad_token}
     return Decoded(queue.generations, {**plain, **ends, "batch_size": batch_size})
+
+
+def check_decoding(model: nn.Module) -> None:
+    """Continue a prompt of two tokens by two, as `decode_greedily` would, before anything is trained that could not be
+    scored. Raises ModelError for a model that can't go on from a cache of transformers."""
+    forward = _ForwardPass(uncompiled(model))
+    try:
+        with evaluating(model), torch.inference_mode():
+            forward.advance(forward.read([0], [[0, 0]], 0), 1)
+    except (TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        rule = f"a language model must go on from a cache, token by token ({type(error).__name__}: {error})"
+        fix = "Attention models, Mamba and hybrids do; RWKV, xLSTM and RecurrentGemma have their own."
+        raise ModelError(Problem(rule, type(forward.base).__name__, "model.id", fix)) from error
 
 
 def _end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
@@ -269,6 +282,8 @@ class _ForwardPass:
         self.inner = model.base_model if isinstance(model, PeftModel) else model
         self.device = next(model.parameters()).device
         self.accepts = inspect.signature(self.base.forward).parameters.keys()
+        self.is_recurrent = "past_key_values" not in self.accepts and "cache_params" in self.accepts  # Mamba's kin
+        self.cache_name = "cache_params" if self.is_recurrent else "past_key_values"
 
     def read(self, indices: list[int], prompts: Sequence[Sequence[int]], pad_token_id: int) -> _Batch:
         """A new batch: prompts in the cache, their first generated token chosen."""
@@ -278,10 +293,10 @@ class _ForwardPass:
         input_ids = torch.tensor(rows, device=self.device)
         inputs = self.model.prepare_inputs_for_generation(
             input_ids,
-            past_key_values=DynamicCache(config=self.base.config),
             attention_mask=torch.tensor(mask_rows, device=self.device),
             is_first_iteration=True,
             use_cache=True,
+            **{self.cache_name: DynamicCache(config=self.base.config)},
         )
         # Virtual tokens stand before the padding, and PEFT numbers positions as if the padding were text: a padded
         # prompt would get another answer than alone. Counting real tokens only is right with and without them.
@@ -299,8 +314,9 @@ class _ForwardPass:
             batch.attention_mask = functional.pad(batch.attention_mask, (0, 1), value=1)
             inputs = {
                 "input_ids": batch.last_token[:, None],
-                "past_key_values": batch.cache,
-                "attention_mask": batch.attention_mask,
+                self.cache_name: batch.cache,
+                # A state has taken in what was masked when it was read, and is asked about the new token alone.
+                "attention_mask": None if self.is_recurrent else batch.attention_mask,
                 "position_ids": batch.position[:, None],
                 "use_cache": True,
             }
@@ -309,12 +325,12 @@ class _ForwardPass:
             chosen.append(batch.last_token)
         return torch.stack(chosen, dim=1)
 
-    def _run(self, inputs: dict[str, Any]) -> tuple[Tensor, Cache]:
+    def _run(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Cache]:
         """Logits of the last position (b, v), and the cache."""
         unknown = {"position_ids", "logits_to_keep"} - self.accepts
         known = {name: value for name, value in {"logits_to_keep": 1, **inputs}.items() if name not in unknown}
         outputs = self.inner(**known)
-        return outputs.logits[:, -1], outputs.past_key_values
+        return outputs.logits[:, -1], outputs[self.cache_name]
 
 
 def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) -> bool:

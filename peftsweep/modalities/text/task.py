@@ -20,7 +20,7 @@ from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError, Problem, is_out_of_memory
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.order import batch_order
-from peftsweep.modalities.text.decoding import decode_greedily
+from peftsweep.modalities.text.decoding import check_decoding, decode_greedily
 from peftsweep.modalities.text.general import build_general_texts
 from peftsweep.modalities.text.judging import Judging, item_records, summarise
 from peftsweep.modalities.text.loss import (
@@ -62,6 +62,7 @@ class TextTask:
             config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub"
         )
         self._read: dict[str, tuple[list[Row], TokenRows]] = {}
+        check_decoding(base.model)
         self.prepare(base.model)  # the bare base is measured before a method is attached
 
     def datasets(self) -> list[DatasetInfo]:

@@ -23,15 +23,21 @@ from transformers import (
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    JambaConfig,
+    JambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
-from peftsweep.errors import DataError
+from peftsweep.errors import DataError, ModelError
 from peftsweep.modalities.text import decoding
-from peftsweep.modalities.text.decoding import decode_greedily
+from peftsweep.modalities.text.decoding import check_decoding, decode_greedily
 
 VOCABULARY_SIZE = 13
 EOS = 3
@@ -145,10 +151,29 @@ def build_gpt2() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
-@pytest.mark.parametrize("build", [build_mistral, build_gpt2], ids=["sliding window", "learned positions"])
+def build_mamba() -> MambaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.4}
+    return MambaForCausalLM(MambaConfig(**sizes, state_size=8)).eval()
+
+
+def build_jamba() -> JambaForCausalLM:
+    torch.manual_seed(0)
+    kinds = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "num_experts_per_tok": 1}
+    return JambaForCausalLM(JambaConfig(**SIZES, **kinds, mamba_d_state=8, use_mamba_kernels=False)).eval()
+
+
+@pytest.mark.parametrize("build", [build_mistral, build_gpt2, build_mamba, build_jamba])
 def test_other_architectures_predict_as_one_by_one(build: Callable[[], nn.Module]) -> None:
     model, prompts = build(), build_prompts()
     assert decode(model, prompts) == [generate_alone(model, prompt) for prompt in prompts]
+
+
+def test_a_model_that_has_a_cache_of_its_own_is_refused() -> None:
+    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=VOCABULARY_SIZE, hidden_size=32, num_hidden_layers=1))
+    with pytest.raises(ModelError, match="must go on from a cache"):
+        check_decoding(rwkv)
+    check_decoding(build_mamba())
 
 
 def test_a_context_that_just_suffices_is_not_exceeded() -> None:
