@@ -170,7 +170,7 @@ def test_other_architectures_predict_as_one_by_one(build: Callable[[], nn.Module
 
 
 def test_a_model_that_has_a_cache_of_its_own_is_refused() -> None:
-    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=VOCABULARY_SIZE, hidden_size=32, num_hidden_layers=1))
+    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=VOCABULARY_SIZE, hidden_size=32, num_hidden_layers=2))
     with pytest.raises(ModelError, match="must go on from a cache"):
         check_decoding(rwkv)
     check_decoding(build_mamba())
