@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from peftsweep import __version__
-from peftsweep.config.schema import JobConfig, ModelConfig
+from peftsweep.config.schema import ModelConfig
 from peftsweep.modalities.base import BaseModel, Evaluation, Task
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
 from peftsweep.records.files import write_whole
@@ -53,11 +53,11 @@ class BaseScore(Enum):
     YES = auto()
 
 
-def base_score_wanted(config: JobConfig) -> BaseScore:
-    """Tuning reads no test data; confirm jobs are judged against the base."""
-    if config.stage == Stage.TUNE or config.task.base_score is False:
+def base_score_wanted(asked: bool | None, stage: str) -> BaseScore:
+    """asked: `task.base_score`. Tuning reads no test data; confirm jobs are judged against the base."""
+    if stage == Stage.TUNE or asked is False:
         return BaseScore.NO
-    return BaseScore.YES if config.task.base_score or config.stage == Stage.CONFIRM else BaseScore.IF_KNOWN
+    return BaseScore.YES if asked or stage == Stage.CONFIRM else BaseScore.IF_KNOWN
 
 
 def measure_base(task: Task, base: BaseModel, model: ModelConfig, score: BaseScore, cache: Path) -> BaseMeasure:

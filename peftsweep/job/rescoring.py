@@ -83,7 +83,8 @@ def _score(job: FinishedJob, device: torch.device, display: Display) -> tuple[Sc
     use_device(device, tf32=config.hparams.tf32)
     base = load_base_of(job, device)
     task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
-    before = measure_base(task, base, config.model, base_score_wanted(config), Path(config.cache))
+    wanted = base_score_wanted(config.task.base_score, config.stage)
+    before = measure_base(task, base, config.model, wanted, Path(config.cache))
     model = put_trained(job, base)
     task.prepare(model)
     return evaluate_job(task, model, before, read_test=True), task

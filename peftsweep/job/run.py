@@ -90,7 +90,8 @@ def run_job(
             task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
             if _reads_test(config):
                 record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
-            before = measure_base(task, base, config.model, base_score_wanted(config), Path(config.cache))
+            wanted = base_score_wanted(config.task.base_score, config.stage)
+            before = measure_base(task, base, config.model, wanted, Path(config.cache))
             attached = _attach(config, task, base)
             state = _start(config, record, attached, checkpoint)
         _train(config, record, task, attached, state, probe, display, observe)

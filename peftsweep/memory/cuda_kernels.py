@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def _rms_norm(
 STAND_INS: dict[tuple[Any, str], Callable[..., Any]] = {
     (functional, "scaled_dot_product_attention"): _attention,
     (functional, "rms_norm"): _rms_norm,
-    (torch.optim.optimizer, "_get_fused_kernels_supported_devices"): lambda: ["meta"],
+    (import_module("torch.optim.optimizer"), "_get_fused_kernels_supported_devices"): lambda: ["meta"],
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from peftsweep.config.schema import JobConfig, ModelConfig, TaskConfig
+from peftsweep.config.schema import ModelConfig
 from peftsweep.job import evaluation as evaluate
 from peftsweep.job.evaluation import BaseMeasure, BaseScore, base_score_wanted, evaluate_job, measure_base
 from peftsweep.modalities.base import BaseModel, Evaluation
@@ -94,7 +94,7 @@ def test_a_base_score_that_nobody_asked_for_is_read_where_it_is_known(tmp_path: 
 def test_the_base_is_scored_in_sweeps_and_where_it_is_asked_for(
     asked: bool | None, stage: Stage, wanted: BaseScore
 ) -> None:
-    assert base_score_wanted(JobConfig(task=TaskConfig(base_score=asked), stage=stage)) is wanted
+    assert base_score_wanted(asked, stage) is wanted
 
 
 def test_pictures_of_the_base_come_back_from_the_cache(tmp_path: Path) -> None:

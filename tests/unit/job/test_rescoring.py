@@ -32,6 +32,7 @@ def test_other_questions_leave_the_result_as_it_was(finished, tmp_path):
     rows = [{"prompt": f"Say {number}.", "response": str(number)} for number in range(10)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = ["task=sft", f"task.train_files={tmp_path}/rows.jsonl", "task.max_new_tokens=2", "task.general_rows=0"]
+    asked.append("task.base_score=true")
     folder, scores = ask_job(job, asked, None, CPU, Display())
     assert folder.parent == job.folder / "evaluations"
     assert {"test/exact_match", "base/exact_match"} <= scores.metrics.keys()

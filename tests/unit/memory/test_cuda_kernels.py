@@ -105,13 +105,23 @@ def test_rms_norm_keeps_one_number_a_row() -> None:
 
 
 def test_torchs_own_functions_come_back_even_after_an_error() -> None:
-    own = {name: getattr(functional, name) for name in STAND_INS}
+    own = {place: getattr(*place) for place in STAND_INS}
 
     def fail_inside() -> None:
         with kernels_as_on_cuda():
-            assert all(getattr(functional, name) is not function for name, function in own.items())
+            assert all(getattr(*place) is not function for place, function in own.items())
             raise ValueError("inside")
 
     with pytest.raises(ValueError, match="inside"):
         fail_inside()
-    assert {name: getattr(functional, name) for name in STAND_INS} == own
+    assert {place: getattr(*place) for place in STAND_INS} == own
+
+
+def test_a_fused_step_of_the_optimizer_is_followed_and_makes_nothing_but_moments() -> None:
+    weight = torch.nn.Parameter(torch.empty(SEQUENCE, WIDTH, device="meta"))
+    weight.grad = torch.empty_like(weight)
+    ledger = Ledger()
+    with ledger, kernels_as_on_cuda():
+        torch.optim.AdamW([weight], fused=True).step()
+    moments = 2 * SEQUENCE * WIDTH * BYTES
+    assert moments <= ledger.trace().peak_allocated_bytes <= moments + 64

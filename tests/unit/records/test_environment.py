@@ -67,9 +67,14 @@ def test_gpu_fields_are_there_once_a_job_uses_one(monkeypatch: pytest.MonkeyPatc
         device_count=lambda: 2,
         get_device_properties=lambda index: SimpleNamespace(name="Fast 1", total_memory=1000),
     )
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13.0")))
+    torch = SimpleNamespace(
+        cuda=cuda, version=SimpleNamespace(cuda="13.0"), get_float32_matmul_precision=lambda: "high"
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
     described = describe_environment()
-    assert {key: described[key] for key in ("gpu", "gpu_count", "gpu_memory_bytes", "cuda")} == {
+    keys = ("gpu", "gpu_count", "gpu_memory_bytes", "cuda", "float32_products")
+    assert {key: described[key] for key in keys} == {
+        "float32_products": "high",
         "gpu": "Fast 1",
         "gpu_count": "2",
         "gpu_memory_bytes": "1000",

@@ -22,14 +22,18 @@ PlanOf = Callable[..., MemoryPlan]
 
 
 def test_full_fine_tuning_holds_weights_gradients_and_two_moments_when_it_steps(plan_of: PlanOf) -> None:
-    """One row of one token: the optimizer's step is the peak, and beside four copies there is little."""
-    plan = plan_of("method=full", "hparams.batch_size=1", "task.source=hub", "hparams.max_seq_length=16")
-    parameters = plan.total_params * FLOAT32
-    assert plan.trainable_params == plan.total_params
-    # All is trained, so that the base's weights are the adapter.
-    assert plan.parts[Category.ADAPTER] == plan.parts[Category.GRADIENTS] == parameters
-    assert 2 * parameters < plan.parts[Category.OPTIMIZER] <= 3.1 * parameters
-    assert plan.adapter_bytes == parameters
+    """One row of few tokens: beside four copies there is little, and where the step is not fused a fifth."""
+    settings = ("method=full", "hparams.batch_size=1", "task.source=hub", "hparams.max_seq_length=16")
+    fused, unfused = plan_of(*settings), plan_of(*settings, "+hparams.optimizer_kwargs.foreach=true")
+    parameters = fused.total_params * FLOAT32
+    for plan in (fused, unfused):
+        assert plan.trainable_params == plan.total_params
+        assert plan.parts[Category.ADAPTER] == parameters  # all is trained, so that these are the base's weights
+        assert plan.adapter_bytes == parameters
+    assert 2 * parameters < fused.parts[Category.OPTIMIZER] <= 2 * parameters + 1024
+    assert fused.train_allocated_bytes < 4.5 * parameters
+    assert unfused.parts[Category.GRADIENTS] == parameters
+    assert 2 * parameters < unfused.parts[Category.OPTIMIZER] <= 3.1 * parameters
 
 
 def test_parts_of_lora_are_its_own_parameters_once_for_each(plan_of: PlanOf) -> None:
