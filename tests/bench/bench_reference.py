@@ -74,6 +74,7 @@ def random_llama(folder: Path, dtype: str) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    from peftsweep.modalities.loading import quiet
     from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
     torch.manual_seed(0)
@@ -89,7 +90,8 @@ def random_llama(folder: Path, dtype: str) -> Path:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    with quiet():
+        LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -115,7 +117,6 @@ def write_experiment(options: argparse.Namespace, script: Path, folder: Path) ->
 
 def write_data(options: argparse.Namespace, work: Path) -> None:
     from peftsweep.modalities.order import batch_order
-    from peftsweep.modalities.text.general import SHIPPED
 
     count = options.steps * options.batch_size  # every row once
     train, valid, test = read_rows(options, count)
@@ -129,8 +130,7 @@ def write_data(options: argparse.Namespace, work: Path) -> None:
     )
     others = {"type": "", "original_question": ""}  # columns that theirs takes away
     write_lines(work / "train-in-order.jsonl", (lines[row] | others for row in order))
-    texts = SHIPPED.read_text(encoding="utf-8").splitlines()[: options.general_rows]
-    write_lines(work / "general.jsonl", map(json.loads, texts))
+    write_lines(work / "general.jsonl", ({"text": text} for text in general_texts(options.general_rows)))
 
 
 def read_rows(options: argparse.Namespace, count: int) -> tuple[Rows, Rows, Rows]:
@@ -148,6 +148,16 @@ def read_rows(options: argparse.Namespace, count: int) -> tuple[Rows, Rows, Rows
     short = [row for row in known if len(" ".join(row)) <= MOST_CHARACTERS]
     valid, others = short[: options.valid_rows], short[options.valid_rows :]
     return list(islice(cycle(others), count)), valid, test[: options.questions]
+
+
+def general_texts(count: int) -> list[str]:
+    """Of the world that the rows are from: the embedded model knows no other."""
+    from peftsweep.modalities.text.general import SHIPPED
+    from peftsweep.modalities.text.pocket.world import general_passages
+
+    if not os.environ.get("PEFTSWEEP_GSM8K"):
+        return general_passages(count)
+    return [json.loads(line)["text"] for line in SHIPPED.read_text(encoding="utf-8").splitlines()[:count]]
 
 
 def read_gsm8k(path: Path) -> Rows:
@@ -219,7 +229,7 @@ def told_settings(options: argparse.Namespace, asked: str | None) -> str:
 sorted by length {options.bucket_batches} batches at a time, loss on question and answer
 {options.valid_rows} rows for validation, {options.questions} test questions, at most {options.max_new_tokens} tokens \
 an answer, {options.eval_batch_size} at a time; forgetting on {options.general_rows} passages
-{options.pairs} pairs of runs{f"; ours also {' '.join(options.ours)}" if options.ours else ""}"""
+pairs of runs: {options.pairs}{f"; ours also {' '.join(options.ours)}" if options.ours else ""}"""
 
 
 def told_differences(theirs: Found, ours: Sequence[Found]) -> str:
@@ -234,7 +244,8 @@ forgetting   theirs a training batch at a time, ours an evaluation batch, by len
 judge        theirs takes 1,200 and 1200 for two numbers, ours for one
 left out     of theirs: its result file, questions to the hub, the assertion that Llama's loss on Wikipedia is
              between 1 and 2; of ours: base score, memory plan, MLflow
-the rest     in ours it holds {test_loss:.1f} s for the loss of the test rows, which theirs doesn't compute"""
+rest         in ours {test_loss:.1f} s of it are for judging, intervals and the loss of the test rows, the latter two \
+not in theirs"""
 
 
 def print_costs(pairs: Sequence[dict[str, Found]]) -> None:
@@ -273,10 +284,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--valid-rows", type=int, default=20)
     parser.add_argument("--general-rows", type=int, default=20)
     parser.add_argument("--eval-batch-size", type=int, default=50)
-    parser.add_argument("--max-new-tokens", type=int, default=300)
+    parser.add_argument("--max-new-tokens", type=int, help="100 on a CPU, 300, as theirs, on CUDA")
     parser.add_argument("--ours", nargs="*", default=[], help="overrides of our job alone, plan=true for one")
     options = parser.parse_args(arguments)
-    options.dtype = options.dtype or ("bfloat16" if options.device == "cuda" else "float32")
+    dtype, max_new_tokens = ("bfloat16", 300) if options.device == "cuda" else ("float32", 100)
+    options.dtype = options.dtype or dtype
+    options.max_new_tokens = options.max_new_tokens or max_new_tokens
     return options
 
 

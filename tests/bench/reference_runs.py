@@ -4,7 +4,7 @@
 
 Neither is changed, both are timed: functions that they find by a name of a module are exchanged for the same ones under
 a stopwatch. Theirs is adapted beside that, in this process, where it asks for what may not be there: CUDA, the hub,
-bitsandbytes, a git checkout of peft.
+bitsandbytes, a git checkout of peft, Python 3.12.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -155,6 +156,8 @@ def import_script(script: Path, device: str) -> Any:
         del sys.modules["bitsandbytes"]
     peft.utils.infer_device = utils.infer_device = (lambda: "cpu") if device == "cpu" else infer_device
     utils.device = device
+    if sys.version_info < (3, 12):  # an argument of theirs is new there, and their adapter would not be saved
+        utils.tempfile = SimpleNamespace(TemporaryDirectory=temporary_directory)
     # float32 is what they leave to the default; since version 5 that is whatever the checkpoint has.
     load = partial(transformers.AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
     utils.AutoModelForCausalLM = SimpleNamespace(from_pretrained=load)
@@ -162,6 +165,10 @@ def import_script(script: Path, device: str) -> Any:
     path = script / "run.py"
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec", optimize=1), vars(run))
     return run
+
+
+def temporary_directory(*, delete: bool, **named: Any) -> Any:
+    return tempfile.TemporaryDirectory(**named)
 
 
 def imitate_accelerator(cpu: Any) -> None:
