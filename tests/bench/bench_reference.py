@@ -194,6 +194,7 @@ def run(side: str, work: Path, number: int) -> Found:
 # Name, what of a run, decimals.
 COSTS: tuple[tuple[str, Callable[[Found], float], int], ...] = (
     ("whole run, s", lambda found: found["whole"], 1),
+    ("what both do (*), s", lambda found: found["whole"] - found["validation"] - found.get("test loss", 0), 1),
     ("  start, model, data, s", lambda found: found["start"], 1),
     ("  training steps, s", lambda found: sum(found["steps"]), 1),
     ("  validation (*), s", lambda found: found["validation"], 1),
@@ -235,7 +236,8 @@ pairs of runs: {options.pairs}{f"; ours also {' '.join(options.ours)}" if option
 def told_differences(theirs: Found, ours: Sequence[Found]) -> str:
     test_loss = statistics.median(found["test loss"] for found in ours)
     return f"""\
-(*) Not the same work: theirs answers the validation questions, ours computes the loss of these rows. Other differences:
+(*) Validation is not the same work: theirs answers the questions, ours computes the loss of these rows. What both do is
+the whole without it and, in ours, without loss, judgement and interval of the test rows. What else differs:
 answers      theirs as the checkpoint's generation config says (here: {theirs["decoding"]}), in file order, each batch
              until its longest answer ends; ours greedily, longest questions first, what is finished leaves its batch
 rows         theirs without a blank before the answer, and an end token only where a row is padded; ours with both
@@ -244,8 +246,7 @@ forgetting   theirs a training batch at a time, ours an evaluation batch, by len
 judge        theirs takes 1,200 and 1200 for two numbers, ours for one
 left out     of theirs: its result file, questions to the hub, the assertion that Llama's loss on Wikipedia is
              between 1 and 2; of ours: base score, memory plan, MLflow
-rest         in ours {test_loss:.1f} s of it are for judging, intervals and the loss of the test rows, the latter two \
-not in theirs"""
+rest         in ours {test_loss:.1f} s of it are for loss, judgement and interval of the test rows"""
 
 
 def print_costs(pairs: Sequence[dict[str, Found]]) -> None:
