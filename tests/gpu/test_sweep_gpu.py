@@ -67,7 +67,7 @@ def test_no_trial_wins_that_needs_more_memory_than_the_limit(tmp_path: Path) -> 
 
 
 def test_two_workers_share_a_gpu_when_they_may(tmp_path: Path) -> None:
-    sweep(tmp_path, "method=lora", "workers=2", "device=cuda:0")
+    sweep(tmp_path, "method=lora", "workers=2", "device=cuda:0", "confirm.seeds=0")
 
 
 def write_model(folder: Path, positions: int) -> None:
