@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 PASSED, SKIPPED, FAILED = "passed", "skipped", "FAILED"
 BY_WEIGHT = (PASSED, SKIPPED, FAILED)  # of a test's parts the last of these counts
 
@@ -64,8 +64,9 @@ def _counted(rows: Iterable[Row]) -> str:
 
 
 def told_figure(name: str, value: object) -> str:
-    """`planned_bytes` is told in GiB; the unit of other figures is the end of their name."""
+    """`planned_bytes` is told in GiB or MiB; the unit of other figures is the end of their name."""
     words = name.replace("_", " ")
-    if name.endswith("_bytes"):
-        return f"{words.removesuffix(' bytes')} {float(str(value)) / GIB:.3f} GiB"
+    if name.endswith("_bytes") and isinstance(value, int | float):
+        size = f"{value / GIB:.3f} GiB" if abs(value) >= GIB else f"{value / MIB:.1f} MiB"
+        return f"{words.removesuffix(' bytes')} {size}"
     return f"{words} {value:.4g}" if isinstance(value, float) else f"{words} {value}"

@@ -101,7 +101,7 @@ def _tidy_card(card: None) -> Iterator[None]:
 @pytest.fixture
 def noted(record_property: Callable[[str, object], None]) -> Note:
     """Called with figures by name: they stand in the test's row of the table. Names that end in `_bytes` are told in
-    GiB."""
+    GiB or MiB."""
 
     def note(**figures: float | str) -> None:
         for name, value in figures.items():

@@ -89,7 +89,8 @@ def test_a_lost_device_is_the_result_of_its_trial_and_the_sweep_goes_on_in_a_new
     model = tmp_path / "model"
     write_model(model, positions=16)
     on_it = ["model=hf", "model.id=./model", "model.dtype=float32", "task.source=embedded", "task.base_score=false"]
-    running = start(tmp_path, "method=lora", *on_it, "task.general_rows=0", "plan=false", "confirm.seeds=0")
+    alone = ["workers=1", "task.general_rows=0", "plan=false", "confirm.seeds=0"]
+    running = start(tmp_path, "method=lora", *on_it, *alone)
     while running.poll() is None and not results(tmp_path):
         time.sleep(0.05)
     write_model(model, positions=512)

@@ -70,7 +70,8 @@ def test_the_table_counts_results_and_adds_seconds_by_file() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("left_bytes", 0, "left 0.000 GiB"),
+        ("left_bytes", 0, "left 0.0 MiB"),
+        ("planned_bytes", 3 * 2**29, "planned 1.500 GiB"),
         ("first_s", 7.25, "first s 7.25"),
         ("rows", 12, "rows 12"),
         ("cause", "none", "cause none"),
