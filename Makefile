@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAST := tests/unit/test_architecture.py tests/unit/test_errors.py $(addprefix tests/unit/,config statistics records report)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test test-all check format bench pocket-models server clean
+.PHONY: help install install-dev run test test-all test-gpu check format bench pocket-models server clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -40,6 +40,9 @@ test: install-dev  ## Run the tests, but those that are slow or need a GPU
 
 test-all: install-dev  ## Run the slow tests too, as continuous integration does
 	$(PYTEST) -m 'not gpu'
+
+test-gpu: install-dev  ## Run the tests that need CUDA, a process for each card, and print what they measured
+	$(PYTEST) -n auto --dist worksteal -m gpu tests/gpu
 
 check: install-dev  ## Lint, format, types, and the tests of config, statistics, records and report: the gate before every commit
 	$(BIN)/ruff check .

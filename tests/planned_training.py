@@ -1,8 +1,11 @@
-"""Training steps that can be both planned and run: a Llama from a configuration, with random weights."""
+"""Training steps and evaluations that can be both planned and run: a Llama from a configuration, with random
+weights."""
 
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, tr
 from peftsweep.job.plan.planner import build_step
 from peftsweep.job.plan.trace import STEPS, attach_on
 from peftsweep.methods.attach import AttachedMethod, build_optimizer
+from peftsweep.modalities.base import Skeleton, modality_of
 from peftsweep.modalities.skeleton import build_skeleton
+from peftsweep.modalities.wrapped import evaluating
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -53,8 +58,7 @@ def attach_really(config: JobConfig, device: torch.device) -> AttachedMethod:
 def train_really(config: JobConfig, attached: AttachedMethod) -> None:
     """The steps that a plan follows, with weights and values: rows of max_seq_length tokens."""
     hparams, hook = config.hparams, attached.hook
-    skeleton = dataclasses.replace(build_skeleton(config.model), model=attached.model)
-    step = build_step(config, skeleton, hparams.batch_size, hparams.max_seq_length)
+    step = build_step(config, _skeleton_of(config, attached), hparams.batch_size, hparams.max_seq_length)
     optimizer = build_optimizer(attached, hparams.optimizer, lr=1e-4, weight_decay=hparams.weight_decay)
     state = TrainingState(optimizer, build_scheduler(optimizer, "constant", STEPS, 0.0))
     callbacks = LoopCallbacks(
@@ -62,3 +66,21 @@ def train_really(config: JobConfig, attached: AttachedMethod) -> None:
     )
     settings = dataclasses.replace(hparams, max_steps=STEPS, eval_every=0)
     train(attached.model, step, itertools.repeat(step.batch), state, settings, callbacks)
+
+
+def evaluations(config: JobConfig, attached: AttachedMethod) -> Iterator[Callable[[], None]]:
+    """The passes of an evaluation that a plan follows, to be called with weights and values."""
+    hparams, model = config.hparams, attached.model
+    rows, tokens = hparams.eval_batch_size, hparams.max_seq_length
+    modality, skeleton = modality_of(config.task), _skeleton_of(config, attached)
+
+    def run(forward: Callable[[nn.Module], object]) -> None:
+        with torch.no_grad(), evaluating(model), next(model.parameters()).device:
+            forward(model)
+
+    for forward in modality.evaluation_passes(config.task, hparams, skeleton, rows, tokens):
+        yield partial(run, forward)
+
+
+def _skeleton_of(config: JobConfig, attached: AttachedMethod) -> Skeleton:
+    return dataclasses.replace(build_skeleton(config.model), model=attached.model)

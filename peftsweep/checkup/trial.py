@@ -33,6 +33,7 @@ STEPS = {"cuda": 12, "cpu": 4}
 LOSSES_ALIKE = {"cuda": 2e-2, "cpu": 1e-4}  # relative: of the last step, by the fused and by the plain loss
 QUICK = (
     "task=metamath",
+    "task.source=embedded",
     "hparams.batch_size=4",
     "hparams.eval_every=0",
     "task.train_rows=64",

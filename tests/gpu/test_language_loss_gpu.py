@@ -1,5 +1,7 @@
 """On CUDA the fused loss is the plain loss in every precision, with at least 30% less memory."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -7,8 +9,6 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftsweep.modalities.text.loss import language_model_loss, supports_fused_loss
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
 def build_model(dtype: torch.dtype, method: str) -> nn.Module:
@@ -73,8 +73,9 @@ def test_gradients_are_the_plain_gradients(dtype: torch.dtype, tolerance: float,
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_peak_memory_is_at_least_30_percent_lower(dtype: torch.dtype, method: str) -> None:
+def test_peak_memory_is_at_least_30_percent_lower(dtype: torch.dtype, method: str, noted: Callable[..., None]) -> None:
     model = build_model(dtype, method)
+    step(model, fused=True)  # cuBLAS has its workspaces from now on
     peaks = {}
     for fused in (False, True):
         model.zero_grad(set_to_none=True)
@@ -83,4 +84,5 @@ def test_peak_memory_is_at_least_30_percent_lower(dtype: torch.dtype, method: st
         torch.cuda.reset_peak_memory_stats()
         step(model, fused=fused)
         peaks[fused] = torch.cuda.max_memory_allocated() - held
+    noted(fused_bytes=peaks[True], plain_bytes=peaks[False], ratio=peaks[True] / peaks[False])
     assert peaks[True] <= 0.7 * peaks[False]

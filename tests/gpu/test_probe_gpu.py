@@ -1,13 +1,11 @@
+"""Memory and energy of a CUDA device as a job measures them."""
+
 import pytest
 import torch
 
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter, held_by_others_bytes, read_device_use
 from peftsweep.memory.probe import Probe
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
 MEBIBYTE = 2**20
 
 

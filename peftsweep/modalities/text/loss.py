@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from peft import PeftModel, PeftType
+from peft import PeftConfig, PeftModel, PeftType
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -268,7 +268,7 @@ def _forward(
     """logits: (b, [virtual +] s, v), or without the head hidden states (b, [virtual +] s, d); loss: the method's
     auxiliary loss alone, or None."""
     inner = uncompiled(model)
-    may_add_loss = isinstance(inner, PeftModel) and inner.active_peft_config.peft_type not in REPLACES_LOSS
+    may_add_loss = isinstance(inner, PeftModel) and _may_add_loss(inner.active_peft_config)
     with _own_loss_silenced(base_of(model), without_head=without_head):
         return model(
             input_ids=input_ids,
@@ -276,6 +276,11 @@ def _forward(
             labels=labels if may_add_loss else None,
             use_cache=False,
         )
+
+
+def _may_add_loss(config: PeftConfig) -> bool:
+    """An adapter that was read to be used adds nothing; given labels, AdaLoRA's asks for what it has in training."""
+    return not config.inference_mode and config.peft_type not in REPLACES_LOSS
 
 
 def _zero_loss(logits: Tensor, labels: Tensor, vocab_size: int, **kwargs: object) -> Tensor:

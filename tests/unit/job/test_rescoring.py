@@ -14,7 +14,7 @@ from peftsweep.records.results import load_result
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "full", "adalora"])
 def test_asked_the_same_a_job_answers_the_same(method, finished, tmp_path):
     job = open_job(finished(method))
     assert not is_unscored(job)

@@ -1,7 +1,6 @@
 """Decoding many prompts together gives each the answer that it gets alone from transformers' `generate`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -18,19 +17,28 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from tiny_language import (
+    EOS,
+    MAX_NEW_TOKENS,
+    SIZES,
+    VOCABULARY_SIZE,
+    Tokenizer,
+    build_gpt2,
+    build_llama,
+    build_mistral,
+    build_prompts,
+    decode,
+    generate_alone,
+)
 from torch import nn
 from transformers import (
     GenerationConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
     JambaConfig,
     JambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     RwkvConfig,
     RwkvForCausalLM,
 )
@@ -38,10 +46,6 @@ from transformers import (
 from peftsweep.errors import DataError, ModelError
 from peftsweep.modalities.text import decoding
 from peftsweep.modalities.text.decoding import check_decoding, decode_greedily
-
-VOCABULARY_SIZE = 13
-EOS = 3
-MAX_NEW_TOKENS = 32
 
 PEFT_CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "lora": lambda: LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, lora_dropout=0.5),
@@ -56,27 +60,6 @@ PEFT_CONFIGS: dict[str, Callable[[], PeftConfig]] = {
 }
 
 
-@dataclass
-class Tokenizer:
-    eos_token_id: int | None = EOS
-
-
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY_SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "initializer_range": 0.4,
-}
-
-
-def build_llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
-
-
 def build_model(wrapping: str) -> nn.Module:
     model = build_llama()
     if wrapping == "full":
@@ -88,26 +71,6 @@ def build_model(wrapping: str) -> nn.Module:
             if "adaption_gate" in name:  # starts at 0, where the method does nothing
                 parameter.fill_(0.5)
     return model.eval()
-
-
-def build_prompts(n_prompts: int = 24, seed: int = 0) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 30, (n_prompts,), generator=generator).tolist()
-    return [torch.randint(4, VOCABULARY_SIZE, (length,), generator=generator).tolist() for length in lengths]
-
-
-def generate_alone(model: nn.Module, prompt: list[int], max_new_tokens: int = MAX_NEW_TOKENS) -> list[int]:
-    """The reference: transformers' own greedy search, one prompt, no padding."""
-    config = GenerationConfig(do_sample=False, eos_token_id=EOS, pad_token_id=EOS, max_new_tokens=max_new_tokens)
-    input_ids = torch.tensor([prompt])
-    output = model.generate(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config)
-    new = output[0, len(prompt) :].tolist()
-    return new[: new.index(EOS)] if EOS in new else new
-
-
-def decode(model: nn.Module, prompts: list[list[int]], **settings: Any) -> list[list[int]]:
-    settings = {"batch_size": 6, "max_new_tokens": MAX_NEW_TOKENS, **settings}
-    return decode_greedily(model, Tokenizer(), prompts, **settings).generations
 
 
 @pytest.mark.parametrize("wrapping", ["full", *PEFT_CONFIGS])
@@ -136,19 +99,6 @@ def test_no_answer_is_longer_than_allowed(max_new_tokens: int) -> None:
     expected = [generate_alone(model, prompt, max_new_tokens) for prompt in prompts]
     assert max(map(len, expected)) == max_new_tokens
     assert decode(model, prompts, max_new_tokens=max_new_tokens) == expected
-
-
-def build_mistral() -> MistralForCausalLM:
-    torch.manual_seed(0)
-    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)).eval()
-
-
-def build_gpt2() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=VOCABULARY_SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.4
-    )
-    return GPT2LMHeadModel(config).eval()
 
 
 def build_mamba() -> MambaForCausalLM:
