@@ -40,7 +40,16 @@ ALLOCATOR = "allocator"  # what rounding and fragmentation add to the categories
 # By peft's type: methods whose sparse tensors have no place on the meta device.
 SPARSE = ("FROD", "SHIRA")
 # Errors of tracing that mean: this needs values.
-UNTRACEABLE = (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, MethodError, ModelError)
+UNTRACEABLE = (
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    MethodError,
+    ModelError,
+)
 
 StepBuilder = Callable[[JobConfig, Skeleton, int, int], PlannedStep]  # (job, model, rows, tokens of the longest)
 

@@ -89,7 +89,7 @@ class TextModality(Modality):
 
         held_out = build_language_step(hparams, skeleton, rows, tokens).held_out_loss
         longest = tokens + cast(TextTaskConfig, task).max_new_tokens
-        return [held_out, last_token_of_answers(skeleton.config, rows, longest)]
+        return [held_out, last_token_of_answers(rows, longest)]
 
 
 MODALITY = TextModality()

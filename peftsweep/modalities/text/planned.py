@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, r
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.task import build_text_task
 from peftsweep.modalities.text.tokens import split_batch
+from peftsweep.modalities.wrapped import base_of
 
 # Attention of other packages keeps what torch's own kernels keep.
 FUSED_ATTENTION = ("sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
@@ -75,15 +76,16 @@ def longest_row(
     return Length(limit, f"rows of hparams.max_seq_length={limit} tokens: no training data at hand")
 
 
-def last_token_of_answers(config: Mapping[str, Any], rows: int, length: int) -> Callable[[nn.Module], None]:
+def last_token_of_answers(rows: int, length: int) -> Callable[[nn.Module], None]:
     """One more token for `rows` sequences that are as long as they get, with the keys and values of all before it."""
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
-    shape = (rows, config.get("num_key_value_heads") or heads, length - 1, size)
 
     def decode(model: nn.Module) -> None:
+        config: Any = base_of(model).config  # which knows these by one name, whatever its file calls them
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        shape = (rows, getattr(config, "num_key_value_heads", None) or heads, length - 1, size)
         cache, dtype = DynamicCache(), next(model.parameters()).dtype
-        for layer in range(config["num_hidden_layers"]):
+        for layer in range(config.num_hidden_layers):
             cache.update(torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype), layer)
         model(
             input_ids=torch.zeros((rows, 1), dtype=torch.int64),

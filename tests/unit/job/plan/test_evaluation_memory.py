@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from transformers import GPT2Config
 
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import JobConfig
 from peftsweep.job.plan.planner import Planner
 from peftsweep.modalities.skeleton import build_skeleton
@@ -62,6 +66,14 @@ def test_where_whole_logits_are_built_rows_are_cut(job_of: JobOf, monkeypatch: p
     assert evaluation_of(plain) < evaluation_of(fused)
     monkeypatch.setattr("peftsweep.modalities.text.loss.EVALUATION_LOGITS_BYTES", 2**40)
     assert evaluation_of(plain) >= evaluation_of(fused)
+
+
+def test_a_model_may_call_its_sizes_otherwise(tmp_path: Path) -> None:
+    GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=512).save_pretrained(tmp_path)
+    settings = ("task=metamath", "task.source=hub", "hparams.max_seq_length=64", "hparams.eval_batch_size=500")
+    job = build_config(compose_config(["model=hf", f"model.id={tmp_path}", "method=lora", *settings]))
+    keys_and_values = 2 * 2 * 32 * 2 * 500 * (64 + 300)  # in bfloat16
+    assert evaluation_of(job) > keys_and_values
 
 
 def test_a_card_must_hold_evaluation_too(job_of: JobOf) -> None:
