@@ -84,14 +84,17 @@ def job_of(experiment: Published, length: int) -> JobConfig:
     has_adapter = (experiment.folder / "adapter_config.json").exists()
     method = read_method(experiment.folder) if has_adapter else MethodConfig(name="full")
     if experiment.is_text:
-        model, task = ModelConfig(name="llama-3.2-3b", id=TEXT), MetamathConfig(name="metamath")
+        model, task = (
+            ModelConfig(name="llama-3.2-3b", modality="text", id=TEXT),
+            MetamathConfig(name="metamath", modality="text"),
+        )
         hparams = HparamsConfig(
             batch_size=4, max_seq_length=length, fused_loss=False, optimizer_kwargs=dict(UNFUSED_STEP)
         )
         return JobConfig(hparams, model, task, method)
     model = ModelConfig(name="flux2-klein-4b", id=IMAGES, modality="image")
     hparams = HparamsConfig(batch_size=2, gradient_checkpointing=True, optimizer_kwargs=dict(UNFUSED_STEP))
-    return JobConfig(hparams, model, ImageGenConfig(name="image-gen"), method)
+    return JobConfig(hparams, model, ImageGenConfig(name="image-gen", modality="image"), method)
 
 
 def reference_step(config: JobConfig, skeleton: Skeleton, batch_size: int, tokens: int) -> PlannedStep:
