@@ -12,6 +12,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from peftsweep.errors import PeftsweepError
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.results import Stage, Status
 from peftsweep.report.analysis.tuning import Trial, Tuning, parameter_importance
 from peftsweep.report.figures.study import draw_study
@@ -114,6 +115,7 @@ def _summary(spec: SweepSpec, row: SweepRow, tuning: Tuning) -> StudySummary:
         best_objective=row.objective,
         trials={Status.OK: row.ok, Status.PRUNED: row.pruned, Status.OOM: row.oom, Status.FAILED: row.failed},
         tokens=row.tokens,
+        costs={key: mean for key, mean in row.confirm_metrics.items() if METRICS[key].column},
         confirmed=_scores(row.score_name, row.score, row.interval, row.seeds),
         default=_scores(row.score_name, row.default_score, row.default_interval, row.default_seeds),
         importance=parameter_importance(tuning),

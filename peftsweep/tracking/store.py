@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from peftsweep.errors import Problem, TrackingError
 from peftsweep.records.files import ARTIFACT_FOLDER
-from peftsweep.records.metrics import METRICS, score_keys
+from peftsweep.records.metrics import METRICS
 from peftsweep.records.mlflow_format import full_tags
 from peftsweep.records.redact import redact_forms
 
@@ -46,9 +46,10 @@ _ENVIRONMENT_DEFAULTS = {
 
 # A view of MLflow's pages that is kept in the experiment: what its "share" button would make.
 VIEW = "peftsweep"
-# Names of runs are long; what decides stands beside them, before what the runs were made with.
+# What decides, and what the runs were made with. Few: MLflow orders them by name, and scores come late in the alphabet.
+_DECIDING = ("forgetting", "drift", "memory", "training")  # columns of a report's table
 _VIEW_COLUMNS = [
-    *(f"metrics.`{key}`" for key in (*score_keys(), *(metric.key for metric in METRICS.values() if metric.column))),
+    *(f"metrics.`{metric.key}`" for metric in METRICS.values() if metric.is_score or metric.column in _DECIDING),
     *(f"params.`{key}`" for key in ("hparams.lr", "method.capacity", "seed")),
 ]
 EXPERIMENT_TAGS = {

@@ -42,7 +42,8 @@ class StudySummary:
     trials: Mapping[Status, int] = field(default_factory=dict)  # how many ended so
     tokens: int = 0  # training tokens of all trials
     confirmed: Mapping[str, Score] = field(default_factory=dict)  # test metrics of the best settings
-    default: Mapping[str, Score] = field(default_factory=dict)  # the same of the published settings
+    costs: Mapping[str, float] = field(default_factory=dict)  # means over the same jobs, by metric
+    default: Mapping[str, Score] = field(default_factory=dict)  # test metrics of the published settings
     importance: Mapping[str, float] = field(default_factory=dict)  # share of each setting, by dotted key
     remarks: Sequence[str] = ()  # sentences: a best value at the edge of its range, why the study was stopped, ...
 

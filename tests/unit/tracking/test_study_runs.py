@@ -35,6 +35,7 @@ SUMMARY = StudySummary(
     trials={Status.OK: 12, Status.PRUNED: 3, Status.OOM: 1},
     tokens=1_200_000,
     confirmed={"test/accuracy": Score(0.41, 0.38, 0.44, 3)},
+    costs={"forgetting_nats": 0.02},
     default={"test/accuracy": Score(0.35, 0.32, 0.38, 3)},
     importance={"hparams.lr": 0.8, "method.capacity": 0.2},
     remarks=["hparams.lr is best at the end of its range."],
@@ -140,6 +141,7 @@ def test_the_run_holds_what_the_study_found(store: Store, runs: StudyRuns, tmp_p
     expected = {"trials_ok": 12, "trials_pruned": 3, "trials_oom": 1, "trials_failed": 0, "tokens": 1_200_000}
     assert {key: data.metrics[f"study/{key}"] for key in expected} == expected
     assert (data.metrics["test/accuracy"], data.metrics["study/default/test/accuracy"]) == (0.41, 0.35)
+    assert data.metrics["forgetting_nats"] == 0.02
     assert data.tags["peftsweep.interval95.test/accuracy"] == "0.38 to 0.44"
     judged = {"peftsweep.objective": "valid/loss", "peftsweep.constraint": "memory<=12GB"}
     assert judged.items() <= data.tags.items()

@@ -564,6 +564,7 @@ def test_the_pages_have_a_view_with_scores_costs_and_rates(uri: str) -> None:
     assert {"metrics.`forgetting_nats`", "metrics.`memory/train_peak_reserved_bytes`", "params.`hparams.lr`"} < {
         *columns
     }
+    assert not any("adapter/" in column for column in columns)  # by the alphabet they would hide the scores
 
 
 def test_an_experiment_of_an_earlier_version_gets_the_view_and_keeps_what_a_user_set(uri: str) -> None:
