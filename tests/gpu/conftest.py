@@ -78,9 +78,6 @@ def card() -> Iterator[None]:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
-        from peftsweep.job.device import use_device
-
-        use_device(torch.device("cuda", 0), tf32=False)  # torch as jobs set it up, whichever test comes first
         yield
 
 

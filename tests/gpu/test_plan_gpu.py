@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from peftsweep.config.schema import JobConfig
+from peftsweep.job.device import use_device
 from peftsweep.job.plan.planner import MemoryPlan, Planner
 from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
 from peftsweep.memory.ledger import Ledger
@@ -61,9 +62,10 @@ Compare = Callable[[Case], Compared]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _workspaces(card: None) -> None:
-    """cuBLAS makes its workspaces, one for the thread of the backward pass too, and torch keeps them: before anything
+def _as_in_a_job(card: None) -> None:
+    """torch's allocator as jobs set it up. cuBLAS makes its workspaces, one for the thread of the backward pass too, and torch keeps them: before anything
     is measured, as no plan knows of them."""
+    use_device(torch.device(CUDA, 0), tf32=False)
     linear = nn.Linear(256, 256, device=CUDA, dtype=torch.bfloat16)
     linear(torch.ones(2, 256, device=CUDA, dtype=torch.bfloat16, requires_grad=True)).sum().backward()
 
