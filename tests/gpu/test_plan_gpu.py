@@ -63,8 +63,8 @@ Compare = Callable[[Case], Compared]
 
 @pytest.fixture(scope="module", autouse=True)
 def _as_in_a_job(card: None) -> None:
-    """torch's allocator as jobs set it up. cuBLAS makes its workspaces, one for the thread of the backward pass too, and torch keeps them: before anything
-    is measured, as no plan knows of them."""
+    """torch's allocator as jobs set it up. cuBLAS makes its workspaces, one for the thread of the backward pass too, and
+    torch keeps them: before anything is measured, as no plan knows of them."""
     use_device(torch.device(CUDA, 0), tf32=False)
     linear = nn.Linear(256, 256, device=CUDA, dtype=torch.bfloat16)
     linear(torch.ones(2, 256, device=CUDA, dtype=torch.bfloat16, requires_grad=True)).sum().backward()
