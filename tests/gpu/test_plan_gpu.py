@@ -63,7 +63,7 @@ Compare = Callable[[Case], Compared]
 
 @pytest.fixture(scope="module", autouse=True)
 def _as_in_a_job(card: None) -> None:
-    """torch's allocator as jobs set it up. cuBLAS makes its workspaces, one for the thread of the backward pass too, and
+    """torch's allocator as jobs set it up. cuBLAS makes its workspaces, one for the backward thread too, and
     torch keeps them: before anything is measured, as no plan knows of them."""
     use_device(torch.device(CUDA, 0), tf32=False)
     linear = nn.Linear(256, 256, device=CUDA, dtype=torch.bfloat16)

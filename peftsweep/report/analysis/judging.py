@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftsweep.records.jobs import scores_of_seeds
-from peftsweep.records.metrics import sign
+from peftsweep.records.metrics import METRICS, sign
 from peftsweep.records.studies import Study
 from peftsweep.report.analysis.comparison import Row
 from peftsweep.report.analysis.entries import Entry, items_of
@@ -88,16 +88,25 @@ def base_score_of(entries: Iterable[Entry], score: str) -> tuple[float | None, F
 
 def is_above_base(row: Row, items: Floats | None, base: tuple[float | None, Floats], score: str) -> bool | None:
     """Whether a row is better than the model before training, beyond chance. None where its mean is higher and nobody
-    knows the items. items: (seeds, test items), higher is better; base: as `base_score_of` answers it."""
+    knows the items, or where nobody scored that model; but nothing right is better than no model. items: (seeds, test
+    items), higher is better; base: as `base_score_of` answers it."""
     mean, of_base = base
-    if mean is None or row.score is None:
+    if row.score is None:
         return None
+    if mean is None:
+        return False if row.score.mean == worst_end(score) else None
     if sign(score) * (row.score.mean - mean) <= 0:
         return False
     if items is None or items.shape[1] != len(of_base):
         return None
     unchanging = np.tile(of_base, (len(items), 1))  # whatever the seed
     return all(pair.p_value < LEVEL for pair in compare_pairs({"row": items, "base": unchanging}))
+
+
+def worst_end(score: str) -> float | None:
+    """The value that no score is worse than; None where there is no such end."""
+    metric = METRICS[score]
+    return metric.ends[0] if metric.higher_is_better else metric.ends[1]
 
 
 def compare_losses(entries: Sequence[Entry], verdict: Verdict | None) -> tuple[Pair, ...]:

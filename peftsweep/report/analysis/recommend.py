@@ -134,7 +134,7 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     unknown = tuple(row.name for row in fit if row.name in alike and row.name not in (best.name, chosen.name, *as_good))
     excluded = tuple(found[row.name] for row in rows[: rows.index(best)])
     lines = [*_alike(group, metric, as_good, unknown, found_cost), *_left_out(excluded, metric)]
-    text = "\n".join([_use(chosen, metric), *lines, *_doubts(chosen, limits)])
+    text = "\n".join([_use(chosen, metric), *lines, *_doubts(chosen, limits), *_base_unknown(group)])
     return Recommendation(
         group.title, metric, chosen.name, as_good, unknown, excluded, None, text, chosen.job, chosen.has_adapter
     )
@@ -201,6 +201,11 @@ def _alike(
 def _left_out(excluded: Sequence[Exclusion], metric: str) -> Iterator[str]:
     for each in excluded:
         yield f"{each.name} ({_shown(metric, each.value)}) was left out: it {' and '.join(each.reasons)}."
+
+
+def _base_unknown(group: Group) -> Iterator[str]:
+    if group.score_name and group.base_score is None:
+        yield "Nobody knows whether it is better than the base model: no job scored that (task.base_score=true)."
 
 
 def _doubts(row: Row, limits: Sequence[tuple[Limit, str]]) -> Iterator[str]:

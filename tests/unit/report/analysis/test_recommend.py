@@ -195,6 +195,12 @@ def test_who_is_not_better_than_the_base_is_left_out_whatever_it_costs(methods: 
 
 def test_without_a_base_score_nothing_is_held_against_a_method(methods: Path) -> None:
     assert {row.is_above_base for row in compare(load_jobs(methods)).groups[0].rows} == {None}
+    assert "Nobody knows whether it is better than the base model" in asked(methods).text
+
+
+def test_who_has_nothing_right_is_better_than_no_base_model(tmp_path: Path) -> None:
+    write_job(tmp_path / "lora", "lora", right(0))
+    assert asked(tmp_path).text.startswith("Nobody is recommended")
 
 
 def test_where_items_are_out_of_reach_no_more_than_the_base_is_not_better(tmp_path: Path) -> None:
