@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def _read_table(path: str, modified: float) -> Any:
 
     file = Path(path)
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what is wrong with a file is told once, by us
     if file.is_dir():
         loaded = datasets.load_from_disk(path)
         return loaded["train"] if isinstance(loaded, datasets.DatasetDict) else loaded
