@@ -238,7 +238,8 @@ def _single_values(summary: StudySummary) -> Iterator[Metric]:
 
     values: dict[str, float] = {f"study/trials_{status}": summary.trials.get(status, 0) for status in _COUNTED}
     values["study/tokens"] = summary.tokens
-    values |= summary.costs | {metric: score.mean for metric, score in summary.confirmed.items()}
+    values |= summary.costs
+    values |= {metric: score.mean for metric, score in summary.confirmed.items()}
     values |= {f"{DEFAULT_METRIC}{metric}": score.mean for metric, score in summary.default.items()}
     values |= {f"study/importance/{key}": share for key, share in summary.importance.items()}
     now = milliseconds()
