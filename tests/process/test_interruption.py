@@ -138,7 +138,10 @@ def score(prompt, target, generated):
 """
 
 
-@pytest.mark.parametrize("ending", ["raise", "SIGTERM", "SIGKILL"])
+SLOW = pytest.mark.slow  # half a minute each
+
+
+@pytest.mark.parametrize("ending", [pytest.param("raise", marks=SLOW), "SIGTERM", pytest.param("SIGKILL", marks=SLOW)])
 def test_what_was_trained_outlives_its_evaluation(ending, tmp_path, command_line):
     line = command_line(tmp_path)
     (tmp_path / "mine.py").write_text(SCORER)
