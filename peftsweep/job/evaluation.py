@@ -68,7 +68,8 @@ def measure_base(task: Task, base: BaseModel, model: ModelConfig, score: BaseSco
     """
     device = next(base.model.parameters()).device
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    model_key = f"{base.revision} {model.dtype} {model.attn_implementation} {card}"  # equal: they answer alike
+    products = torch.get_float32_matmul_precision()  # TF32 or not
+    model_key = f"{base.revision} {model.dtype} {model.attn_implementation} {card} {products}"  # equal: alike answers
     key = f"{model_key} {task.retention_key()}"
     if key not in _RETENTION_OF_BASE:
         _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this

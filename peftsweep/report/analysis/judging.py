@@ -94,19 +94,14 @@ def is_above_base(row: Row, items: Floats | None, base: tuple[float | None, Floa
     if row.score is None:
         return None
     if mean is None:
-        return False if row.score.mean == worst_end(score) else None
+        worst = METRICS[score].ends[0 if sign(score) > 0 else 1]
+        return False if row.score.mean == worst else None
     if sign(score) * (row.score.mean - mean) <= 0:
         return False
     if items is None or items.shape[1] != len(of_base):
         return None
     unchanging = np.tile(of_base, (len(items), 1))  # whatever the seed
     return all(pair.p_value < LEVEL for pair in compare_pairs({"row": items, "base": unchanging}))
-
-
-def worst_end(score: str) -> float | None:
-    """The value that no score is worse than; None where there is no such end."""
-    metric = METRICS[score]
-    return metric.ends[0] if metric.higher_is_better else metric.ends[1]
 
 
 def compare_losses(entries: Sequence[Entry], verdict: Verdict | None) -> tuple[Pair, ...]:

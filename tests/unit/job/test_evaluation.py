@@ -153,6 +153,14 @@ def test_other_kernels_of_attention_answer_otherwise_and_are_scored_anew(tmp_pat
     assert task.evaluated == ["test", "test"]
 
 
+def test_products_in_tf32_answer_otherwise_and_are_scored_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task()
+    measure(task, tmp_path)
+    monkeypatch.setattr("torch.get_float32_matmul_precision", lambda: "high")
+    measure(task, tmp_path)
+    assert task.evaluated == ["test", "test"]
+
+
 def test_another_version_of_a_library_is_scored_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task()
     measure(task, tmp_path)
