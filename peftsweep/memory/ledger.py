@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -63,6 +62,7 @@ class Ledger(TorchDispatchMode):
         self._vocabulary = vocabulary
         self._entries: dict[int, _Entry] = {}  # by id of a storage that is alive
         self._events: list[tuple[int, int]] = []
+        self._results: dict[Any, Any] = {}  # see _result
         self.category = Category.ACTIVATIONS  # what is made from now on is for this
         self._now: dict[Category, int] = dict.fromkeys(Category, 0)
         self._now_bytes = self._peak_bytes = self._names = 0
@@ -84,15 +84,30 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = NotImplemented
-        if func in ANSWERS and next((leaf.is_meta for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), True):
+        if func in ANSWERS and next((leaf.is_meta for leaf in _flat(args) if isinstance(leaf, Tensor)), True):
             out = ANSWERS[func](*args, **kwargs)
         if out is NotImplemented:
-            out = func(*args, **kwargs)
-        for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
+            out = self._result(func, args, kwargs)
+        for leaf in _flat((out,)):
             if isinstance(leaf, Tensor) and leaf.is_meta and leaf.layout is torch.strided:
                 is_logits = leaf.dim() > 1 and leaf.shape[-1] == self._vocabulary
                 is_activation = self.category is Category.ACTIVATIONS
                 self._book(leaf, Category.LOGITS if is_activation and is_logits else self.category)
+                if func in WORKSPACES:
+                    workspace = torch.empty(WORKSPACES[func](leaf, args[1]), dtype=torch.uint8, device="meta")
+                    self._book(workspace, self.category)
+        return out
+
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation on the meta device gives. torch finds it out in Python, and blocks repeat each other: what
+        was asked before, of tensors alike, is made at once."""
+        key = None if func._schema.is_mutable else _question(func, args, kwargs)
+        known = self._results.get(key)
+        if known is not None:
+            return _new(known) if isinstance(known, _Made) else tuple(map(_new, known))
+        out = func(*args, **kwargs)
+        if key is not None and key not in self._results:
+            self._results[key] = _made_anew(out, args)
         return out
 
     def _book(self, tensor: Tensor, category: Category) -> None:
@@ -116,6 +131,61 @@ class Ledger(TorchDispatchMode):
         self._events.append((entry.name, -1))
         self._now[entry.category] -= entry.size
         self._now_bytes -= entry.size
+
+
+class _Made(NamedTuple):
+    """A tensor with a storage of its own."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _new(made: _Made) -> Tensor:
+    return torch.empty_strided(made.shape, made.stride, dtype=made.dtype, device="meta")
+
+
+def _flat(args: Iterable[Any]) -> Iterator[Any]:
+    """An operation takes and gives values, and lists of them."""
+    for one in args:
+        if isinstance(one, list | tuple):
+            yield from one
+        else:
+            yield one
+
+
+def _question(func: Any, args: Any, kwargs: Any) -> Any:
+    """An operation with all that the shape of its result depends on; None where that is on the host, or can't be told
+    apart."""
+    key: list[Any] = [func, *(len(one) if isinstance(one, list | tuple) else None for one in args), *kwargs]
+    for leaf in _flat((*args, *kwargs.values())):
+        if not isinstance(leaf, Tensor):
+            key += [type(leaf), leaf]
+        elif leaf.is_meta and leaf.layout is torch.strided:
+            key += [leaf.shape, leaf.stride(), leaf.dtype]
+        else:
+            return None
+    try:
+        hash(question := tuple(key))
+    except TypeError:
+        return None
+    return question
+
+
+def _made_anew(out: Any, args: Any) -> _Made | tuple[_Made, ...] | None:
+    """None for anything but tensors of which each has a whole storage of its own."""
+    tensors = out if isinstance(out, tuple) else (out,)
+    taken = {id(leaf.untyped_storage()) for leaf in _flat(args) if isinstance(leaf, Tensor)}
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or not tensor.is_meta or tensor.layout is not torch.strided:
+            return None
+        storage = tensor.untyped_storage()
+        is_whole = tensor.storage_offset() == 0 and not tensor.is_conj() and not tensor.is_neg()
+        if id(storage) in taken or not is_whole:
+            return None
+        taken.add(id(storage))
+    made = tuple(_Made(tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in tensors)
+    return made if isinstance(out, tuple) else made[0]
 
 
 def _scalar(tensor: Tensor) -> Any:
@@ -170,3 +240,13 @@ ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.rand.default: _random,
     aten.block_diag.default: _block_diagonal,
 }
+
+
+def _fft_workspace(spectrum: Tensor, dims: Sequence[int]) -> int:
+    """cuFFT's work area over several dimensions is no less than the data, says its documentation; short rows take
+    none."""
+    return spectrum.nbytes if len(dims) > 1 else 0
+
+
+# What CUDA takes beside its result while it computes it -> bytes, from the result and the dimensions.
+WORKSPACES: dict[Any, Callable[[Tensor, Sequence[int]], int]] = {aten._fft_c2c.default: _fft_workspace}

@@ -27,8 +27,8 @@ MOST_ROWS = 512  # no larger batch is looked for
 LIGHT_METHODS = ("lora", "miss")  # in place of heavier ones: what everybody knows, and what takes less than that
 
 
-def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int) -> int:
-    """Rows of the largest batch that fits; 0 if not even one does.
+def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int, too_many: int = MOST_ROWS + 1) -> int:
+    """Rows of the largest batch below `too_many` that fits; 0 if not even one does.
 
     plan_at: the plan of a batch. Memory grows about linearly with the batch, so each plan gives a guess for the next,
     until the one that fits and the one that doesn't are neighbours.
@@ -36,7 +36,7 @@ def largest_batch(plan_at: Callable[[int], MemoryPlan], card_bytes: int) -> int:
     one = plan_at(1)
     if not one.fits(card_bytes):
         return 0
-    most, most_bytes, too_many, size = 1, one.high_bytes, MOST_ROWS + 1, 2
+    most, most_bytes, size = 1, one.high_bytes, 2
     while too_many - most > 1:
         need_bytes = plan_at(size).high_bytes
         if need_bytes <= card_bytes:
@@ -53,15 +53,19 @@ def fitted(config: JobConfig, card_bytes: int) -> JobConfig:
     """The job with as many tokens in a pass as fit: rows are drawn as they were, so that it learns the same. Raises
     ConfigError if not even one row fits."""
     planner, hparams = Planner(config), config.hparams
-    smallest = planner.plan()
-    if smallest.fits(card_bytes):
+    whole = planner.plan()
+    if whole.fits(card_bytes):
         return config
-    for rows in range(smallest.batch_size - 1, 0, -1):
-        smallest = planner.plan(rows, hparams.gradient_accumulation * math.ceil(hparams.batch_size / rows))
-        if smallest.fits(card_bytes):
-            tokens = rows * smallest.tokens
-            log.info("fit=true: hparams.max_tokens_per_pass=%d, %d of the longest rows.", tokens, rows)
-            return dataclasses.replace(config, hparams=dataclasses.replace(hparams, max_tokens_per_pass=tokens))
+
+    def plan_at(rows: int) -> MemoryPlan:
+        return planner.plan(rows, hparams.gradient_accumulation * math.ceil(hparams.batch_size / rows))
+
+    rows = largest_batch(plan_at, card_bytes, too_many=whole.batch_size)
+    if rows:
+        tokens = rows * whole.tokens
+        log.info("fit=true: hparams.max_tokens_per_pass=%d, %d of the longest rows.", tokens, rows)
+        return dataclasses.replace(config, hparams=dataclasses.replace(hparams, max_tokens_per_pass=tokens))
+    smallest = plan_at(1)
     need = f"{smallest.high_bytes / GB:.3g} GB with one row, more than the {card_bytes / GB:.3g} GB there are"
     fix = "Set hparams.gradient_checkpointing=true or lower hparams.max_seq_length; `peftsweep plan` tells what helps."
     raise ConfigError(Problem(f"training must fit the card; it may need {need}", source="fit", fix=fix))

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor
 
@@ -158,3 +159,40 @@ def test_a_block_diagonal_matrix_is_made_at_once() -> None:
         made = torch.block_diag(*blocks)
     assert made.shape == (12, 8)
     assert [size for _, size in ledger.trace().events if size > 0] == [*[4 * 6] * 4, 4 * 12 * 8]
+
+
+def test_a_fourier_transform_of_a_matrix_takes_room_to_work_in_and_one_of_rows_takes_none() -> None:
+    matrix, sizes = on_meta(6, 8, dtype=torch.complex64), []
+    for transform in (torch.fft.ifft2, torch.fft.ifft):
+        with Ledger() as ledger:
+            transform(matrix)
+        sizes.append([size for _, size in ledger.trace().events if size > 0])
+    assert sizes == [[8 * 6 * 8] * 2, [8 * 6 * 8]]
+
+
+def test_what_was_asked_before_is_answered_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same operations, on the same and on other shapes, strides, types and lists, with and without a memory of
+    what they gave."""
+
+    def everything() -> list[object]:
+        found: list[Tensor] = []
+        with Ledger() as ledger:
+            for _ in range(2):
+                for first, second in [(on_meta(6, 8), on_meta(6, 8)), (on_meta(8, 6).t(), on_meta(1, 8))]:
+                    half = first.to(torch.bfloat16)
+                    found += [first + second, half + second, half + 1, half + True, first @ second.t(), first.detach()]
+                    found += [
+                        torch.cat([first, first]),
+                        torch.cat([first, first], dim=1),
+                        first.sum(0),
+                        first.sum((0, 1)),
+                    ]
+                    found += [*first.sort(), *first.chunk(2), first.reshape(4, 12), first.t().reshape(48), first.exp_()]
+                    found += [torch.stack([first, first]), first.new_zeros(3), first.expand(2, 6, 8).contiguous()]
+        alike = [(one.shape, one.stride(), one.dtype) for one in found]
+        storages = [one.untyped_storage()._cdata for one in found]
+        return [*alike, [storages.index(one) for one in storages], ledger.trace()]
+
+    remembered = everything()
+    monkeypatch.setattr(Ledger, "_result", lambda self, func, args, kwargs: func(*args, **kwargs))
+    assert remembered == everything()
