@@ -88,9 +88,34 @@ def _rms_norm(
     return output
 
 
+class _Sparse(Function):
+    """A sparse tensor takes what its indices and values take. Added to a dense one it leaves a dense one; its gradient
+    is that of its values, with a copy of the indices while it is found."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, size: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(values, indices)
+        return values.new_empty(()).expand(size)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, indices = ctx.saved_tensors
+        copied = torch.empty_like(indices)
+        found = torch.empty_like(values)
+        del copied
+        return found, None, None
+
+
+def _sparse_coo_tensor(indices: Tensor, values: Tensor, size: Sequence[int], **options: Any) -> Tensor:
+    """In place of torch.sparse_coo_tensor."""
+    output: Tensor = _Sparse.apply(values, indices, tuple(size))  # type: ignore[no-untyped-call]
+    return output
+
+
 STAND_INS: dict[tuple[Any, str], Callable[..., Any]] = {
     (functional, "scaled_dot_product_attention"): _attention,
     (functional, "rms_norm"): _rms_norm,
+    (torch, "sparse_coo_tensor"): _sparse_coo_tensor,
     (import_module("torch.optim.optimizer"), "_get_fused_kernels_supported_devices"): lambda: ["meta"],
 }
 

@@ -71,8 +71,8 @@ class ReferenceLanguageStep(LanguageStep):
         if isinstance(model, PeftModel):
             with model.disable_adapter():
                 pass
-        if not self.held:
-            batch = {key: tensor[:, :2] for key, tensor in batch.items()}
+        length = None if self.held else 2
+        batch = {key: tensor[:, :length].to(model.device) for key, tensor in batch.items()}
         self.held[:] = [model(**batch, num_items_in_batch=batch["labels"].numel())]
         loss = self.held[0].loss
         return BatchLoss(loss, torch.zeros((), device=loss.device))

@@ -120,7 +120,7 @@ CHOICES = ("--config-dir", str(TOY / "conf"), "task=toy-sums", "device=cpu", "tr
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyLine:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> ToyLine:
     """After a fair sweep of two methods."""
     line = ToyLine(tmp_path_factory.mktemp("toy"))
     settings = ("n_trials=2", "confirm.seeds=2", "confirm.default_seeds=0", "workers=1", "name=sums")
@@ -128,8 +128,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyLine:
     return line
 
 
-def test_a_fair_sweep_tunes_and_confirms_the_toy(toy: ToyLine) -> None:
-    sweep = toy.folder / "outputs" / "sweeps" / "sums"
+@pytest.mark.slow
+def test_a_fair_sweep_tunes_and_confirms_the_toy(swept: ToyLine) -> None:
+    sweep = swept.folder / "outputs" / "sweeps" / "sums"
     rows = json.loads((sweep / "table.json").read_text())["rows"]
     assert {row["study"]: (row["trials"], row["seeds"]) for row in rows} == {"toy-lora": (2, 2), "toy-loha": (2, 2)}
     result = load_result(next(sweep.glob("toy-lora/best-seed-*")))
@@ -139,15 +140,24 @@ def test_a_fair_sweep_tunes_and_confirms_the_toy(toy: ToyLine) -> None:
     assert result.config["task"]["rows"] == 64
 
 
-def test_a_report_ranks_the_toys_methods(toy: ToyLine) -> None:
-    printed = toy("report", "log=false")
+@pytest.mark.slow
+def test_a_report_ranks_the_toys_methods(swept: ToyLine) -> None:
+    printed = swept("report", "log=false")
     assert "toy-sums on pocket-toy" in printed
     assert {"toy-lora", "toy-loha"} <= set(printed.split())
-    assert (toy.folder / "outputs/reports/sums/index.html").exists()
+    assert (swept.folder / "outputs/reports/sums/index.html").exists()
 
 
-def test_the_toy_is_planned(toy: ToyLine) -> None:
-    [plan] = json.loads(toy("plan", *CHOICES, "method=toy-lora", "--json"))
+def test_a_job_of_the_toy_learns(tmp_path: Path) -> None:
+    line = ToyLine(tmp_path)
+    line(*CHOICES, "method=toy-lora", "hydra.run.dir=job")
+    result = load_result(tmp_path / "job")
+    assert result.status is Status.OK
+    assert result.metrics["test/accuracy"] > result.metrics["base/accuracy"] + 0.2
+
+
+def test_the_toy_is_planned(tmp_path: Path) -> None:
+    [plan] = json.loads(ToyLine(tmp_path)("plan", *CHOICES, "method=toy-lora", "--json"))
     assert plan["trainable_params"] == 8 * (4 + 32)
     assert plan["train_peak_bytes"] > 0
 

@@ -104,10 +104,12 @@ def fresh_store(old_outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return uri
 
 
+@pytest.mark.slow
 def test_old_jobs_in_a_fresh_store_tell_the_same_numbers_as_in_folders(old_outputs: Path, fresh_store: str) -> None:
     assert_same(told(compare(load_jobs(fresh_store))), told(compare(load_jobs(old_outputs))))
 
 
+@pytest.mark.slow
 def test_a_store_whose_artifacts_are_out_of_reach_tells_the_same(old_outputs: Path, fresh_store: str) -> None:
     folder, away = (Path(fresh_store.removeprefix("sqlite:///")).parent / name for name in ("mlartifacts", "away"))
     shutil.move(folder, away)

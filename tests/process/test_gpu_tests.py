@@ -83,6 +83,7 @@ def test_a_card_that_torch_cannot_use_is_a_fault(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_each_process_sees_a_card_and_one_that_loses_it_is_replaced(tmp_path: Path) -> None:
     """The two files go to a process each; the table tells what they noted there."""
     given, tests = environment(tmp_path, "3,5", available=True), tmp_path / "gpu"

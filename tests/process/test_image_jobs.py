@@ -12,7 +12,7 @@ from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
 from peftsweep.modalities.image.photos import build_source
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 SMALL = [
     "device=cpu",
@@ -93,7 +93,6 @@ def test_the_seed_moves_what_is_learnt_and_not_what_is_asked(jobs):
     assert first["metrics"]["train/loss"] != second["metrics"]["train/loss"]
 
 
-@pytest.mark.slow
 def test_a_well_tuned_adapter_learns_the_concept(tmp_path, command_line):
     """On the embedded pipeline LoRA at this rate reaches 0.83 in 150 steps, from 0.37."""
     line = command_line(tmp_path)
@@ -126,7 +125,6 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_tuning_never_opens_a_test_photo(photos, tmp_path, command_line):
     line = command_line(tmp_path)
     own = [*JOB, f"task.images={photos}", "task.test_photos=1", "task.valid_photos=1"]
@@ -138,7 +136,6 @@ def test_tuning_never_opens_a_test_photo(photos, tmp_path, command_line):
     assert tested in line.run(*own, "hydra.run.dir=whole", code=2)
 
 
-@pytest.mark.slow
 def test_a_fair_sweep_tunes_and_confirms_on_pictures(tmp_path, command_line):
     line = command_line(tmp_path)
     sweep = ["-m", "hydra/sweeper=fair", "method=lora", *SMALL, "hparams.max_steps=9", "n_trials=3"]

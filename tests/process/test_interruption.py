@@ -109,6 +109,7 @@ def test_a_finished_job_leaves_no_checkpoint(interrupted):
     assert not (line.folder / "job/checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_grid_that_was_stopped_tells_the_command_for_the_rest_and_repeats_nothing(tmp_path, tiny_job, command_line):
     line = command_line(tmp_path)
     grid = ["-m", "seed=1,2,3", *tiny_job, "tracking=none", "hydra.sweep.dir=grid"]
@@ -138,10 +139,8 @@ def score(prompt, target, generated):
 """
 
 
-SLOW = pytest.mark.slow  # half a minute each
-
-
-@pytest.mark.parametrize("ending", [pytest.param("raise", marks=SLOW), "SIGTERM", pytest.param("SIGKILL", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["raise", "SIGTERM", "SIGKILL"])
 def test_what_was_trained_outlives_its_evaluation(ending, tmp_path, command_line):
     line = command_line(tmp_path)
     (tmp_path / "mine.py").write_text(SCORER)

@@ -141,6 +141,7 @@ def test_a_job_outlives_its_server_and_is_completed_by_import(server: Server, ca
     assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "result.json"}
 
 
+@pytest.mark.slow
 def test_the_pages_open_and_ctrl_c_closes_them(empty_database: Path) -> None:
     port = free_port()
     code = f"from peftsweep.commands.open_ui import serve_ui; exit(serve_ui('sqlite:///{empty_database}', {port}))"

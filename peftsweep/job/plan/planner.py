@@ -37,8 +37,8 @@ RUN_A_SHORT_JOB = "Run a short job instead: hparams.max_steps=5."
 NOT_CALIBRATED = "traced without its calibration, which changes values and no sizes"
 ON_ONE_BLOCK = "attached to one block with random weights, then repeated: the method must see weights"
 ALLOCATOR = "allocator"  # what rounding and fragmentation add to the categories
-# By peft's type: methods whose sparse tensors have no place on the meta device.
-SPARSE = ("FROD", "SHIRA")
+# By peft's type: methods that read sizes from tensors, which have none on the meta device.
+SIZES_IN_TENSORS = ("FROD",)
 # Errors of tracing that mean: this needs values.
 UNTRACEABLE = (
     NotImplementedError,
@@ -106,8 +106,8 @@ class Planner:
         Raises ModelError where no configuration of the model is at hand, MethodError for a method that no plan can be
         made of.
         """
-        if config.method.peft_type in SPARSE:
-            rule = "a plan needs a method without sparse tensors, which can't be followed without values"
+        if config.method.peft_type in SIZES_IN_TENSORS:
+            rule = "a plan needs a method that reads no sizes from its tensors, which can't be followed without values"
             raise MethodError(Problem(rule, config.method.name, "method", RUN_A_SHORT_JOB))
         self._config, self._build_step = config, build_step
         self._modality = modality_of(config.model)

@@ -78,9 +78,9 @@ def test_batches_of_one_method_share_a_planner(plan_json: Plan, monkeypatch: pyt
 
 
 def test_a_method_without_a_plan_is_told_beside_the_others(plan_json: Plan) -> None:
-    lora, shira = plan_json("-m", "method=lora,shira", code=1)
+    lora, frod = plan_json("-m", "method=lora,frod", code=1)
     assert "train_peak_bytes" in lora
-    assert "hparams.max_steps=5" in shira["error"]
+    assert "hparams.max_steps=5" in frod["error"]
 
 
 def test_a_model_without_a_configuration_is_told_beside_the_others(plan_json: Plan) -> None:
@@ -90,8 +90,8 @@ def test_a_model_without_a_configuration_is_told_beside_the_others(plan_json: Pl
 
 
 def test_the_only_job_without_a_plan_is_an_error() -> None:
-    with pytest.raises(MethodError, match="shira"):
-        command.run(["method=shira"])
+    with pytest.raises(MethodError, match="frod"):
+        command.run(["method=frod"])
     with pytest.raises(ModelError, match="nobody/none"):
         command.run(["model=hf", "model.id=nobody/none"])
 

@@ -125,3 +125,20 @@ def test_a_fused_step_of_the_optimizer_is_followed_and_makes_nothing_but_moments
         torch.optim.AdamW([weight], fused=True).step()
     moments = 2 * SEQUENCE * WIDTH * BYTES
     assert moments <= ledger.trace().peak_allocated_bytes <= moments + 64
+
+
+def test_a_sparse_tensor_takes_its_values_and_leaves_a_dense_sum() -> None:
+    weight, values = filled(6, 8), filled(3)
+    indices = torch.tensor([[0, 2, 5], [1, 1, 7]])
+
+    def add() -> Tensor:
+        return weight + torch.sparse_coo_tensor(indices, values, (6, 8))
+
+    own = with_gradients(add, [weight, values])
+    with kernels_as_on_cuda():
+        stand_in = with_gradients(add, [weight, values])
+    assert described(stand_in) == described(own)
+    with kernels_as_on_cuda(), torch.device("meta"), Ledger() as ledger:
+        values, indices = torch.empty(3), torch.empty((2, 3), dtype=torch.int64)
+        torch.sparse_coo_tensor(indices, values, (600, 800))
+    assert ledger.trace().peak_allocated_bytes < 600 * 800

@@ -71,7 +71,7 @@ def test_nothing_is_planned_where_nobody_wants_to_know(
     assert predict_memory(job_of("method=lora", *settings), CPU) == {}
 
 
-@pytest.mark.parametrize("settings", [("method=shira",), ("model=hf", "model.id=nobody/no-such-model")], ids=str)
+@pytest.mark.parametrize("settings", [("method=frod",), ("model=hf", "model.id=nobody/no-such-model")], ids=str)
 def test_a_job_without_a_plan_runs_all_the_same(settings: tuple[str, ...], job_of: JobOf) -> None:
     assert predict_memory(job_of(*settings, SMALL_CARD), CPU) == {}
 
