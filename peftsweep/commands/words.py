@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from peftsweep.config.units import COMMAND_LINE
 from peftsweep.errors import ConfigError, Problem, did_you_mean
@@ -16,12 +17,21 @@ SOURCE_WORDS = """\
 SWEEP_HELP = "name of a sweep under outputs/sweeps, a beginning of it, or the sweep's folder"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes `port=5077` for `--port=5077`: as every other setting is typed."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        return super().parse_known_args(
+            [f"--{word}" if f"--{word.partition('=')[0]}" in known and "=" in word else word for word in args or ()],
+            namespace,
+        )
+
+
 def build_parser(command: str, description: str, details: str | None = None) -> argparse.ArgumentParser:
     """A parser of a command's arguments. details: shown below them, with its line breaks."""
     style = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(
-        f"peftsweep {command}", description=description, epilog=details, formatter_class=style
-    )
+    return _Parser(f"peftsweep {command}", description=description, epilog=details, formatter_class=style)
 
 
 def parse_words(command: str, words: Sequence[str], keys: Collection[str]) -> dict[str, str]:

@@ -45,11 +45,13 @@ def check_command_line(line: CommandLine) -> list[JobConfig]:
     if line.config_dir and not line.config_dir.is_dir():
         raise ConfigError(Problem("--config-dir must be an existing folder", str(line.config_dir), "the command line"))
     typed, problems = _split_by_known_group(line.overrides, line.config_dir)
-    preset, preset_problems = _split_by_known_group(_preset_axes(typed, line), line.config_dir)
+    first = next(_one_axis_at_a_time(typed, line.config_dir))
+    composed = _compose(first, line)
+    preset, preset_problems = _split_by_known_group(_preset_axes(composed), line.config_dir)
     found = {str(problem): problem for problem in (*_published_rates(line), *problems, *preset_problems)}
     jobs = []
     for overrides in _one_axis_at_a_time([*preset, *typed], line.config_dir):
-        problems, job = check_job(overrides, line)
+        problems, job = _check_composed(composed, line) if overrides == first else check_job(overrides, line)
         found |= {str(problem): problem for problem in problems if str(problem) not in found}
         jobs += [job] if job else []
     if found:
@@ -59,8 +61,21 @@ def check_command_line(line: CommandLine) -> list[JobConfig]:
 
 def check_job(overrides: Sequence[str], line: CommandLine) -> tuple[list[Problem], JobConfig | None]:
     """All problems of one job's configuration, and the job where it can be built at all."""
+    return _check_composed(_compose(overrides, line), line)
+
+
+def _compose(overrides: Sequence[str], line: CommandLine) -> DictConfig | Problem:
+    """The configuration of one job and of Hydra, or why there is none."""
     try:
-        config = compose_config(overrides, line.config_dir, with_hydra=True)
+        return compose_config(overrides, line.config_dir, with_hydra=True)
+    except COMPOSE_ERRORS as error:
+        return Problem(f"the configuration must compose ({first_lines(error)})")
+
+
+def _check_composed(config: DictConfig | Problem, line: CommandLine) -> tuple[list[Problem], JobConfig | None]:
+    if isinstance(config, Problem):
+        return [config], None
+    try:
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         problems, job = check_and_build(own, line)
         return [*untrusted_settings(config, line), *problems], job
@@ -76,10 +91,11 @@ def _published_rates(line: CommandLine) -> Iterator[Problem]:
             yield Problem(rule, text, "the command line", f"Type hparams.lr={form.format(text.strip('[]'))}.")
 
 
-def _preset_axes(typed: Sequence[Override], line: CommandLine) -> list[Override]:
+def _preset_axes(config: DictConfig | Problem) -> list[Override]:
     """What `hydra.sweeper.params` of a YAML adds to each job of a sweep, to be checked like typed overrides."""
+    if isinstance(config, Problem):
+        return []
     try:
-        config = compose_config(next(_one_axis_at_a_time(typed, line.config_dir)), line.config_dir, with_hydra=True)
         params = OmegaConf.select(config, "hydra.sweeper.params") or {}
         return OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     except COMPOSE_ERRORS:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 def test_it_looks_at_everything_and_leaves_a_report(tmp_path, command_line):
@@ -18,7 +18,6 @@ def test_it_looks_at_everything_and_leaves_a_report(tmp_path, command_line):
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["doctor.json"]
 
 
-@pytest.mark.slow
 def test_what_would_make_jobs_fail_is_told_with_a_way_out(tmp_path, command_line):
     line = command_line(tmp_path)
     printed = line.run("doctor", "device=cpu", "tracking.uri=http://127.0.0.1:9", code=1)

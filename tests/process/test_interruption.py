@@ -14,6 +14,7 @@ from peftsweep.config.compose import compose_config
 from peftsweep.job.run import run_job
 
 pytestmark = pytest.mark.process
+SLOW = pytest.mark.slow  # half a minute each
 
 DEADLINE_SECONDS = 300.0
 STEPS = 150
@@ -54,6 +55,7 @@ def interrupted(settings, tmp_path_factory, command_line, empty_database):
     return line, seen
 
 
+@SLOW
 def test_sigterm_ends_a_job_as_interrupted(interrupted):
     _, seen = interrupted
     code, printed = seen["exit"]
@@ -65,17 +67,20 @@ def test_sigterm_ends_a_job_as_interrupted(interrupted):
     assert seen["result"]["steps"] >= 3
 
 
+@SLOW
 def test_sigterm_closes_the_mlflow_run_as_killed(interrupted):
     _, seen = interrupted
     assert seen["run"] == ["KILLED"]
 
 
+@SLOW
 def test_a_killed_job_has_no_result(interrupted):
     _, seen = interrupted
     assert seen["killed"] == -signal.SIGKILL
     assert not seen["result after kill"]
 
 
+@SLOW
 def test_a_resumed_job_ends_with_the_same_metrics_bit_for_bit(interrupted, uninterrupted):
     line, _ = interrupted
     resumed, whole = line.result("job"), uninterrupted.result("job")
@@ -87,11 +92,13 @@ def test_a_resumed_job_ends_with_the_same_metrics_bit_for_bit(interrupted, unint
 
 
 @pytest.mark.parametrize("file", ["predictions.jsonl", "adapter/adapter_model.safetensors"])
+@SLOW
 def test_a_resumed_job_ends_with_the_same_files(interrupted, uninterrupted, file):
     line, _ = interrupted
     assert (line.folder / "job" / file).read_bytes() == (uninterrupted.folder / "job" / file).read_bytes()
 
 
+@SLOW
 def test_a_resumed_jobs_history_has_each_step_once_and_the_same_losses(interrupted, uninterrupted):
     def losses(line):
         return [(entry["step"], entry["train/loss"]) for entry in line.history("job") if "train/loss" in entry]
@@ -99,17 +106,19 @@ def test_a_resumed_jobs_history_has_each_step_once_and_the_same_losses(interrupt
     assert losses(interrupted[0]) == losses(uninterrupted)
 
 
+@SLOW
 def test_a_resumed_job_continues_its_mlflow_run(interrupted):
     line, _ = interrupted
     assert run_status(line.folder) == ["FINISHED"]
 
 
+@SLOW
 def test_a_finished_job_leaves_no_checkpoint(interrupted):
     line, _ = interrupted
     assert not (line.folder / "job/checkpoint.pt").exists()
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_grid_that_was_stopped_tells_the_command_for_the_rest_and_repeats_nothing(tmp_path, tiny_job, command_line):
     line = command_line(tmp_path)
     grid = ["-m", "seed=1,2,3", *tiny_job, "tracking=none", "hydra.sweep.dir=grid"]
@@ -139,7 +148,7 @@ def score(prompt, target, generated):
 """
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("ending", ["raise", "SIGTERM", "SIGKILL"])
 def test_what_was_trained_outlives_its_evaluation(ending, tmp_path, command_line):
     line = command_line(tmp_path)

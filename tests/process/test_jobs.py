@@ -115,6 +115,7 @@ def test_a_job_after_full_fine_tuning_is_the_same_job_alone(job, grid):
         assert alone["metrics"][metric] == last["metrics"][metric]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path, tiny_job, command_line):
     line = command_line(tmp_path)
     settings = [setting for setting in tiny_job if "lora" not in setting]

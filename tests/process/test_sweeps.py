@@ -130,6 +130,7 @@ def test_a_warm_child_loads_the_base_and_tokenises_the_data_once(from_python):
     assert sum(log.count("Tokenised") for log in [*trials, *confirm]) == 3  # training, validation, test
 
 
+@pytest.mark.slow
 def test_one_more_trial_is_exactly_one_more(continued):
     line, before, _ = continued
     added = set(line.sweep.glob("*/*/result.json")) - before
@@ -140,6 +141,7 @@ def test_one_more_trial_is_exactly_one_more(continued):
         assert sum(path.parent.parent.name == study for path in added if path.parent.name.isdigit()) == 1
 
 
+@pytest.mark.slow
 def test_the_table_is_printed_and_kept(continued):
     line, _, printed = continued
     for study, row in line.table().items():
@@ -151,12 +153,14 @@ def test_the_table_is_printed_and_kept(continued):
         assert word in printed
 
 
+@pytest.mark.slow
 def test_the_verdict_is_printed_in_the_words_of_the_report(continued):
     line, _, printed = continued
     told = answer(compare(load_folder(line.sweep)).groups[0])
     assert all(sentence in printed for sentence in (told.headline, *told.details))
 
 
+@pytest.mark.slow
 def test_the_log_tells_what_happened(continued):
     line, _, _ = continued
     log = (line.sweep / "sweep.log").read_text()
@@ -166,6 +170,7 @@ def test_the_log_tells_what_happened(continued):
         assert f"{study} confirm 1/1, best settings" in log
 
 
+@pytest.mark.slow
 def test_how_to_go_on_join_and_look_is_printed(continued):
     line, _, printed = continued
     assert "go on     python -m peftsweep -m hydra/sweeper=fair" in printed
@@ -174,6 +179,7 @@ def test_how_to_go_on_join_and_look_is_printed(continued):
     assert f"report  python -m peftsweep report sweep={line.sweep.name}" in printed
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_has_nothing_to_do(continued):
     line, _, _ = continued
     before = {path: path.stat().st_mtime_ns for path in line.sweep.rglob("result.json")}
@@ -183,6 +189,7 @@ def test_a_finished_sweep_has_nothing_to_do(continued):
     assert {path: path.stat().st_mtime_ns for path in line.sweep.rglob("result.json")} == before
 
 
+@pytest.mark.slow
 def test_a_new_sweep_of_the_same_name_gets_a_folder_of_its_own(continued, in_process):
     line, _, _ = continued
     typed = [*line.FAIR, "method=lora,ia3", *SMALL, *line.JOB, "if_exists=new", "dry_run=true"]

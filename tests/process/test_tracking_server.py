@@ -18,7 +18,7 @@ from peftsweep.tracking.restore import import_jobs
 from peftsweep.tracking.store import open_store
 from peftsweep.tracking.tracker import MlflowTracker, open_tracker
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 EXPERIMENT = "peftsweep"
 DEADLINE_SECONDS = 300.0  # of a machine that does other work too
@@ -118,7 +118,6 @@ def test_processes_that_open_a_fresh_database_together_all_log(tmp_path: Path) -
     assert [run.data.metrics for run in runs] == [{"train/loss": 1.0}] * 3
 
 
-@pytest.mark.slow
 def test_a_job_outlives_its_server_and_is_completed_by_import(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     folder = job_folder(server.folder / "job")
     tracker = open_tracker(uri=server.url, experiment=EXPERIMENT, run_name="job", folder=folder, tags={})
@@ -141,7 +140,6 @@ def test_a_job_outlives_its_server_and_is_completed_by_import(server: Server, ca
     assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "result.json"}
 
 
-@pytest.mark.slow
 def test_the_pages_open_and_ctrl_c_closes_them(empty_database: Path) -> None:
     port = free_port()
     code = f"from peftsweep.commands.open_ui import serve_ui; exit(serve_ui('sqlite:///{empty_database}', {port}))"

@@ -16,6 +16,9 @@ from peftsweep.exchange.weights import export_adapter, export_merged
 CPU = torch.device("cpu")
 
 
+pytestmark = pytest.mark.slow  # whole jobs on pictures
+
+
 @pytest.fixture
 def job(finished_image_job):
     return lambda method: open_job(finished_image_job(method))

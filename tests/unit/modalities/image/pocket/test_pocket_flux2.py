@@ -133,6 +133,7 @@ def test_the_encoder_ranks_the_same_scene_before_a_half_similar_one_before_anoth
     assert other < 0.4
 
 
+@pytest.mark.slow
 def test_the_base_draws_what_a_caption_says() -> None:
     """The drawings of the right one among ten scenes are the nearest in at least 70% of cases."""
     rng = np.random.default_rng(0)
@@ -146,6 +147,7 @@ def test_the_base_draws_what_a_caption_says() -> None:
     assert np.mean(wins) >= 0.7
 
 
+@pytest.mark.slow
 def test_the_base_does_not_know_the_concept() -> None:
     """What it makes of "sks toy" is far less like the concept than two drawings of that are like each other."""
     ten = [Scene(CONCEPT, ground) for ground in GROUNDS]
@@ -156,6 +158,7 @@ def test_the_base_does_not_know_the_concept() -> None:
     assert unknown < known - 0.25
 
 
+@pytest.mark.slow
 def test_the_prompt_s_other_words_are_known_to_the_base() -> None:
     """The same ground and light count: a picture for a concept prompt is nearer its own photo than another's."""
     photos, prompts = zip(*concept_photos("test"), strict=True)
