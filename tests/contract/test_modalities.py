@@ -156,6 +156,7 @@ def test_a_job_of_the_toy_learns(tmp_path: Path) -> None:
     assert result.metrics["test/accuracy"] > result.metrics["base/accuracy"] + 0.2
 
 
+@pytest.mark.slow
 def test_the_toy_is_planned(tmp_path: Path) -> None:
     [plan] = json.loads(ToyLine(tmp_path)("plan", *CHOICES, "method=toy-lora", "--json"))
     assert plan["trainable_params"] == 8 * (4 + 32)

@@ -1,7 +1,7 @@
 """Every method can be planned, and a plan trains what a job would train."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -36,7 +36,11 @@ def job_on_two_layers(tmp_path_factory: pytest.TempPathFactory, job_of: JobOf) -
     return job_of(*model, "task.source=hub", "hparams.max_seq_length=32")
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in UNTRACEABLE])
+def each_third_or_slow(names: Sequence[str]) -> list[object]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if index % 3 else []) for index, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", each_third_or_slow([name for name in METHODS if name not in UNTRACEABLE]))
 def test_a_method_is_planned_with_the_parameters_that_a_job_trains(name: str, job_on_two_layers: JobConfig) -> None:
     config = replace(job_on_two_layers, method=read_method_file(method_files()[name]))
     plan = plan_job(config)

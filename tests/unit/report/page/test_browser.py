@@ -20,7 +20,7 @@ from tests.unit.report.page.test_gallery import sheet_of, write_image_job
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the optional package playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
 SIZES = {"wide": (1280, 900), "phone": (390, 844)}
 ITEMS = {"lora": [1] * 30 + [0] * 10, "oft": [1] * 20 + [0] * 20, "ia3": [1] * 4 + [0] * 36}
