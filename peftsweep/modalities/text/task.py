@@ -38,6 +38,7 @@ from peftsweep.modalities.wrapped import evaluating
 
 log = logging.getLogger(__name__)
 
+MOST_PADDING_TOKENS = 1024  # in one pass of a held-out loss: about what starting another pass costs
 LEAST_WATCHED_ROWS = 256  # a loss of fewer is too noisy to end a trial by
 
 
@@ -169,7 +170,7 @@ class TextTask:
         with evaluating(model), self._progress(doing, len(by_length)) as advance:
             while start < len(by_length):
                 at_once = rows_at_once(model, size, lengths[by_length[start]], fused=self._fused)
-                rows = by_length[start : start + at_once]
+                rows = alike_in_length(by_length[start : start + at_once], lengths)
                 batch = self._collate(tokens, rows, loss_on_prompt=loss_on_prompt)
                 try:
                     total += self.loss(model, batch).sum.item()
@@ -217,6 +218,16 @@ class TextTask:
 
     def compare_retention(self, before: float | None, after: float | None) -> dict[str, float]:
         return {} if before is None or after is None else {"forgetting_nats": after - before}
+
+
+def alike_in_length(rows: Sequence[int], lengths: Sequence[int]) -> Sequence[int]:
+    """The first of these rows, sorted from the longest on, up to where padding would cost more than another pass."""
+    padding = 0
+    for position, row in enumerate(rows):
+        padding += lengths[rows[0]] - lengths[row]
+        if padding > MOST_PADDING_TOKENS:
+            return rows[:position]
+    return rows
 
 
 def _warn_of_long_prompts(split: str, tokens: TokenRows, prompt_format: PromptFormat) -> None:

@@ -20,7 +20,7 @@ from peftsweep.modalities.text.judging import Judgement, Judging
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row, Source
 from peftsweep.modalities.text.settings import TextTaskConfig
-from peftsweep.modalities.text.task import TextTask
+from peftsweep.modalities.text.task import MOST_PADDING_TOKENS, TextTask, alike_in_length
 
 LONG = Row("Mia has four shells and gives one to Omar. " * 4, "Three")
 SHORT = [Row(f"Is {number} more?", f"Yes, {number} is.") for number in range(6)]
@@ -182,6 +182,14 @@ def test_held_out_losses_take_fewer_rows_where_memory_runs_out(
     assert task.validate(base.model, whole=True)["valid/loss"] == pytest.approx(expected["valid/loss"], rel=1e-6)
     assert seen[0] == 3
     assert set(seen[1:]) == {1}
+
+
+def test_rows_go_through_together_while_little_of_it_is_padding() -> None:
+    lengths = [MOST_PADDING_TOKENS + 8, MOST_PADDING_TOKENS + 8, 9, 8, 8]
+    rows = sorted(range(5), key=lambda row: -lengths[row])
+    assert alike_in_length(rows, lengths) == [0, 1, 2]
+    assert alike_in_length(rows[3:], lengths) == [3, 4]
+    assert alike_in_length([0], lengths) == [0]
 
 
 def test_memory_that_is_not_enough_for_a_row_ends_it(
