@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
-from peftsweep.modalities.text.pocket.world import make_problems
+from peftsweep.modalities.text_world import make_problems
 
 EOS = 0
 

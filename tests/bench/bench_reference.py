@@ -135,7 +135,7 @@ def write_data(options: argparse.Namespace, work: Path) -> None:
 
 def read_rows(options: argparse.Namespace, count: int) -> tuple[Rows, Rows, Rows]:
     """Rows for training, for validation, and of the test. Training rows begin anew where there are fewer."""
-    from peftsweep.modalities.text.pocket.world import make_problems
+    from peftsweep.modalities.text_world import make_problems
 
     folder = os.environ.get("PEFTSWEEP_GSM8K")
     if folder:
@@ -153,7 +153,7 @@ def read_rows(options: argparse.Namespace, count: int) -> tuple[Rows, Rows, Rows
 def general_texts(count: int) -> list[str]:
     """Of the world that the rows are from: the embedded model knows no other."""
     from peftsweep.modalities.text.general import SHIPPED
-    from peftsweep.modalities.text.pocket.world import general_passages
+    from peftsweep.modalities.text_world import general_passages
 
     if not os.environ.get("PEFTSWEEP_GSM8K"):
         return general_passages(count)

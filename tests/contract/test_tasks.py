@@ -21,9 +21,9 @@ from peftsweep.modalities.image.pocket.world import concept_photos
 from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
-from peftsweep.modalities.text.pocket.world import make_problems
 from peftsweep.modalities.text.rows import Row
 from peftsweep.modalities.text.settings import MetamathConfig, SftConfig
+from peftsweep.modalities.text_world import make_problems
 
 TRAIN_ROWS, VALID_ROWS, TEST_ROWS = 24, 6, 5
 BATCH_SIZE, BUCKET_BATCHES = 4, 2  # a bucket of 8 rows divides the 24 of an epoch

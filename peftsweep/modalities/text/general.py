@@ -9,8 +9,8 @@ from pathlib import Path
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.load_errors import hub_data_errors
-from peftsweep.modalities.text.pocket.world import general_passages
-from peftsweep.modalities.text.rows import read_table, require_text
+from peftsweep.modalities.tables import read_table, require_text
+from peftsweep.modalities.text_world import general_passages
 
 SHIPPED = Path(__file__).parent / "general_text.jsonl"
 HUB_DATASET, HUB_CONFIG = "HuggingFaceFW/finewiki", "en"

@@ -18,12 +18,13 @@ from functools import lru_cache, partial
 
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.load_errors import hub_data_errors
+from peftsweep.modalities.tables import hold_out
 from peftsweep.modalities.text import answers
 from peftsweep.modalities.text.answers import is_correct, parse_answer
 from peftsweep.modalities.text.judging import Judgement, Judging
-from peftsweep.modalities.text.pocket.world import make_problems
-from peftsweep.modalities.text.rows import Row, Source, file_source, hold_out
+from peftsweep.modalities.text.rows import Row, Source, asked_of, file_source
 from peftsweep.modalities.text.settings import MetamathConfig
+from peftsweep.modalities.text_world import make_problems
 
 VERSION = 2
 EMBEDDED_ROWS = {"train": 6000, "valid": 256, "test": 300}
@@ -82,7 +83,7 @@ def _hub_split(config: MetamathConfig, split: str) -> list[Row]:
         return short_rows(_hub_rows(TRAIN_DATASET, None, "train", "query", "response"), config.max_characters)
     rows = _hub_rows(TEST_DATASET, TEST_CONFIG, "train" if split == "valid" else "test", "question", "answer")
     if split == "valid":
-        rows = hold_out(rows, config.valid_rows)[1]
+        rows = hold_out(rows, config.valid_rows, asked_of)[1]
     return [Row(row.prompt, in_metamath_words(row.response)) for row in rows]
 
 

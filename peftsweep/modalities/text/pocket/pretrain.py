@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peftsweep.modalities.pretraining import pretrain
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
-from peftsweep.modalities.text.pocket.world import make_problems, pretraining_documents
+from peftsweep.modalities.text_world import make_problems, pretraining_documents
 
 BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
 # Turns in the words of the task's template, so that chats can be tried offline.

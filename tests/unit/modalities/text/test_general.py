@@ -6,7 +6,7 @@ import pytest
 from peftsweep.errors import DataError
 from peftsweep.modalities.text import general
 from peftsweep.modalities.text.general import build_general_texts
-from peftsweep.modalities.text.pocket.world import general_passages
+from peftsweep.modalities.text_world import general_passages
 
 
 def test_auto_is_the_miniatures_own_text_for_embedded_models() -> None:

@@ -8,7 +8,9 @@ import datasets
 import pytest
 
 from peftsweep.errors import DataError
-from peftsweep.modalities.text.rows import Row, choose_columns, digest_of_rows, hold_out, read_rows, read_table
+from peftsweep.modalities import tables
+from peftsweep.modalities.tables import read_table
+from peftsweep.modalities.text.rows import Row, asked_of, choose_columns, digest_of_rows, read_rows
 
 RECORDS = [{"question": "What is 1 + 1?", "answer": "2"}, {"question": "And 2 + 2?", "answer": "4, of course"}]
 ROWS = [Row("What is 1 + 1?", "2"), Row("And 2 + 2?", "4, of course")]
@@ -202,33 +204,33 @@ def numbered(count: int) -> list[Row]:
 
 
 def test_held_out_rows_and_kept_rows_are_all_rows_and_disjoint() -> None:
-    kept, held_out = hold_out(numbered(50), 8)
+    kept, held_out = tables.hold_out(numbered(50), 8, asked_of)
     assert len(held_out) == 8
     assert sorted(kept + held_out, key=str) == sorted(numbered(50), key=str)
 
 
 def test_kept_rows_stay_in_their_order() -> None:
-    kept, _ = hold_out(numbered(50), 8)
+    kept, _ = tables.hold_out(numbered(50), 8, asked_of)
     assert kept == [row for row in numbered(50) if row in kept]
 
 
 def test_held_out_rows_are_drawn_at_random_and_always_the_same() -> None:
-    assert hold_out(numbered(50), 8) == hold_out(numbered(50), 8)
-    assert hold_out(numbered(50), 8)[1] not in (numbered(50)[:8], numbered(50)[-8:])
+    assert tables.hold_out(numbered(50), 8, asked_of) == tables.hold_out(numbered(50), 8, asked_of)
+    assert tables.hold_out(numbered(50), 8, asked_of)[1] not in (numbered(50)[:8], numbered(50)[-8:])
 
 
 def test_more_held_out_rows_begin_with_the_fewer() -> None:
-    assert hold_out(numbered(50), 8)[1][:5] == hold_out(numbered(50), 5)[1]
+    assert tables.hold_out(numbered(50), 8, asked_of)[1][:5] == tables.hold_out(numbered(50), 5, asked_of)[1]
 
 
 def test_at_most_a_fifth_is_held_out() -> None:
-    kept, held_out = hold_out(numbered(12), 1000)
+    kept, held_out = tables.hold_out(numbered(12), 1000, asked_of)
     assert (len(kept), len(held_out)) == (10, 2)
 
 
 def test_too_few_rows_to_hold_one_out_are_refused() -> None:
     with pytest.raises(DataError, match=r"at least five, got 4.*task\.valid_files"):
-        hold_out(numbered(4), 1)
+        tables.hold_out(numbered(4), 1, asked_of)
 
 
 def test_the_digest_follows_text_order_and_the_bounds_between_columns() -> None:

@@ -25,10 +25,10 @@ from typing import NamedTuple
 
 import yaml
 
-_WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
-NAMES: dict[str, list[str]] = _WORDS["names"]  # by pronoun
-THINGS, HOLDERS, DAYS = _WORDS["things"], _WORDS["holders"], _WORDS["days"]
-GAINS, LOSSES, QUESTIONS = _WORDS["gains"], _WORDS["losses"], _WORDS["questions"]
+WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+NAMES: dict[str, list[str]] = WORDS["names"]  # by pronoun
+THINGS, HOLDERS, DAYS = WORDS["things"], WORDS["holders"], WORDS["days"]
+GAINS, LOSSES, QUESTIONS = WORDS["gains"], WORDS["losses"], WORDS["questions"]
 LARGEST = 99  # every number in a story stays below a hundred
 TRAIN_SHARE, VALID_SHARE = 0.8, 0.1  # the rest is test
 
@@ -196,8 +196,8 @@ def make_problems(split: str, count: int, seed: int = 0) -> list[Problem]:
 
 def make_passage(rng: random.Random) -> str:
     """A few sentences that are no problem: the general text on which forgetting is measured."""
-    passage = rng.choice(_WORDS["passages"])
-    kinds = _WORDS | NAMES | {"people": NAMES["she"] + NAMES["he"]}
+    passage = rng.choice(WORDS["passages"])
+    kinds = WORDS | NAMES | {"people": NAMES["she"] + NAMES["he"]}
     words: dict[str, str] = {}
     for slots, kind in passage["draws"].items():
         names = slots.split()

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from peftsweep.modalities.text.answers import parse_answer
-from peftsweep.modalities.text.pocket.world import (
+from peftsweep.modalities.text_world import (
     LARGEST,
     general_passages,
     make_fact,

@@ -1,0 +1,119 @@
+"""Scenes of a few people, and what can be said of them: what the embedded encoder is taught.
+
+    Mia has a red cat. Omar lives near the lake. Ruth gives a kite to Omar on Monday. Ruth has a blue cat.
+
+Pre-training says again, in other words, what a scene tells ("The cat of Mia is red. Omar gets a kite from Ruth on
+Monday."). So the base model binds a colour to its owner, and knows who gives and who gets. It never sees a claim that
+is wrong, nor that anybody asks: fine-tuning teaches that. Each wrong claim is made of words of its own scene, so that
+words alone tell nothing. Everything follows from a `random.Random`; no text comes from elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from peftsweep.modalities.text_world import DAYS, NAMES, THINGS, WORDS, make_passage, split_of
+
+PEOPLE = NAMES["she"] + NAMES["he"]
+ANIMALS, COLOURS, PLACES, HOLDERS = WORDS["animals"], WORDS["colours"], WORDS["places"], WORDS["holders"]
+CLAIMS = ("true", "false", "open")  # told so, told otherwise, not told
+ROLES = ("GIVER", "TAKER", "GIFT", "OWNER")  # of the words of a sentence, as tags
+# What a sentence says of its slots, how a scene tells it, and how it is said again. `wrong`: the slots of which one is
+# exchanged for another word of the scene in a wrong claim.
+Slots = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Kind:
+    told: tuple[str, ...]
+    again: tuple[str, ...]
+    wrong: tuple[str, ...]
+
+
+KINDS = {
+    "pet": Kind(
+        ("{name} has a {colour} {animal}.", "A {colour} {animal} is with {name}."),
+        ("The {animal} of {name} is {colour}.", "It is {name} who has the {colour} {animal}."),
+        ("colour", "animal"),
+    ),
+    "home": Kind(
+        ("{name} lives near the {place}.", "Near the {place} is the house of {name}."),
+        ("The {place} is near the house of {name}.", "It is near the {place} that {name} lives."),
+        ("place",),
+    ),
+    "store": Kind(
+        ("{name} keeps {number} {things} in a {holder}.", "In the {holder} of {name} there are {number} {things}."),
+        ("The {holder} of {name} holds {number} {things}.", "The {things} of {name} are {number}, in a {holder}."),
+        ("number", "things", "holder"),
+    ),
+    "gift": Kind(
+        ("{name} gives a {gift} to {taker} on {day}.", "On {day} {taker} gets a {gift} from {name}."),
+        ("The {gift} that {taker} gets is from {name}.", "On {day} a {gift} goes from {name} to {taker}."),
+        ("gift", "name"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One sentence of a scene."""
+
+    kind: str
+    slots: Slots
+    form: int
+
+    @property
+    def told(self) -> str:
+        return KINDS[self.kind].told[self.form].format(**self.slots)
+
+
+@dataclass(frozen=True)
+class Scene:
+    facts: tuple[Fact, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(fact.told for fact in self.facts)
+
+
+def make_scene(rng: random.Random) -> Scene:
+    """Two people, both told of in one way at least, so that one's words can be said of the other."""
+    names = rng.sample(PEOPLE, 2)
+    kinds = rng.sample(list(KINDS), 2)
+    facts = [Fact(kind, _slots(rng, kind, name, names), rng.randrange(2)) for kind in kinds[:1] for name in names]
+    facts.append(Fact(kinds[1], _slots(rng, kinds[1], rng.choice(names), names), rng.randrange(2)))
+    rng.shuffle(facts)
+    return Scene(tuple(facts))
+
+
+def _slots(rng: random.Random, kind: str, name: str, names: list[str]) -> Slots:
+    taker = next(other for other in names if other != name)
+    drawn = {
+        "pet": {"colour": COLOURS, "animal": ANIMALS},
+        "home": {"place": PLACES},
+        "store": {"number": [str(number) for number in range(2, 10)], "things": THINGS, "holder": HOLDERS},
+        "gift": {"gift": [thing.rstrip("s") for thing in THINGS], "day": DAYS},
+    }[kind]
+    return {"name": name, "taker": taker} | {slot: rng.choice(words) for slot, words in drawn.items()}
+
+
+def restated(rng: random.Random, fact: Fact) -> str:
+    return rng.choice(KINDS[fact.kind].again).format(**fact.slots)
+
+
+def pretraining_rows(seed: int) -> Iterator[tuple[str, str]]:
+    """Endless (text, pair): general passages alone, or a scene, after some of them or none, and what is said of it
+    again. Scenes are those of the training split."""
+    rng = random.Random(f"encoder-{seed}")
+    while True:
+        before = [make_passage(rng) for _ in range(rng.choice([0, 0, 0, 1, 2]))]
+        if len(before) > 1 or rng.random() < 0.1:
+            yield " ".join([*before, make_passage(rng)]), ""
+            continue
+        scene = make_scene(rng)
+        if split_of(scene.text) != "train":
+            continue
+        again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
+        yield " ".join([*before, scene.text]), " ".join(again)
