@@ -18,6 +18,7 @@ from peftsweep.modalities.text_world import DAYS, NAMES, THINGS, WORDS, make_pas
 
 PEOPLE = NAMES["she"] + NAMES["he"]
 ANIMALS, COLOURS, PLACES, HOLDERS = WORDS["animals"], WORDS["colours"], WORDS["places"], WORDS["holders"]
+GIFTS = [thing.rstrip("s") for thing in THINGS if thing[0] not in "aeiou"]
 CLAIMS = ("true", "false", "open")  # told so, told otherwise, not told
 ROLES = ("GIVER", "TAKER", "GIFT", "OWNER")  # of the words of a sentence, as tags
 # What a sentence says of its slots, how a scene tells it, and how it is said again. `wrong`: the slots of which one is
@@ -51,7 +52,7 @@ KINDS = {
     "gift": Kind(
         ("{name} gives a {gift} to {taker} on {day}.", "On {day} {taker} gets a {gift} from {name}."),
         ("The {gift} that {taker} gets is from {name}.", "On {day} a {gift} goes from {name} to {taker}."),
-        ("gift", "name"),
+        ("gift", "day"),
     ),
 }
 
@@ -77,6 +78,12 @@ class Scene:
     def text(self) -> str:
         return " ".join(fact.told for fact in self.facts)
 
+    @property
+    def shared(self) -> str:
+        """What is told of both."""
+        kinds = [fact.kind for fact in self.facts]
+        return max(kinds, key=kinds.count)
+
 
 def make_scene(rng: random.Random) -> Scene:
     """Two people, both told of in one way at least, so that one's words can be said of the other."""
@@ -94,7 +101,7 @@ def _slots(rng: random.Random, kind: str, name: str, names: list[str]) -> Slots:
         "pet": {"colour": COLOURS, "animal": ANIMALS},
         "home": {"place": PLACES},
         "store": {"number": [str(number) for number in range(2, 10)], "things": THINGS, "holder": HOLDERS},
-        "gift": {"gift": [thing.rstrip("s") for thing in THINGS], "day": DAYS},
+        "gift": {"gift": GIFTS, "day": DAYS},
     }[kind]
     return {"name": name, "taker": taker} | {slot: rng.choice(words) for slot, words in drawn.items()}
 
@@ -117,3 +124,33 @@ def pretraining_rows(seed: int) -> Iterator[tuple[str, str]]:
             continue
         again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
         yield " ".join([*before, scene.text]), " ".join(again)
+
+
+def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, str]]:
+    """`count` different (scene, claim, one of CLAIMS) of a split, as many of each class as can be."""
+    rng = random.Random(f"claims-{split}-{seed}")
+    found: dict[tuple[str, str], str] = {}
+    while len(found) < count:
+        scene, label = make_scene(rng), CLAIMS[len(found) % len(CLAIMS)]
+        claim = make_claim(rng, scene, label)
+        if claim is not None and split_of(scene.text) == split:
+            found.setdefault((scene.text, claim), label)
+    return [(text, claim, label) for (text, claim), label in found.items()]
+
+
+def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
+    """What is said of one of a scene's people: as told, with a word that is told of the other, or what is told of
+    neither. None where the two are told of alike."""
+    fact, other = rng.sample([fact for fact in scene.facts if fact.kind == scene.shared], 2)
+    if label == "true":
+        return restated(rng, fact)
+    if label == "open":
+        untold = rng.choice([kind for kind in KINDS if kind not in {one.kind for one in scene.facts}])
+        names = [fact.slots["name"], other.slots["name"]]
+        return restated(rng, Fact(untold, _slots(rng, untold, names[0], names), 0))
+    form, kind = rng.choice(KINDS[fact.kind].again), KINDS[fact.kind]
+    differ = [slot for slot in kind.wrong if f"{{{slot}}}" in form and fact.slots[slot] != other.slots[slot]]
+    if not differ:
+        return None
+    wrong = rng.choice(differ)
+    return form.format(**fact.slots | {wrong: other.slots[wrong]})
