@@ -25,7 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 from peftsweep.config.schema import JobConfig, ModelConfig, TaskConfig
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
-MODALITIES = {"text": "peftsweep.modalities.text.modality", "image": "peftsweep.modalities.image.modality"}
+MODALITIES = {
+    "text": "peftsweep.modalities.text.modality",
+    "image": "peftsweep.modalities.image.modality",
+    "encoder": "peftsweep.modalities.encoder.modality",
+}
 ENTRY_POINTS = "peftsweep.modalities"
 
 

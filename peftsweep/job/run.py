@@ -122,6 +122,7 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
     if config.hparams.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
     set_seed(config.seed)
+    task.add_head(base.model)
     attached = attach_method(
         base.model,
         config.method,

@@ -1,11 +1,12 @@
-"""The order in which training meets its rows: seeded, every row once an epoch, rows of like length together."""
+"""Which rows training meets together: in a seeded order, every row once an epoch, rows of like length in one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import torch
+from torch import Tensor
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, bucket_batches: int, seed: int) -> Iterator[list[int]]:
@@ -27,3 +28,17 @@ def batch_order(lengths: Sequence[int], batch_size: int, bucket_batches: int, se
         bucket.sort(key=lambda row: -lengths[row])
         for position in torch.randperm(bucket_batches, generator=generator).tolist():
             yield bucket[position * batch_size : (position + 1) * batch_size]
+
+
+def split_batch(batch: Mapping[str, Tensor], max_tokens: int) -> list[Mapping[str, Tensor]]:
+    """The rows of a padded batch in parts of at most so many tokens, padding counted, and of one row at least: the
+    longest first, so that rows of like length meet, each part as wide as its own longest row."""
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    parts: list[Mapping[str, Tensor]] = []
+    while order:
+        width = lengths[order[0]]
+        count = max(1, max_tokens // width)
+        rows, order = order[:count], order[count:]
+        parts.append({key: tensor[rows, :width] if tensor.dim() > 1 else tensor[rows] for key, tensor in batch.items()})
+    return parts

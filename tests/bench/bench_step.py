@@ -24,8 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.modalities.base import Batch, BatchLoss
+from peftsweep.modalities.order import split_batch
 from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, needs_mask
-from peftsweep.modalities.text.tokens import split_batch
 
 VOCABULARY = 49_152
 

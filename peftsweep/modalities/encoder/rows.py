@@ -48,6 +48,16 @@ class LabelledSource:
     origin: Callable[[str], str]
     number: Callable[[], bool]
 
+    def require(self, splits: Sequence[str]) -> None:
+        """Read these splits. Raises DataError for a label that no training row has."""
+        known = set(self.classes())
+        for split in splits:
+            for position, row in enumerate(self.read(split), start=1):
+                if known and row.label not in known:
+                    fix = "Mend the label, or give training rows of this class."
+                    source = f"{self.origin(split)}, row {position}"
+                    raise DataError(Problem("a label must be one that training rows have", row.label, source, fix))
+
     def classes(self) -> list[str]:
         """Names of the classes, from the training rows, in their order as numbers or as words; none for numbers.
         Raises DataError for a single one."""

@@ -15,11 +15,11 @@ from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
+from peftsweep.modalities.order import split_batch
 from peftsweep.modalities.skeleton import described_source, known_architecture
 from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, rows_at_once
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.task import build_text_task
-from peftsweep.modalities.text.tokens import split_batch
 from peftsweep.modalities.wrapped import base_of
 
 # Attention of other packages keeps what torch's own kernels keep.

@@ -33,7 +33,7 @@ from peftsweep.modalities.text.loss import (
 from peftsweep.modalities.text.rows import Row, Source, digest_of_rows
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.tasks import TASK_MODULES, build_source
-from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, split_batch, tokenize
+from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, tokenize
 from peftsweep.modalities.wrapped import evaluating
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,9 @@ class TextTask:
 
     def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
         return split_batch(batch, max_tokens)
+
+    def add_head(self, model: nn.Module) -> None:
+        pass
 
     def prepare(self, model: nn.Module) -> None:
         self._fused = self._hparams.fused_loss and supports_fused_loss(model)

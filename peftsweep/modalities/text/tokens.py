@@ -168,17 +168,3 @@ def collate(
         first = 0 if loss_on_prompt else int(tokens.prompt_lengths[index])
         labels[position, first : len(row)] = ids[first:]
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-
-
-def split_batch(batch: Mapping[str, Tensor], max_tokens: int) -> list[Mapping[str, Tensor]]:
-    """The rows of a padded batch in parts of at most so many tokens, padding counted, and of one row at least: the
-    longest first, so that rows of like length meet, each part as wide as its own longest row."""
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    parts: list[Mapping[str, Tensor]] = []
-    while order:
-        width = lengths[order[0]]
-        count = max(1, max_tokens // width)
-        rows, order = order[:count], order[count:]
-        parts.append({key: tensor[rows, :width] for key, tensor in batch.items()})
-    return parts

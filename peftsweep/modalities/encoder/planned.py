@@ -1,0 +1,91 @@
+"""What a plan must know of encoders: a model without weights, its longest row, a step on such rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
+from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
+from peftsweep.modalities.encoder.loader import load_tokenizer, require_encoder
+from peftsweep.modalities.encoder.rows import build_source
+from peftsweep.modalities.encoder.settings import ClassifyConfig
+from peftsweep.modalities.encoder.task import ClassifyTask
+from peftsweep.modalities.load_errors import model_errors
+from peftsweep.modalities.loading import base_location
+from peftsweep.modalities.order import split_batch
+from peftsweep.modalities.skeleton import described_source, known_architecture
+from peftsweep.modalities.wrapped import on_device_of
+
+
+@dataclass(frozen=True)
+class EncoderStep:
+    """Rows of equal length."""
+
+    batch: Batch
+
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
+        inputs = on_device_of(model, batch)
+        labels = inputs.pop("labels")
+        losses = functional.cross_entropy(model(**inputs).logits.float(), labels, reduction="sum")
+        return BatchLoss(losses, torch.zeros((), device=labels.device))
+
+    def targets(self, batch: Batch) -> int:
+        return len(batch["labels"])
+
+    def tokens(self, batch: Batch) -> int:
+        return batch["input_ids"].numel()
+
+    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
+        return split_batch(batch, max_tokens)
+
+
+def build_encoder_step(rows: int, tokens: int) -> EncoderStep:
+    ids = torch.zeros((rows, tokens), dtype=torch.int64, device="cpu")
+    labels = torch.zeros(rows, dtype=torch.int64, device="cpu")
+    return EncoderStep({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+
+
+def longest_row(model: ModelConfig, task: ClassifyConfig, hparams: HparamsConfig, skeleton: Skeleton) -> Length:
+    """Of the tokenised training data where rows and tokenizer are on this machine, else what rows are cut to."""
+    if model.id == EMBEDDED or Path(model.id).expanduser().is_dir():
+        try:
+            tokenizer = load_tokenizer(model, base_location(model))
+            base = BaseModel(skeleton.model, tokenizer, "", model.id == EMBEDDED)
+            source = build_source(task, embedded_model=base.is_embedded)
+            found = ClassifyTask(task, hparams, source, base).longest_training_row()
+            return Length(found, f"the longest training row has {found} tokens")
+        except (OSError, ValueError):  # DataError and ModelError are ValueErrors: the job itself will say why
+            pass
+    limit = hparams.max_seq_length
+    return Length(limit, f"rows of hparams.max_seq_length={limit} tokens: no training data at hand")
+
+
+def build_encoder_skeleton(model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
+    """See `modalities.base.Modality.build_skeleton`."""
+    known = known_architecture(model)
+    if known is not None:
+        config = AutoConfig.for_model(**known)
+    else:
+        location = base_location(model)
+        with model_errors(model.id):
+            config = AutoConfig.from_pretrained(
+                location, revision=model.revision, trust_remote_code=model.trust_remote_code
+            )
+    require_encoder(config, model.id)
+    if one_of_each:
+        config.num_hidden_layers = 1
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:1]
+    options = {"dtype": dtype, "attn_implementation": model.attn_implementation or "sdpa"}
+    with model_errors(model.id):
+        built = AutoModelForSequenceClassification.from_config(
+            config, trust_remote_code=model.trust_remote_code, **options
+        )
+    return Skeleton(built, described_source(model), config.to_dict())
