@@ -64,9 +64,51 @@ FLUX2: Roles = {
     "rowwise": [*FLUX_OUT, "linear_out"],
 }
 
+# Encoders: one name, output.dense, stands for the end of attention and of the MLP alike.
+BERT_LIKE: Roles = {
+    "attention": ["query", "key", "value", "attention.output.dense"],
+    "mlp": r".*\.layer\.\d+\.(intermediate|output)\.dense",
+    "linear": ["query", "key", "value", "intermediate.dense", "output.dense"],
+    "query_value": ["query", "value"],
+    "value": ["value"],
+    "norm": ["LayerNorm"],
+    "default": ["query", "value"],
+    "bias": ["value"],
+    "ia3": ["key", "value", "output.dense"],
+    "ia3_feedforward": ["output.dense"],
+    "colwise": ["query", "key", "value", "intermediate.dense"],
+    "rowwise": ["output.dense"],
+}
+
+
+def _renamed(roles: Roles, names: dict[str, str]) -> Roles:
+    """The same roles where the modules are called otherwise."""
+    return {
+        role: modules if isinstance(modules, str) else list(dict.fromkeys(names.get(name, name) for name in modules))
+        for role, modules in roles.items()
+    }
+
+
+DEBERTA = _renamed(BERT_LIKE, {"query": "query_proj", "key": "key_proj", "value": "value_proj"})
+# Queries, keys and values are made in one layer, which so plays each of these roles.
+MODERNBERT: Roles = _renamed(
+    BERT_LIKE | {"mlp": ["mlp.Wi", "mlp.Wo"], "norm": ["attn_norm", "mlp_norm"]},
+    {
+        **dict.fromkeys(("query", "key", "value"), "Wqkv"),
+        "attention.output.dense": "attn.Wo",
+        "intermediate.dense": "Wi",
+        "output.dense": "Wo",
+    },
+)
+
 # Keys are `config.model_type` for transformers and the class name for diffusers models.
 LLAMAS = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "granite"]
-TARGETS: dict[str, Roles] = dict.fromkeys(LLAMAS, LLAMA_LIKE) | {"Flux2Transformer2DModel": FLUX2}
+BERTS = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "esm"]
+TARGETS: dict[str, Roles] = (
+    dict.fromkeys(LLAMAS, LLAMA_LIKE)
+    | dict.fromkeys(BERTS, BERT_LIKE)
+    | {"deberta-v2": DEBERTA, "modernbert": MODERNBERT, "Flux2Transformer2DModel": FLUX2}
+)
 
 # Types whose default is not LoRA's: what the method rescales or retrains is a different kind of module.
 DEFAULT_ROLES = {PeftType.LN_TUNING: "norm", PeftType.OSF: "linear", PeftType.BEFT: "bias"}

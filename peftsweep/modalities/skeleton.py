@@ -20,6 +20,7 @@ ARCHITECTURES = Path(__file__).with_name("architectures.yaml")
 # A model's lists of equal blocks -> the key of its configuration that says how many.
 BLOCKS = {
     "layers": "num_hidden_layers",
+    "layer": "num_hidden_layers",
     "transformer_blocks": "num_layers",
     "single_transformer_blocks": "num_single_layers",
 }
