@@ -79,7 +79,8 @@ class MethodConfig:
     """A PEFT method, or full fine-tuning. One YAML of conf/method each, holding what differs from peft's defaults."""
 
     name: str = NEEDED
-    peft_type: str | None = None  # a member of peft.PeftType; null: full fine-tuning
+    peft_type: str | None = None  # a member of peft.PeftType; null: no adapter, the model's own weights train
+    trains: str = one_of("all", ("all", "head"))  # of these: all of them, or the task's new head alone
     paper: str = ""  # link
     capacity: int | None = number(None, low=1)  # value of the method's own size knob; null: it has none
     capacity_knob: str = ""  # what the knob is: rank, block size, virtual tokens, ...
@@ -110,6 +111,7 @@ class HparamsConfig:
 
     lr: float = number(1e-4, above=0)  # the rate that trains
     lr_scale: float = number(1.0, above=0)  # factor from published learning rates, and their ranges, to this model's
+    head_lr: float | None = number(None, above=0)  # of a new head, the same for all methods; null: lr
     max_steps: int = number(5000, low=1)  # optimizer steps
     batch_size: int = number(4, low=1)  # rows that are drawn together
     gradient_accumulation: int = number(1, low=1)  # batches per optimizer step

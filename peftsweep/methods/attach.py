@@ -19,7 +19,7 @@ from peftsweep.config.schema import MethodConfig
 from peftsweep.errors import MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
-from peftsweep.methods.optimizers import find_optimizer, taking, with_fused_step
+from peftsweep.methods.optimizers import find_optimizer, taking, with_fused_step, with_own_rate
 from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
@@ -32,6 +32,12 @@ class AttachedMethod:
 
     model: nn.Module  # PeftModel, or the base model itself for full fine-tuning
     hook: MethodHook
+    head: tuple[str, ...] = ()  # names of modules that the task has added, and every method trains
+
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        """Of the trainable parameters those of the head."""
+        trained = self.trainable_parameters().items()
+        return {name: weight for name, weight in trained if _is_of(name, self.head)}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter. Ask after the optimizer is built: a hook may freeze some (LoRA-FA)."""
@@ -76,6 +82,7 @@ def attach_method(
     total_steps: int,
     task_type: str | None = "CAUSAL_LM",
     adapter_float32: bool = True,
+    head: tuple[str, ...] = (),
     tokenizer: Any = None,
     calibration_batches: Sequence[Batch] = (),
     loss: Loss | None = None,
@@ -84,7 +91,7 @@ def attach_method(
 
     total_steps: optimizer steps of the run, for methods with a schedule; task_type: a peft TaskType, None for models
     that aren't language models; adapter_float32: hold adapter weights in float32 beside a 16-bit base;
-    loss: mean loss of the model on one of the calibration_batches, once it is on the device; None: as a language model
+    head: see AttachedMethod; loss: mean loss of the model on one of the calibration_batches, once it is on the device; None: as a language model
     computes it from labels.
     Full fine-tuning trains all weights in the base model's own dtype, as the reference benchmark does.
     Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
@@ -95,7 +102,9 @@ def attach_method(
                 rule = f"full fine-tuning needs weights in floating point, but {name} is quantised"
                 fix = "Set model.dtype=bfloat16."
                 raise MethodError(Problem(rule, str(weight.dtype), f"method={method.name}", fix))
-        return AttachedMethod(model.requires_grad_(True), MethodHook())
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(method.trains == "all" or _is_of(name, head))
+        return AttachedMethod(model, MethodHook(), head)
     hook = build_hook(method.hook)
     context = HookContext(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
     with _explained(method, model):
@@ -106,7 +115,12 @@ def attach_method(
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=adapter_float32)
         hook.calibrate(peft_model, context)
         _shrink_storages(tensor for tensor in _tensors(peft_model) if id(tensor) not in of_base)
-    return AttachedMethod(peft_model, hook)
+    return AttachedMethod(peft_model, hook, head)
+
+
+def _is_of(name: str, modules: Sequence[str]) -> bool:
+    """Whether a parameter lies in one of these modules."""
+    return not set(name.split(".")).isdisjoint(modules)
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
@@ -185,12 +199,16 @@ def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
 
 
 def build_optimizer(
-    attached: AttachedMethod, name: str, *, lr: float, weight_decay: float, **kwargs: Any
+    attached: AttachedMethod, name: str, *, lr: float, weight_decay: float, head_lr: float | None = None, **kwargs: Any
 ) -> torch.optim.Optimizer:
-    """An optimizer over the method's parameters. Raises ConfigError for an unknown class or an argument that it
-    doesn't take."""
+    """An optimizer over the method's parameters. head_lr: of the task's own head; None: lr. Raises ConfigError for an
+    unknown class or an argument that it doesn't take."""
     optimizer_class, arguments = find_optimizer(name), kwargs | {"weight_decay": weight_decay}
     with taking(name, arguments):
         own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
         trained = list(attached.trainable_parameters().values())
-        return own or optimizer_class(trained, lr=lr, **with_fused_step(optimizer_class, arguments, trained))  # type: ignore[call-arg]
+        fused = with_fused_step(optimizer_class, arguments, trained)
+        optimizer: torch.optim.Optimizer = own or optimizer_class(trained, lr=lr, **fused)  # type: ignore[call-arg]
+    if head_lr is not None:
+        with_own_rate(optimizer, list(attached.head_parameters().values()), head_lr)
+    return optimizer

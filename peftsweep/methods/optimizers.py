@@ -49,6 +49,25 @@ def with_fused_step(
     return {**arguments, "fused": True} if has_kernel else dict(arguments)
 
 
+def with_own_rate(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter], lr: float) -> None:
+    """Move weights to groups of their own, which have another rate. What a group lists beside its weights, as LoRA-FA's
+    optimizer does, goes along."""
+    apart = {id(weight) for weight in weights}
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.param_groups:
+        is_apart = [id(weight) in apart for weight in group["params"]]
+        for side in (False, True):
+            if side in is_apart:
+                chosen = {
+                    key: [one for one, where in zip(value, is_apart, strict=True) if where is side]
+                    if isinstance(value, list) and len(value) == len(is_apart)
+                    else value
+                    for key, value in group.items()
+                }
+                groups.append(chosen | ({"lr": lr} if side else {}))
+    optimizer.param_groups[:] = groups
+
+
 def check_optimizer(hparams: HparamsConfig) -> None:
     """Raises ConfigError for a class or arguments with which none can be built, on a weight of two dimensions."""
     optimizer_class: Any = find_optimizer(hparams.optimizer)

@@ -203,9 +203,9 @@ class Task(TrainableTask, Protocol):
         """Endless batches on the host, every row once an epoch, in an order that follows the seed; `skip` batches are
         left out."""
 
-    def add_head(self, model: nn.Module) -> None:
+    def add_head(self, model: nn.Module) -> tuple[str, ...]:
         """Draw what the task adds to the base model and every method trains, once the seed is set and before a method
-        is attached. Nothing for most."""
+        is attached; answer the names of these modules. None for most."""
 
     def prepare(self, model: nn.Module) -> None:
         """Called once when the method is attached, before the first loss."""

@@ -139,6 +139,7 @@ _ROWS: tuple[Metric, ...] = (
            "training tokens", direction=NEITHER, unit="tokens"),
     Metric("adapter/trainable_params", "parameters that training changes",
            "trainable parameters", "params parameters", column="parameters"),
+    Metric("adapter/head_params", "parameters of a task's own head, which every method trains", direction=NEITHER),
     Metric("adapter/total_params", "parameters of base and adapter", "all parameters", direction=NEITHER),
     Metric("adapter/file_bytes", "size of the saved adapter", "adapter size", "size", column="adapter"),
     Metric("energy/train_joules", "energy of the accelerator over training steps",

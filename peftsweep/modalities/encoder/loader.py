@@ -16,6 +16,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging as transformers_logging
 
 from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.errors import ModelError, Problem
@@ -71,6 +72,7 @@ def load_encoder(spec: ModelConfig, location: str, device: torch.device) -> Base
         else:
             placement = {"dtype": getattr(torch, spec.dtype)}
         how = {"config": config, "output_loading_info": True, "attn_implementation": spec.attn_implementation}
+        transformers_logging.set_verbosity_error()  # that a head is new is no news
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(location, **how, **options, **placement)
         with_words: Any = AutoModelForMaskedLM.from_pretrained(location, **how, **options, **placement)
     model, info = loaded
@@ -96,8 +98,9 @@ def load_tokenizer(spec: ModelConfig, location: str) -> Any:
         return AutoTokenizer.from_pretrained(location, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
 
 
-def give_head(model: Any, classes: list[str]) -> None:
-    """A new head on the encoder, whose weights are drawn: for these classes, or a number where there are none."""
+def give_head(model: Any, classes: list[str]) -> tuple[str, ...]:
+    """A new head on the encoder, whose weights are drawn: for these classes, or a number where there are none. Answers
+    the names of its modules."""
     config = copy.deepcopy(model.config)
     config.num_labels = len(classes) or 1
     if classes:
@@ -107,10 +110,11 @@ def give_head(model: Any, classes: list[str]) -> None:
     with torch.device("meta"):
         fresh = type(model)(config)
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    for name, module in fresh.named_children():
-        if name in HEADS:
-            module.to_empty(device="cpu")
-            for part in module.modules():
-                model._init_weights(part)
-            setattr(model, name, module.to(device, dtype).eval())
+    heads = {name: module for name, module in fresh.named_children() if name in HEADS}
+    for name, module in heads.items():
+        module.to_empty(device="cpu")
+        for part in module.modules():
+            model._init_weights(part)
+        setattr(model, name, module.to(device, dtype).eval())
     model.config, model.num_labels = config, config.num_labels
+    return tuple(heads)

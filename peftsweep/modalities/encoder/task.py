@@ -18,7 +18,7 @@ from peftsweep.config.schema import HparamsConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.encoder.loader import give_head
 from peftsweep.modalities.encoder.rows import LabelledRow, LabelledSource, digest_of_rows
-from peftsweep.modalities.encoder.scores import OF_CLASSES, OF_NUMBERS, with_interval
+from peftsweep.modalities.encoder.scores import score_classes, score_numbers
 from peftsweep.modalities.encoder.settings import SCORES, ClassifyConfig
 from peftsweep.modalities.order import batch_order, split_batch
 from peftsweep.modalities.text_world import general_passages
@@ -112,9 +112,9 @@ class ClassifyTask:
     def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
         return split_batch(batch, max_tokens)
 
-    def add_head(self, model: nn.Module) -> None:
+    def add_head(self, model: nn.Module) -> tuple[str, ...]:
         """See modalities.base.Task: a new head, drawn from torch's generator."""
-        give_head(model, self._classes)
+        return give_head(model, self._classes)
 
     def prepare(self, model: nn.Module) -> None:
         pass
@@ -178,8 +178,8 @@ class ClassifyTask:
             {"accuracy": float(right.mean())},
             {"accuracy": share_interval(int(right.sum()), len(rows))},
         )
-        for name, score in OF_CLASSES.items():
-            metrics[name], intervals[name] = with_interval(score, told, predicted)
+        for name, (value, ends) in score_classes(told, predicted, len(self._classes)).items():
+            metrics[name], intervals[name] = value, ends
         items = [
             {
                 **_asked(row),
@@ -196,9 +196,9 @@ class ClassifyTask:
         mean, deviation = self._scale()
         predicted = logits[:, 0].numpy() * deviation + mean
         told = np.array([float(row.label) for row in rows])
-        metrics, intervals = {}, {}
-        for name, score in OF_NUMBERS.items():
-            metrics[name], intervals[name] = with_interval(score, told, predicted)
+        scored = score_numbers(told, predicted)
+        metrics = {name: value for name, (value, _) in scored.items()}
+        intervals = {name: ends for name, (_, ends) in scored.items()}
         items = [
             {**_asked(row), "target": row.label, "predicted": round(float(guess), 6)}
             for row, guess in zip(rows, predicted, strict=True)

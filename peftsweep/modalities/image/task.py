@@ -124,8 +124,8 @@ class ImageTask:
             prompts += [*self._split("test").prompts, *self._sample_prompts]
         self._encodings.learn_prompts(prompts)
 
-    def add_head(self, model: nn.Module) -> None:
-        pass
+    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+        return ()
 
     def prepare(self, model: nn.Module) -> None:
         """Photos and prompts are encoded here, before training is timed and its memory measured; the first samples are

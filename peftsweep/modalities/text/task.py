@@ -110,8 +110,8 @@ class TextTask:
     def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
         return split_batch(batch, max_tokens)
 
-    def add_head(self, model: nn.Module) -> None:
-        pass
+    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+        return ()
 
     def prepare(self, model: nn.Module) -> None:
         self._fused = self._hparams.fused_loss and supports_fused_loss(model)

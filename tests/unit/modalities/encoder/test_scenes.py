@@ -1,0 +1,50 @@
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from peftsweep.modalities.encoder.pocket.scenes import CLAIMS, KINDS, make_claims, make_scene, pretraining_rows
+from peftsweep.modalities.text_world import split_of
+
+CLAIMS_OF = {split: make_claims(split, 300) for split in ("train", "valid", "test")}
+
+
+def test_each_class_is_as_frequent_as_the_others() -> None:
+    for claims in CLAIMS_OF.values():
+        assert Counter(label for _, _, label in claims) == dict.fromkeys(CLAIMS, 100)
+
+
+def test_no_scene_is_in_two_splits() -> None:
+    scenes = [{text for text, _, _ in claims} for claims in CLAIMS_OF.values()]
+    assert not scenes[0] & scenes[1] | scenes[0] & scenes[2] | scenes[1] & scenes[2]
+    assert all(split_of(text) == split for split, claims in CLAIMS_OF.items() for text, _, _ in claims)
+
+
+def test_the_same_seed_makes_the_same_claims_and_another_makes_others() -> None:
+    assert make_claims("test", 30) == make_claims("test", 30) != make_claims("test", 30, seed=1)
+
+
+def test_what_a_scene_tells_of_two_people_is_told_of_both() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        scene = make_scene(rng)
+        told = [fact for fact in scene.facts if fact.kind == scene.shared]
+        assert len({fact.slots["name"] for fact in told}) == 2
+
+
+@pytest.mark.parametrize("label", ["true", "false"])
+def test_words_of_a_claim_are_words_of_its_scene(label: str) -> None:
+    """So that nobody tells right from wrong by words alone."""
+    form = set(" ".join(again for kind in KINDS.values() for again in kind.again).replace(".", " .").split())
+    for text, claim, told in CLAIMS_OF["train"]:
+        if told == label:
+            words = {word.strip(".,") for word in claim.split()} - {word.strip(".,") for word in form}
+            assert words <= {word.strip(".,") for word in text.split()}, (text, claim)
+
+
+def test_pre_training_reads_scenes_of_the_training_split_and_says_them_again() -> None:
+    rows = list(islice(pretraining_rows(seed=0), 300))
+    paired = [(text, pair) for text, pair in rows if pair]
+    assert 0.3 < len(paired) / len(rows) < 0.95
+    assert not any(label in pair for _, pair in paired for label in CLAIMS)
