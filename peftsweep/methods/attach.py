@@ -91,8 +91,8 @@ def attach_method(
 
     total_steps: optimizer steps of the run, for methods with a schedule; task_type: a peft TaskType, None for models
     that aren't language models; adapter_float32: hold adapter weights in float32 beside a 16-bit base;
-    head: see AttachedMethod; loss: mean loss of the model on one of the calibration_batches, once it is on the device; None: as a language model
-    computes it from labels.
+    head: see AttachedMethod; loss: mean loss of the model on one of the calibration_batches, once it is on the device;
+    None: as a language model computes it from labels.
     Full fine-tuning trains all weights in the base model's own dtype, as the reference benchmark does.
     Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
     """
@@ -109,6 +109,8 @@ def attach_method(
     context = HookContext(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
     with _explained(method, model):
         config = build_peft_config(method, hook, context, task_type)
+        if head and hasattr(config, "modules_to_save"):
+            config.modules_to_save = [*(config.modules_to_save or ()), *head]
         check_capacity(method, config, model)
         hook.prepare(config, context)
         of_base = {id(tensor) for tensor in _tensors(model)}

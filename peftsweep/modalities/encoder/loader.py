@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,8 +27,23 @@ from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
 from peftsweep.modalities.loading import quantised_placement, quiet, revision_of
 
-HEADS = ("classifier", "score")  # what peft trains beside an adapter, by the name of the module
-NOT_PRETRAINED = (*HEADS, "pooler", "head")  # of a model with a head of its own
+# Modules between an encoder's states and a class, as transformers' models call them. Those that a checkpoint doesn't
+# hold are the new head: also a pooler, which many have never pre-trained.
+HEADS = ("classifier", "score", "pooler", "head")
+
+
+@dataclass(frozen=True)
+class EncoderParts:
+    """What stands around an encoder. words: the checkpoint's head for hidden words, None where it has none; head: the
+    modules that it doesn't hold."""
+
+    words: HiddenWords | None
+    head: tuple[str, ...]
+
+    def on(self, device: torch.device) -> EncoderParts:
+        if self.words is not None:
+            self.words.on(device)
+        return self
 
 
 class HiddenWords:
@@ -37,9 +55,8 @@ class HiddenWords:
         setattr(model, model.base_model_prefix, self._states)
         model.requires_grad_(False).eval()
 
-    def on(self, device: torch.device) -> HiddenWords:
+    def on(self, device: torch.device) -> None:
         self._model.to(device)
-        return self
 
     def __call__(self, states: Tensor) -> Tensor:
         """states: (b, s, h) -> logits (b, s, words)."""
@@ -72,17 +89,28 @@ def load_encoder(spec: ModelConfig, location: str, device: torch.device) -> Base
         else:
             placement = {"dtype": getattr(torch, spec.dtype)}
         how = {"config": config, "output_loading_info": True, "attn_implementation": spec.attn_implementation}
-        transformers_logging.set_verbosity_error()  # that a head is new is no news
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(location, **how, **options, **placement)
-        with_words: Any = AutoModelForMaskedLM.from_pretrained(location, **how, **options, **placement)
+        with _no_news_of_heads():
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(location, **how, **options, **placement)
+            with_words: Any = AutoModelForMaskedLM.from_pretrained(location, **how, **options, **placement)
     model, info = loaded
-    encoder = f"{model.base_model_prefix}."
-    new = tuple(f"{encoder}{name}" for name in NOT_PRETRAINED) + NOT_PRETRAINED
-    require_all_weights([name for name in info["missing_keys"] if not name.startswith(new)], spec.id)
+    missing = {key: next((name for name in HEADS if name in key.split(".")), "") for key in info["missing_keys"]}
+    require_all_weights([key for key, head in missing.items() if not head], spec.id)
     model.requires_grad_(False).eval()
     words = None if with_words[1]["missing_keys"] else HiddenWords(with_words[0])
+    parts = EncoderParts(words, tuple(name for name in HEADS if name in missing.values()))
     tokenizer = load_tokenizer(spec, location)
-    return BaseModel(model, tokenizer, revision_of(location, spec.revision), spec.id == EMBEDDED, words)
+    return BaseModel(model, tokenizer, revision_of(location, spec.revision), spec.id == EMBEDDED, parts)
+
+
+@contextmanager
+def _no_news_of_heads() -> Iterator[None]:
+    """transformers tells at length which weights are new: the head's, as they must be."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def require_encoder(config: Any, model_id: str) -> None:
@@ -98,9 +126,9 @@ def load_tokenizer(spec: ModelConfig, location: str) -> Any:
         return AutoTokenizer.from_pretrained(location, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
 
 
-def give_head(model: Any, classes: list[str]) -> tuple[str, ...]:
-    """A new head on the encoder, whose weights are drawn: for these classes, or a number where there are none. Answers
-    the names of its modules."""
+def give_head(model: Any, modules: Collection[str], classes: Sequence[str]) -> None:
+    """A new head on the encoder, whose weights are drawn: for these classes, or a number where there are none. modules:
+    the names of those that are new."""
     config = copy.deepcopy(model.config)
     config.num_labels = len(classes) or 1
     if classes:
@@ -110,11 +138,10 @@ def give_head(model: Any, classes: list[str]) -> tuple[str, ...]:
     with torch.device("meta"):
         fresh = type(model)(config)
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    heads = {name: module for name, module in fresh.named_children() if name in HEADS}
-    for name, module in heads.items():
-        module.to_empty(device="cpu")
-        for part in module.modules():
-            model._init_weights(part)
-        setattr(model, name, module.to(device, dtype).eval())
+    for path, module in list(fresh.named_modules()):
+        if path.rpartition(".")[2] in modules:
+            module.to_empty(device="cpu")
+            for part in module.modules():
+                model._init_weights(part)
+            model.set_submodule(path, module.to(device, dtype).eval().requires_grad_(False))
     model.config, model.num_labels = config, config.num_labels
-    return tuple(heads)

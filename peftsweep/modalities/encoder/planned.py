@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
-from peftsweep.modalities.encoder.loader import load_tokenizer, require_encoder
+from peftsweep.modalities.encoder.loader import EncoderParts, load_tokenizer, require_encoder
 from peftsweep.modalities.encoder.rows import build_source
 from peftsweep.modalities.encoder.settings import ClassifyConfig
 from peftsweep.modalities.encoder.task import ClassifyTask
@@ -57,7 +57,7 @@ def longest_row(model: ModelConfig, task: ClassifyConfig, hparams: HparamsConfig
     if model.id == EMBEDDED or Path(model.id).expanduser().is_dir():
         try:
             tokenizer = load_tokenizer(model, base_location(model))
-            base = BaseModel(skeleton.model, tokenizer, "", model.id == EMBEDDED)
+            base = BaseModel(skeleton.model, tokenizer, "", model.id == EMBEDDED, EncoderParts(None, ()))
             source = build_source(task, embedded_model=base.is_embedded)
             found = ClassifyTask(task, hparams, source, base).longest_training_row()
             return Length(found, f"the longest training row has {found} tokens")

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
-from peftsweep.modalities.encoder.loader import give_head
+from peftsweep.modalities.encoder.loader import EncoderParts, give_head
 from peftsweep.modalities.encoder.rows import LabelledRow, LabelledSource, digest_of_rows
 from peftsweep.modalities.encoder.scores import score_classes, score_numbers
 from peftsweep.modalities.encoder.settings import SCORES, ClassifyConfig
@@ -44,7 +44,8 @@ class ClassifyTask:
     ) -> None:
         self.name, self.version = config.name, VERSION
         self._config, self._hparams, self._source = config, hparams, source
-        self._tokenizer, self._words, self._progress = base.tokenizer, base.parts, progress
+        parts: EncoderParts = base.parts
+        self._tokenizer, self._words, self._head, self._progress = base.tokenizer, parts.words, parts.head, progress
         self._classes = source.classes()
         usual = SCORES["classes" if self._classes else "number"]
         self.score = config.score or usual[0]
@@ -114,7 +115,8 @@ class ClassifyTask:
 
     def add_head(self, model: nn.Module) -> tuple[str, ...]:
         """See modalities.base.Task: a new head, drawn from torch's generator."""
-        return give_head(model, self._classes)
+        give_head(model, self._head, self._classes)
+        return self._head
 
     def prepare(self, model: nn.Module) -> None:
         pass
