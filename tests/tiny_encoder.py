@@ -1,4 +1,4 @@
-"""A BERT of a few thousand random weights, and a tokenizer of whole words, for tests."""
+"""A BERT of some thousand random weights, and a tokenizer of whole words, for tests."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def save_tiny_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=64,

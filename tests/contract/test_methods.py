@@ -19,7 +19,7 @@ from peftsweep.methods.attach import AttachedMethod, attach_method, build_optimi
 from peftsweep.methods.catalog import NOT_SWEPT, method_files, read_method_file
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
-METHODS = method_files()
+METHODS = {name: path for name, path in method_files().items() if "text" in read_method_file(path).modalities}
 NEEDS_CUDA = {"loftq": "LoftQ quantises the base weights with bitsandbytes on a GPU"}
 VOCABULARY = AutoConfig.from_pretrained(LLAMA_FOLDER).vocab_size
 STEPS = 2

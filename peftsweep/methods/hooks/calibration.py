@@ -34,7 +34,7 @@ class Eva(CalibratedHook):
         context.require_batches("EVA")
         batches = [dict(batch) for batch in context.batches]
         which_vectors: dict[str, Any] = {}  # peft's choice: those of tokens in the loss
-        if "labels" in batches[0]:
+        if "labels" in batches[0] and batches[0]["labels"].dim() > 1:  # of tokens, not of rows
             in_loss = (batch["attention_mask"].bool() & (batch["labels"] != -100) for batch in batches)
             _require_for_eva(active_config(model), max(int(mask.sum()) for mask in in_loss), "tokens in the loss")
         else:

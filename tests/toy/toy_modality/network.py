@@ -73,6 +73,9 @@ class SumsTask(SumsLoss):
                 yield {key: tensor[chosen] for key, tensor in rows.items()}
             number += 1
 
+    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+        return ()
+
     def prepare(self, model: nn.Module) -> None: ...
 
     @torch.no_grad()

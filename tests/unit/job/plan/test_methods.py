@@ -17,7 +17,7 @@ from peftsweep.methods.catalog import method_files, read_method_file
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 
-METHODS = sorted(method_files())
+METHODS = sorted(name for name, path in method_files().items() if "text" in read_method_file(path).modalities)
 UNTRACEABLE = {"frod"}  # keeps the size of its sparse matrix in a tensor
 MUST_SEE_WEIGHTS = {"adamss", "adamss-asa", "kasa", "shira"}
 NEEDS_CUDA = {"loftq"}
