@@ -122,14 +122,14 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
     if config.hparams.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
     set_seed(config.seed)
-    head = task.add_head(base.model)
+    heads = task.add_heads(base.model)
     attached = attach_method(
         base.model,
         config.method,
         total_steps=config.hparams.max_steps,
         task_type=modality_of(config.model).peft_task_type,
         adapter_float32=config.hparams.adapter_float32,
-        head=head,
+        heads=heads,
         tokenizer=base.tokenizer,
         calibration_batches=calibration,
         loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
@@ -153,11 +153,7 @@ def _start(
     )
     scheduler = build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
     state = TrainingState(optimizer, scheduler, build_loss_scaler(attached.model))
-    trainable, total = attached.count_parameters()  # only now: a method's own optimizer may freeze some
-    head = sum(weight.numel() for weight in attached.head_parameters().values())
-    record.result.metrics |= {"adapter/trainable_params": trainable - head, "adapter/total_params": total}
-    if head:
-        record.result.metrics["adapter/head_params"] = head
+    record.result.metrics |= attached.sizes()  # only now: a method's own optimizer may freeze some
     set_seed(config.seed)
     if checkpoint:
         restore_checkpoint(checkpoint, attached.model, state)

@@ -32,12 +32,12 @@ class AttachedMethod:
 
     model: nn.Module  # PeftModel, or the base model itself for full fine-tuning
     hook: MethodHook
-    head: tuple[str, ...] = ()  # names of modules that the task has added, and every method trains
+    heads: tuple[str, ...] = ()  # names of modules that the task has added, and every method trains
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
-        """Of the trainable parameters those of the head."""
+        """Of the trainable parameters those of the heads."""
         trained = self.trainable_parameters().items()
-        return {name: weight for name, weight in trained if _is_of(name, self.head)}
+        return {name: weight for name, weight in trained if _is_of(name, self.heads)}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter. Ask after the optimizer is built: a hook may freeze some (LoRA-FA)."""
@@ -49,6 +49,13 @@ class AttachedMethod:
             return self.model.get_nb_trainable_parameters()
         trainable = sum(weight.numel() for weight in self.trainable_parameters().values())
         return trainable, sum(weight.numel() for weight in self.model.parameters())
+
+    def sizes(self) -> dict[str, float]:
+        """Parameters by their keys of METRICS. What a task has added isn't counted as adapter."""
+        trainable, total = self.count_parameters()
+        added = sum(weight.numel() for weight in self.head_parameters().values())
+        sizes = {"adapter/trainable_params": trainable - added, "adapter/total_params": total}
+        return sizes | ({"adapter/head_params": added} if self.heads else {})
 
     def save(self, folder: Path) -> None:
         """Write what was trained, as safetensors: an adapter for `PeftModel.from_pretrained`, or the whole model."""
@@ -82,7 +89,7 @@ def attach_method(
     total_steps: int,
     task_type: str | None = "CAUSAL_LM",
     adapter_float32: bool = True,
-    head: tuple[str, ...] = (),
+    heads: tuple[str, ...] = (),
     tokenizer: Any = None,
     calibration_batches: Sequence[Batch] = (),
     loss: Loss | None = None,
@@ -91,7 +98,7 @@ def attach_method(
 
     total_steps: optimizer steps of the run, for methods with a schedule; task_type: a peft TaskType, None for models
     that aren't language models; adapter_float32: hold adapter weights in float32 beside a 16-bit base;
-    head: see AttachedMethod; loss: mean loss of the model on one of the calibration_batches, once it is on the device;
+    heads: see AttachedMethod; loss: mean loss of the model on one of the calibration_batches, once it is on the device;
     None: as a language model computes it from labels.
     Full fine-tuning trains all weights in the base model's own dtype, as the reference benchmark does.
     Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
@@ -103,21 +110,21 @@ def attach_method(
                 fix = "Set model.dtype=bfloat16."
                 raise MethodError(Problem(rule, str(weight.dtype), f"method={method.name}", fix))
         for name, weight in model.named_parameters():
-            weight.requires_grad_(method.trains == "all" or _is_of(name, head))
-        return AttachedMethod(model, MethodHook(), head)
+            weight.requires_grad_(method.trains == "all" or _is_of(name, heads))
+        return AttachedMethod(model, MethodHook(), heads)
     hook = build_hook(method.hook)
     context = HookContext(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
     with _explained(method, model):
         config = build_peft_config(method, hook, context, task_type)
-        if head and hasattr(config, "modules_to_save"):
-            config.modules_to_save = [*(config.modules_to_save or ()), *head]
+        if heads and hasattr(config, "modules_to_save"):
+            config.modules_to_save = [*(config.modules_to_save or ()), *heads]
         check_capacity(method, config, model)
         hook.prepare(config, context)
         of_base = {id(tensor) for tensor in _tensors(model)}
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=adapter_float32)
         hook.calibrate(peft_model, context)
         _shrink_storages(tensor for tensor in _tensors(peft_model) if id(tensor) not in of_base)
-    return AttachedMethod(peft_model, hook, head)
+    return AttachedMethod(peft_model, hook, heads)
 
 
 def _is_of(name: str, modules: Sequence[str]) -> bool:

@@ -203,7 +203,7 @@ class Task(TrainableTask, Protocol):
         """Endless batches on the host, every row once an epoch, in an order that follows the seed; `skip` batches are
         left out."""
 
-    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+    def add_heads(self, model: nn.Module) -> tuple[str, ...]:
         """Draw what the task adds to the base model and every method trains, once the seed is set and before a method
         is attached; answer the names of these modules. None for most."""
 

@@ -144,6 +144,7 @@ SEES_THE_JOB = {
     "modalities.base",
     "modalities.text.modality",
     "modalities.image.modality",
+    "modalities.encoder.modality",
 }
 COMPOSES = {"commands", "config", "sweeps", "job.resolve", "exchange.finished", "methods.catalog"}
 COMPOSERS = {"hydra", "omegaconf"}

@@ -34,11 +34,11 @@ HEADS = ("classifier", "score", "pooler", "head")
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """What stands around an encoder. words: the checkpoint's head for hidden words, None where it has none; head: the
+    """What stands around an encoder. words: the checkpoint's head for hidden words, None where it has none; heads: the
     modules that it doesn't hold."""
 
     words: HiddenWords | None
-    head: tuple[str, ...]
+    heads: tuple[str, ...]
 
     def on(self, device: torch.device) -> EncoderParts:
         if self.words is not None:

@@ -45,12 +45,12 @@ class ClassifyTask:
         self.name, self.version = config.name, VERSION
         self._config, self._hparams, self._source = config, hparams, source
         parts: EncoderParts = base.parts
-        self._tokenizer, self._words, self._head, self._progress = base.tokenizer, parts.words, parts.head, progress
+        self._tokenizer, self._words, self._heads, self._progress = base.tokenizer, parts.words, parts.heads, progress
         self._classes = source.classes()
         usual = SCORES["classes" if self._classes else "number"]
         self.score = config.score or usual[0]
         self._read: dict[str, tuple[list[LabelledRow], list[dict[str, list[int]]]]] = {}
-        self.add_head(base.model)
+        self.add_heads(base.model)
 
     def datasets(self) -> list[DatasetInfo]:
         return [
@@ -113,10 +113,10 @@ class ClassifyTask:
     def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
         return split_batch(batch, max_tokens)
 
-    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+    def add_heads(self, model: nn.Module) -> tuple[str, ...]:
         """See modalities.base.Task: a new head, drawn from torch's generator."""
-        give_head(model, self._head, self._classes)
-        return self._head
+        give_head(model, self._heads, self._classes)
+        return self._heads
 
     def prepare(self, model: nn.Module) -> None:
         pass

@@ -124,7 +124,7 @@ class ImageTask:
             prompts += [*self._split("test").prompts, *self._sample_prompts]
         self._encodings.learn_prompts(prompts)
 
-    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+    def add_heads(self, model: nn.Module) -> tuple[str, ...]:
         return ()
 
     def prepare(self, model: nn.Module) -> None:

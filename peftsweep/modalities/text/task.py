@@ -110,7 +110,7 @@ class TextTask:
     def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
         return split_batch(batch, max_tokens)
 
-    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+    def add_heads(self, model: nn.Module) -> tuple[str, ...]:
         return ()
 
     def prepare(self, model: nn.Module) -> None:

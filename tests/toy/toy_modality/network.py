@@ -73,7 +73,7 @@ class SumsTask(SumsLoss):
                 yield {key: tensor[chosen] for key, tensor in rows.items()}
             number += 1
 
-    def add_head(self, model: nn.Module) -> tuple[str, ...]:
+    def add_heads(self, model: nn.Module) -> tuple[str, ...]:
         return ()
 
     def prepare(self, model: nn.Module) -> None: ...

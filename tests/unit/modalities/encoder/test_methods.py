@@ -59,7 +59,7 @@ def test_a_method_trains_itself_and_the_head_and_comes_back_from_disk(
     method, model, parts = small(name), copy.deepcopy(base.model), base.parts
     assert isinstance(parts, EncoderParts)
     torch.manual_seed(0)
-    give_head(model, parts.head, CLASSES)
+    give_head(model, parts.heads, CLASSES)
     batch = BATCH | {"labels": LABELS}
     wanted = min(1, calibration_batches_wanted(method))
     attached = attach_method(
@@ -67,7 +67,7 @@ def test_a_method_trains_itself_and_the_head_and_comes_back_from_disk(
         method,
         total_steps=2,
         task_type="SEQ_CLS",
-        head=parts.head,
+        heads=parts.heads,
         tokenizer=base.tokenizer,
         calibration_batches=[batch] * wanted,
         loss=loss_of,

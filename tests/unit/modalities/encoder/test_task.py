@@ -66,7 +66,7 @@ def test_a_head_follows_the_seed(build: Callable[..., ClassifyTask], base: BaseM
     heads = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        assert task.add_head(model) == ("classifier", "pooler")
+        assert task.add_heads(model) == ("classifier", "pooler")
         heads.append(copy.deepcopy(model.classifier.weight))
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -130,8 +130,8 @@ def test_every_method_trains_the_head_at_its_own_rate(
     method: MethodConfig, build: Callable[..., ClassifyTask], base: BaseModel, folder: Path, tmp_path: Path
 ) -> None:
     task = build()
-    head = task.add_head(base.model)
-    attached = attach_method(base.model, method, total_steps=2, task_type="SEQ_CLS", head=head)
+    heads = task.add_heads(base.model)
+    attached = attach_method(base.model, method, total_steps=2, task_type="SEQ_CLS", heads=heads)
     optimizer = build_optimizer(attached, "AdamW", lr=1e-3, weight_decay=0.0, head_lr=5e-2)
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     in_head = {id(weight) for weight in attached.head_parameters().values()}

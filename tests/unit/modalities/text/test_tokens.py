@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from peftsweep.errors import DataError
+from peftsweep.modalities.order import split_batch
 from peftsweep.modalities.text import tokens
 from peftsweep.modalities.text.loss import IGNORED_LABEL
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
@@ -23,7 +24,6 @@ from peftsweep.modalities.text.tokens import (
     TokenRows,
     collate,
     render,
-    split_batch,
     tokenize,
     tokenizer_fingerprint,
 )
