@@ -54,7 +54,7 @@ class AttachedMethod:
         """Parameters by their keys of METRICS. What a task has added isn't counted as adapter."""
         trainable, total = self.count_parameters()
         added = sum(weight.numel() for weight in self.head_parameters().values())
-        sizes = {"adapter/trainable_params": trainable - added, "adapter/total_params": total}
+        sizes: dict[str, float] = {"adapter/trainable_params": trainable - added, "adapter/total_params": total}
         return sizes | ({"adapter/head_params": added} if self.heads else {})
 
     def save(self, folder: Path) -> None:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
+    from rich.console import RenderableType
 
 
 class EncoderModality(Modality):
     name = "encoder"
-    tasks: ClassVar = {"classify": ClassifyConfig}
+    tasks: ClassVar = dict.fromkeys(("classify", "glue", "ledgar"), ClassifyConfig)
     library = "transformers"
     peft_task_type = "SEQ_CLS"
     index_file = "config.json"
@@ -56,6 +57,11 @@ class EncoderModality(Modality):
 
         source = build_source(cast(ClassifyConfig, task), embedded_model=embedded_model)
         source.require(splits)
+
+    def preview(self, job: JobConfig, rows: int) -> Iterator[RenderableType]:
+        from peftsweep.modalities.encoder.preview import preview_rows
+
+        return preview_rows(job.model, cast(ClassifyConfig, job.task), job.hparams, rows)
 
     def build_task(
         self, task: TaskConfig, hparams: HparamsConfig, base: BaseModel, cache: Path, progress: Progress = no_progress

@@ -14,17 +14,24 @@ from typing import Any
 from peftsweep.errors import DataError, Problem
 from peftsweep.modalities.encoder.pocket.scenes import make_claims
 from peftsweep.modalities.encoder.settings import ClassifyConfig
+from peftsweep.modalities.load_errors import hub_data_errors
 from peftsweep.modalities.tables import (
     MOST_TEST_ROWS,
-    first_known,
     hold_out,
     read_table,
     require_column,
     require_text,
 )
 
-TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise", "question", "sequence", "protein")
-PAIR_COLUMNS = ("pair", "sentence2", "hypothesis", "question2")
+TEXT_COLUMNS = ("text", "sentence", "sequence", "protein", "question")
+# Where both are there, they belong together.
+PAIRS = (
+    ("text", "pair"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fitness", "score")
 EMBEDDED_ROWS = {"train": 4000, "valid": 1000, "test": 400}
 
@@ -87,7 +94,9 @@ def build_source(config: ClassifyConfig, *, embedded_model: bool) -> LabelledSou
         return file_source(config)
     if config.source == "embedded" or (config.source == "auto" and embedded_model):
         return LabelledSource("embedded", _embedded_rows, lambda split: "embedded", lambda: False)
-    fix = "Give task.train_files=<file>, and task.test_files=<file> if you have one."
+    if config.dataset:
+        return hub_source(config)
+    fix = "Give task.train_files=<file>, and task.test_files=<file> if you have one; or task.dataset=<hub id>."
     raise DataError(Problem(f"task={config.name} needs your data", source="task.train_files", fix=fix))
 
 
@@ -107,11 +116,8 @@ def file_source(config: ClassifyConfig) -> LabelledSource:
 
     @cache
     def number() -> bool:
-        if config.labels != "auto":
-            return config.labels == "number"
         assert own["train"] is not None
-        labels = [row.label for row in table_rows(own["train"])]
-        return all(isinstance(label, float) for label in labels)
+        return _are_numbers(table_rows(own["train"]), config.labels)
 
     @cache
     def splits() -> dict[str, list[LabelledRow]]:
@@ -131,17 +137,53 @@ def file_source(config: ClassifyConfig) -> LabelledSource:
     return LabelledSource("files", lambda split: _typed(splits()[split], number(), origin(split)), origin, number)
 
 
+def hub_source(config: ClassifyConfig) -> LabelledSource:
+    """The rows of a dataset of the hub. Validation rows are held out of its training split, whatever others it has:
+    what is published for validation is often what scores are told of."""
+    assert config.dataset is not None
+    name = " ".join(filter(None, (config.dataset, config.subset)))
+
+    @cache
+    def table_rows(split: str) -> list[LabelledRow]:
+        import datasets
+
+        fix = "Check the network or HF_HUB_OFFLINE, or give task.train_files and task.test_files."
+        with hub_data_errors("the data must be readable from the hub", name, "task.dataset", fix):
+            table = datasets.load_dataset(config.dataset, config.subset, split=split)
+        return rows_of(table, Path(f"{name} {split}"), config)
+
+    @cache
+    def number() -> bool:
+        return _are_numbers(table_rows("train"), config.labels)
+
+    @cache
+    def splits() -> dict[str, list[LabelledRow]]:
+        train, valid = hold_out(table_rows("train"), config.valid_rows, lambda row: (row.text, row.pair))
+        return {"train": train, "valid": valid}
+
+    def read(split: str) -> list[LabelledRow]:
+        rows = table_rows(config.test_split) if split == "test" else splits()[split]
+        return _typed(rows, number(), origin(split))
+
+    def origin(split: str) -> str:
+        return f"{name}, {config.test_split if split == 'test' else 'train'}"
+
+    return LabelledSource("hub", read, origin, number)
+
+
+def _are_numbers(rows: Sequence[LabelledRow], labels: str) -> bool:
+    return labels == "number" or (labels == "auto" and all(isinstance(row.label, float) for row in rows))
+
+
 def read_rows(path: Path, config: ClassifyConfig) -> list[LabelledRow]:
     """All rows of a file. Raises DataError: a column is missing, or a row has no text or no label in it."""
-    table = read_table(path)
-    text = require_column(table, config.text_column, "task.text_column", TEXT_COLUMNS, path)
+    return rows_of(read_table(path), path, config)
+
+
+def rows_of(table: Any, path: Path, config: ClassifyConfig) -> list[LabelledRow]:
+    """See read_rows. path: where the table is from."""
+    text, pair = _text_columns(table, path, config)
     label = require_column(table, config.label_column, "task.label_column", LABEL_COLUMNS, path)
-    named = config.pair_column
-    pair = (
-        require_column(table, named, "task.pair_column", PAIR_COLUMNS, path)
-        if named
-        else first_known(table, PAIR_COLUMNS)
-    )
     require_text(table, (text, label, *([pair] if pair else [])), path)
     names = getattr(table.features[label], "names", None)  # of a dataset that holds classes by number
     pairs = table[pair][:] if pair else [""] * len(table)
@@ -149,6 +191,18 @@ def read_rows(path: Path, config: ClassifyConfig) -> list[LabelledRow]:
         LabelledRow(str(one), str(other), names[told] if names else told if isinstance(told, float) else str(told))
         for one, other, told in zip(table[text][:], pairs, table[label][:], strict=True)
     ]
+
+
+def _text_columns(table: Any, path: Path, config: ClassifyConfig) -> tuple[str, str | None]:
+    """Of the text, and of a second one where there is one."""
+    if config.text_column is None and config.pair_column is None:
+        known = next((both for both in PAIRS if set(both) <= set(table.column_names)), None)
+        if known:
+            return known
+    text = require_column(table, config.text_column, "task.text_column", TEXT_COLUMNS, path)
+    if config.pair_column is None:
+        return text, None
+    return text, require_column(table, config.pair_column, "task.pair_column", (), path)
 
 
 def _typed(rows: list[LabelledRow], is_number: bool, source: str) -> list[LabelledRow]:

@@ -22,8 +22,11 @@ class ClassifyConfig(TaskConfig):
     train_files: str | None = None  # jsonl, parquet, csv, or a folder of datasets.save_to_disk
     valid_files: str | None = None  # null: rows held out of the training files
     test_files: str | None = None  # null: rows held out of the training files
-    text_column: str | None = None  # null: the first known name (text, sentence, sequence, premise, ...)
-    pair_column: str | None = None  # null: the first known name (pair, hypothesis, ...), if there is one
+    dataset: str | None = None  # of the hub, where no files are given
+    subset: str | None = None  # of that dataset
+    test_split: str = "test"  # of that dataset; validation rows are always held out of its training split
+    text_column: str | None = None  # null: a known name (text, sentence, sequence, premise, ...)
+    pair_column: str | None = None  # null: the one that is known to belong to it (sentence2, hypothesis, ...), if any
     label_column: str | None = None  # null: the first known name (label, target, class, score, ...)
     labels: str = one_of("auto", KINDS)  # auto: numbers with a fraction are numbers, anything else is a class
     score: str | None = None  # what people compare; null: accuracy for classes, spearman for numbers

@@ -31,6 +31,19 @@ VERSION = 1
 GENERAL_ROWS, HIDDEN_SHARE, IGNORED = 100, 0.15, -100
 
 
+def read_tokens(tokenizer: Any, rows: Sequence[LabelledRow], most: int) -> list[dict[str, list[int]]]:
+    """Of each row what the model is given, by its name; cut to `most` tokens, or what the tokenizer allows, the longer
+    of two texts first."""
+    pairs = [row.pair for row in rows]
+    read = tokenizer(
+        [row.text for row in rows],
+        pairs if any(pairs) else None,
+        truncation=True,
+        max_length=min(most, tokenizer.model_max_length),
+    )
+    return [{name: read[name][row] for name in read} for row in range(len(rows))]
+
+
 class ClassifyTask:
     """Implements modalities.base.Task for labelled texts."""
 
@@ -63,19 +76,8 @@ class ClassifyTask:
         if split not in self._read:
             rows = self._source.read(split)[: self._config.most_rows(split)]
             log.info("Task %s, %s: %d rows from %s.", self.name, split, len(rows), self._source.origin(split))
-            self._read[split] = rows, self._tokenize([(row.text, row.pair) for row in rows])
+            self._read[split] = rows, read_tokens(self._tokenizer, rows, self._hparams.max_seq_length)
         return self._read[split]
-
-    def _tokenize(self, texts: Sequence[tuple[str, str]]) -> list[dict[str, list[int]]]:
-        """Cut to hparams.max_seq_length, the longer of two texts first."""
-        pairs = [pair for _, pair in texts]
-        read = self._tokenizer(
-            [text for text, _ in texts],
-            pairs if any(pairs) else None,
-            truncation=True,
-            max_length=min(self._hparams.max_seq_length, self._tokenizer.model_max_length),
-        )
-        return [{name: read[name][row] for name in read} for row in range(len(texts))]
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
         """See modalities.base.Task."""
@@ -230,7 +232,8 @@ class ClassifyTask:
 
     def _hidden_batch(self) -> dict[str, Tensor]:
         """General passages with the same words hidden each time."""
-        tokens = self._tokenize([(text, "") for text in general_passages(GENERAL_ROWS)])
+        rows = [LabelledRow(text, "", "") for text in general_passages(GENERAL_ROWS)]
+        tokens = read_tokens(self._tokenizer, rows, self._hparams.max_seq_length)
         batch: dict[str, Tensor] = dict(self._tokenizer.pad(tokens, return_tensors="pt"))
         ids = batch["input_ids"]
         chosen = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < HIDDEN_SHARE
