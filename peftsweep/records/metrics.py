@@ -104,6 +104,8 @@ _ROWS: tuple[Metric, ...] = (
            "forgetting", "forgetting", column="forgetting", ends=ANY),
     Metric("forgetting_mlm_nats", "rise of the loss per hidden word of general text; below 0 it fell",
            "forgetting", "forgetting", column="forgetting", ends=ANY),
+    Metric("feature_drift", "1 - cosine of an encoder's features of general text before and after training",
+           "drift of features", "drift", column="drift", ends=(0.0, 2.0)),
     Metric("drift", "(1 - cosine)/2 of images of unrelated prompts with and without the adapter",
            words="drift", column="drift", ends=SHARE),
     Metric("test/memorised", "share of pictures nearer to a training photo than to their own",

@@ -216,17 +216,21 @@ class ClassifyTask:
 
     def retention_key(self) -> str:
         """See modalities.base.Task."""
-        return f"hidden words of {GENERAL_ROWS} passages"
+        return f"hidden words or features of {GENERAL_ROWS} passages, {self._hparams.max_seq_length}"
 
     @torch.no_grad()
-    def measure_retention(self, model: nn.Module) -> float | None:
-        """Nats per hidden word of general text, found by the checkpoint's own head; None without one."""
-        if self._words is None:
-            return None
+    def measure_retention(self, model: nn.Module) -> float | Tensor:
+        """Nats per hidden word of general text, found by the checkpoint's own head; without one, the mean of the last
+        states of each passage, (passages, h)."""
         encoder: Any = base_of(model).base_model
         batch = on_device_of(model, self._hidden_batch())
         labels = batch.pop("labels")
         with evaluating(model):
+            if self._words is None:
+                shown = batch["input_ids"].where(labels == IGNORED, labels)
+                states = encoder(**batch | {"input_ids": shown}).last_hidden_state.float()
+                weights = batch["attention_mask"].unsqueeze(-1)
+                return ((states * weights).sum(1) / weights.sum(1)).cpu()
             logits = self._words(encoder(**batch).last_hidden_state)
         return float(functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED))
 
@@ -241,8 +245,10 @@ class ClassifyTask:
         hidden = ids.masked_fill(chosen, self._tokenizer.mask_token_id)
         return {**batch, "input_ids": hidden, "labels": ids.masked_fill(~chosen, IGNORED)}
 
-    def compare_retention(self, before: float | None, after: float | None) -> dict[str, float]:
-        return {} if before is None or after is None else {"forgetting_mlm_nats": after - before}
+    def compare_retention(self, before: float | Tensor, after: float | Tensor) -> dict[str, float]:
+        if isinstance(before, Tensor) and isinstance(after, Tensor):
+            return {"feature_drift": float(1 - functional.cosine_similarity(before, after).mean())}
+        return {"forgetting_mlm_nats": float(after) - float(before)}
 
 
 def _asked(row: LabelledRow) -> dict[str, str]:

@@ -16,7 +16,7 @@ from peftsweep.config.schema import HparamsConfig, MethodConfig, ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.methods.attach import attach_method, build_optimizer
 from peftsweep.modalities.base import BaseModel
-from peftsweep.modalities.encoder.loader import load_encoder
+from peftsweep.modalities.encoder.loader import EncoderParts, load_encoder
 from peftsweep.modalities.encoder.rows import build_source
 from peftsweep.modalities.encoder.settings import ClassifyConfig
 from peftsweep.modalities.encoder.task import ClassifyTask
@@ -115,6 +115,20 @@ def test_what_the_checkpoint_knew_of_hidden_words_is_what_its_own_model_says(
     batch = task._hidden_batch()
     own = AutoModelForMaskedLM.from_pretrained(folder).eval()
     assert task.measure_retention(base.model) == pytest.approx(own(**batch).loss.item(), rel=1e-5)
+
+
+def test_without_such_a_head_it_is_told_how_far_features_have_moved(
+    build: Callable[..., ClassifyTask], base: BaseModel
+) -> None:
+    object.__setattr__(base, "parts", EncoderParts(None, base.parts.heads))
+    task = build()
+    before = task.measure_retention(base.model)
+    assert task.compare_retention(before, task.measure_retention(base.model))["feature_drift"] == pytest.approx(
+        0, abs=1e-6
+    )
+    with torch.no_grad():
+        base.model.bert.encoder.layer[1].output.dense.weight.normal_()
+    assert 0.01 < task.compare_retention(before, task.measure_retention(base.model))["feature_drift"] < 2
 
 
 @pytest.mark.parametrize(
