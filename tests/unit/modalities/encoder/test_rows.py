@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from peftsweep.errors import DataError
@@ -84,3 +85,37 @@ def test_without_data_the_embedded_claims_are_for_embedded_models_only() -> None
     assert build_source(config(), embedded_model=True).classes() == ["false", "open", "true"]
     with pytest.raises(DataError, match=r"task\.train_files"):
         build_source(config(), embedded_model=False)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, str]]:
+    """What is asked of a hub that has GLUE's columns and a test split without labels."""
+    asked: list[tuple[str, str | None, str]] = []
+
+    def load_dataset(name: str, subset: str | None, split: str) -> datasets.Dataset:
+        asked.append((name, subset, split))
+        rows = [{"question": f"q {n} {split}", "sentence": f"s {n}", "label": n % 2, "idx": n} for n in range(30)]
+        features = datasets.Features(
+            question=datasets.Value("string"),
+            sentence=datasets.Value("string"),
+            label=datasets.ClassLabel(names=["entailment", "not_entailment"]),
+            idx=datasets.Value("int32"),
+        )
+        return datasets.Dataset.from_list(rows, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_of_the_hub_the_public_development_set_is_the_test_and_validation_is_cut_from_training(
+    hub: list[tuple[str, str | None, str]],
+) -> None:
+    glue = config(dataset="nyu-mll/glue", subset="qnli", test_split="validation")
+    found = build_source(glue, embedded_model=False)
+    assert found.classes() == ["entailment", "not_entailment"]
+    train, valid, test = (found.read(split) for split in ("train", "valid", "test"))
+    assert (len(train), len(valid), len(test)) == (24, 6, 30)
+    assert not {row.text for row in train} & {row.text for row in valid}
+    assert all(row.text.endswith("validation") for row in test)
+    assert all(row.pair.startswith("s ") for row in train)
+    assert set(hub) == {("nyu-mll/glue", "qnli", "train"), ("nyu-mll/glue", "qnli", "validation")}
