@@ -24,9 +24,12 @@ from peftsweep.modalities.text_world import split_of
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = 640
-ROW_TOKENS = 128  # longer rows are cut
+SHORT, LONG = 64, 128  # tokens of a row: of a scene, and with general passages; longer ones are cut
+LONG_EVERY = 8  # batches
 PEAK_RATE = 1.5e-3
-MASKED, REPLACED, KEPT = 0.2, 0.1, 0.1  # of all tokens; of the masked, by another token, and left as they are
+# Of the tokens of a text, and of what is said of it again, where the words are those that a scene binds; of the masked,
+# by another token, and left as they are.
+MASKED, MASKED_AGAIN, REPLACED, KEPT = 0.12, 0.3, 0.1, 0.1
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -45,8 +48,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=characters,
         show_progress=False,
     )
-    rows = itertools.islice(pretraining_rows(seed=1), 20_000)
-    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair in rows), trainer)
+    rows = (itertools.islice(pretraining_rows(seed=1, passages=passages), 10_000) for passages in (False, True))
+    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair in itertools.chain(*rows)), trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
@@ -76,10 +79,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
     return BertForMaskedLM(config)
 
 
-def mask(ids: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def mask(
+    ids: Tensor, segments: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """(input ids, labels), as BERT does it: most of the chosen tokens are hidden, some exchanged, some left."""
     special = torch.tensor(tokenizer.all_special_ids)
-    chosen = (torch.rand(ids.shape, generator=rng) < MASKED) & ~torch.isin(ids, special)
+    share = torch.where(segments == 1, MASKED_AGAIN, MASKED)
+    chosen = (torch.rand(ids.shape, generator=rng) < share) & ~torch.isin(ids, special)
     labels = ids.masked_fill(~chosen, -100)
     how = torch.rand(ids.shape, generator=rng)
     other = torch.randint(len(SPECIAL), len(tokenizer), ids.shape, generator=rng)
@@ -88,13 +94,15 @@ def mask(ids: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator) 
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[dict[str, Tensor]]:
-    """Endless, of ROW_TOKENS columns, padded."""
-    rows, rng = pretraining_rows(seed=0), torch.Generator().manual_seed(0)
-    while True:
-        texts, pairs = zip(*itertools.islice(rows, size), strict=True)
-        options = {"padding": "max_length", "truncation": True, "max_length": ROW_TOKENS, "return_tensors": "pt"}
+    """Endless, padded to SHORT or LONG columns."""
+    streams, rng = [pretraining_rows(seed=0, passages=long) for long in (False, True)], torch.Generator().manual_seed(0)
+    for number in itertools.count(1):
+        is_long = number % LONG_EVERY == 0
+        texts, pairs = zip(*itertools.islice(streams[is_long], size), strict=True)
+        width = LONG if is_long else SHORT
+        options = {"padding": "max_length", "truncation": True, "max_length": width, "return_tensors": "pt"}
         read = tokenizer(list(texts), list(pairs), **options)
-        ids, labels = mask(read["input_ids"], tokenizer, rng)
+        ids, labels = mask(read["input_ids"], read["token_type_ids"], tokenizer, rng)
         yield {**read, "input_ids": ids, "labels": labels}
 
 
@@ -138,8 +146,8 @@ def bound_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, c
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps")
-    parser.add_argument("--batch-size", type=int, default=32, help=f"rows of {ROW_TOKENS} tokens per step")
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps")
+    parser.add_argument("--batch-size", type=int, default=32, help=f"rows of {SHORT} or {LONG} tokens per step")
     parser.add_argument("--folder", type=Path, default=BERT_FOLDER, help="where weights and tokenizer are written")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)

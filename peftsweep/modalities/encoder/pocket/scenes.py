@@ -110,20 +110,19 @@ def restated(rng: random.Random, fact: Fact) -> str:
     return rng.choice(KINDS[fact.kind].again).format(**fact.slots)
 
 
-def pretraining_rows(seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (text, pair): general passages alone, or a scene, after some of them or none, and what is said of it
-    again. Scenes are those of the training split."""
-    rng = random.Random(f"encoder-{seed}")
+def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str]]:
+    """Endless (text, pair): a scene, and what is said of it again. passages: after a general passage, or two of them
+    alone. Scenes are those of the training split."""
+    rng = random.Random(f"encoder-{seed}-{passages}")
     while True:
-        before = [make_passage(rng) for _ in range(rng.choice([0, 0, 0, 1, 2]))]
-        if len(before) > 1 or rng.random() < 0.1:
+        before = [make_passage(rng)] if passages else []
+        if passages and rng.random() < 0.5:
             yield " ".join([*before, make_passage(rng)]), ""
             continue
         scene = make_scene(rng)
-        if split_of(scene.text) != "train":
-            continue
-        again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
-        yield " ".join([*before, scene.text]), " ".join(again)
+        if split_of(scene.text) == "train":
+            again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
+            yield " ".join([*before, scene.text]), " ".join(again)
 
 
 def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, str]]:
