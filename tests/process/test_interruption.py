@@ -14,7 +14,7 @@ from peftsweep.config.compose import compose_config
 from peftsweep.job.run import run_job
 
 pytestmark = pytest.mark.process
-SLOW = pytest.mark.slow  # half a minute each
+SLOW = pytest.mark.slow  # half a minute and more, some of it in what several share
 
 DEADLINE_SECONDS = 300.0
 STEPS = 150

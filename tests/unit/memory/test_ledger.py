@@ -189,6 +189,8 @@ def test_what_was_asked_before_is_answered_as_torch_does(monkeypatch: pytest.Mon
                     ]
                     found += [*first.sort(), *first.chunk(2), first.reshape(4, 12), first.t().reshape(48), first.exp_()]
                     found += [torch.stack([first, first]), first.new_zeros(3), first.expand(2, 6, 8).contiguous()]
+                    pool = torch.ops.aten.avg_pool2d.default  # lists beside each other, told apart by their lengths
+                    found += [pool(on_meta(1, 6, 8), [2], [1, 1]), pool(on_meta(1, 6, 8), [2, 1], [1])]
         alike = [(one.shape, one.stride(), one.dtype) for one in found]
         storages = [one.untyped_storage()._cdata for one in found]
         return [*alike, [storages.index(one) for one in storages], ledger.trace()]
