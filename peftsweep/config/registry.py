@@ -29,6 +29,7 @@ MODALITIES = {
     "text": "peftsweep.modalities.text.modality",
     "image": "peftsweep.modalities.image.modality",
     "encoder": "peftsweep.modalities.encoder.modality",
+    "vision_language": "peftsweep.modalities.vision_language.modality",
 }
 ENTRY_POINTS = "peftsweep.modalities"
 

@@ -130,6 +130,7 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
         task_type=modality_of(config.model).peft_task_type,
         adapter_float32=config.hparams.adapter_float32,
         heads=heads,
+        adapt=modality_of(config.model).adapted(config.model),
         tokenizer=base.tokenizer,
         calibration_batches=calibration,
         loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),

@@ -20,7 +20,14 @@ from peftsweep.errors import MethodError, Problem, did_you_mean
 from peftsweep.methods.hooks.by_name import build_hook
 from peftsweep.methods.hooks.interface import Batch, HookContext, Loss, MethodHook, labelled_loss
 from peftsweep.methods.optimizers import find_optimizer, taking, with_fused_step, with_own_rate
-from peftsweep.methods.targets import architecture_of, targeted_layers, with_targets
+from peftsweep.methods.targets import (
+    EVERY_PART,
+    architecture_of,
+    parts_of,
+    targeted_layers,
+    with_targets,
+    within_parts,
+)
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
 PEFT_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, ImportError)
@@ -90,6 +97,7 @@ def attach_method(
     task_type: str | None = "CAUSAL_LM",
     adapter_float32: bool = True,
     heads: tuple[str, ...] = (),
+    adapt: str = EVERY_PART,
     tokenizer: Any = None,
     calibration_batches: Sequence[Batch] = (),
     loss: Loss | None = None,
@@ -98,11 +106,13 @@ def attach_method(
 
     total_steps: optimizer steps of the run, for methods with a schedule; task_type: a peft TaskType, None for models
     that aren't language models; adapter_float32: hold adapter weights in float32 beside a 16-bit base;
-    heads: see AttachedMethod; loss: mean loss of the model on one of the calibration_batches, once it is on the device;
+    heads: see AttachedMethod; adapt: which parts of the model may change, see targets.PARTS;
+    loss: mean loss of the model on one of the calibration_batches, once it is on the device;
     None: as a language model computes it from labels.
     Full fine-tuning trains all weights in the base model's own dtype, as the reference benchmark does.
     Raises MethodError with the reason if the method doesn't fit the model; the model may be half changed then.
     """
+    parts = parts_of(model, adapt)
     if method.peft_type is None:
         for name, weight in model.named_parameters():
             if not weight.is_floating_point():
@@ -110,12 +120,13 @@ def attach_method(
                 fix = "Set model.dtype=bfloat16."
                 raise MethodError(Problem(rule, str(weight.dtype), f"method={method.name}", fix))
         for name, weight in model.named_parameters():
-            weight.requires_grad_(method.trains == "all" or _is_of(name, heads))
+            may_change = not parts or name.startswith(tuple(f"{part}." for part in parts))
+            weight.requires_grad_((method.trains == "all" and may_change) or _is_of(name, heads))
         return AttachedMethod(model, MethodHook(), heads)
     hook = build_hook(method.hook)
     context = HookContext(model, total_steps, tokenizer, calibration_batches, loss or labelled_loss, adapter_float32)
     with _explained(method, model):
-        config = build_peft_config(method, hook, context, task_type)
+        config = build_peft_config(method, hook, context, task_type, parts)
         if heads and hasattr(config, "modules_to_save"):
             config.modules_to_save = [*(config.modules_to_save or ()), *heads]
         check_capacity(method, config, model)
@@ -149,11 +160,14 @@ def _shrink_storages(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def build_peft_config(
-    method: MethodConfig, hook: MethodHook, context: HookContext, task_type: str | None
+    method: MethodConfig, hook: MethodHook, context: HookContext, task_type: str | None, parts: tuple[str, ...] = ()
 ) -> PeftConfig:
     """Build the PEFT config of a method for one model and run. Raises MethodError on arguments that peft refuses."""
     peft_type = parse_peft_type(method.peft_type)
     arguments = with_targets(peft_type, dict(method.peft), method.targets, architecture_of(context.model))
+    if arguments.get("target_modules"):
+        targets = within_parts(arguments["target_modules"], parts, context.model)
+        arguments = arguments | {"target_modules": targets}
     arguments = hook.configure(arguments, context)
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     check_argument_names(arguments, config_class, f"method={method.name}")

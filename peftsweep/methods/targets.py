@@ -5,6 +5,8 @@ Used when a method names a role (`targets: mlp`), and when the installed peft kn
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -101,12 +103,52 @@ MODERNBERT: Roles = _renamed(
     },
 )
 
+def _with_more(roles: Roles, more: dict[str, list[str]]) -> Roles:
+    """The same roles with more modules; a role that is a regular expression stays as it is."""
+    return {
+        role: modules if isinstance(modules, str) else [*modules, *more.get(role, ())]
+        for role, modules in roles.items()
+    }
+
+
+def _sees(connector: list[str], attention: list[str], mlp: list[str], norm: list[str]) -> Roles:
+    """A Llama that is shown pictures: what joins both is adapted in every role of linear layers, once it may be."""
+    joined = dict.fromkeys(("attention", "mlp", "linear", "query_value", "default", "ia3"), connector)
+    return _with_more(
+        LLAMA_LIKE,
+        joined
+        | {
+            "attention": [*attention, *connector],
+            "mlp": [*mlp, *connector],
+            "linear": [*attention, *mlp, *connector],
+            "norm": norm,
+        },
+    )
+
+
+IDEFICS3 = _sees(["modality_projection.proj"], ["out_proj"], ["fc1", "fc2"], ["layer_norm1", "layer_norm2"])
+QWEN_VL = _sees(["merger.mlp.0", "merger.mlp.2"], ["attn.qkv", "attn.proj"], [], ["norm1", "norm2"])
+# Where the parts of a vision-language model lie: which of them may change is the user's choice, the vision tower is not
+# among them unless it is asked for, and names such as q_proj are met in all of them.
+EVERY_PART = "all"
+PARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("idefics3", "smolvlm"), {"language": ("model.text_model", "lm_head"), "connector": ("model.connector",)}
+    ),
+    **dict.fromkeys(
+        ("qwen2_vl", "qwen2_5_vl"),
+        {"language": ("model.language_model", "lm_head"), "connector": ("model.visual.merger",)},
+    ),
+}
+
 # Keys are `config.model_type` for transformers and the class name for diffusers models.
 LLAMAS = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "granite"]
 BERTS = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "esm"]
 TARGETS: dict[str, Roles] = (
     dict.fromkeys(LLAMAS, LLAMA_LIKE)
     | dict.fromkeys(BERTS, BERT_LIKE)
+    | dict.fromkeys(("idefics3", "smolvlm"), IDEFICS3)
+    | dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), QWEN_VL)
     | {"deberta-v2": DEBERTA, "modernbert": MODERNBERT, "Flux2Transformer2DModel": FLUX2}
 )
 
@@ -134,6 +176,38 @@ def with_targets(peft_type: PeftType, arguments: dict[str, Any], role: str | Non
     if role is not None:
         return arguments | {"target_modules": modules_of_role(role, architecture)}
     return _choice_of_peft(peft_type, architecture) | arguments
+
+
+def parts_of(model: nn.Module, adapt: str) -> tuple[str, ...]:
+    """Paths of the modules that `adapt` names: parts of PARTS, joined by +. Empty for all of the model. Raises MethodError
+    for a model whose parts are unknown."""
+    if adapt == EVERY_PART:
+        return ()
+    architecture = architecture_of(model)
+    if architecture not in PARTS:
+        rule = f"peftsweep doesn't know where {adapt} lies in this architecture"
+        fix = "Adapt all of it: model.adapt=all; or name modules: '+method.peft.target_modules=[...]'."
+        raise MethodError(Problem(rule, architecture, f"model.adapt={adapt}", fix))
+    return tuple(path for part in adapt.split("+") for path in PARTS[architecture][part])
+
+
+def within_parts(targets: Modules, parts: Sequence[str], model: nn.Module) -> Modules:
+    """The same targets, those that lie elsewhere left out. parts: paths of modules; none: all of the model."""
+    if not parts:
+        return targets
+    inside = "|".join(map(re.escape, parts))
+    if targets == "all-linear":
+        linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+        heads = [name for name, module in model.named_modules() if module is _head_of(model)]
+        return [name for name in linear if re.match(rf"(?:{inside})\.", name) and name not in heads]
+    if isinstance(targets, str):
+        return rf"(?=(?:{inside})\.)(?:{targets})"
+    return rf"(?:{inside})\.(?:.*\.)?(?:{'|'.join(map(re.escape, targets))})"
+
+
+def _head_of(model: Any) -> nn.Module | None:
+    found: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
+    return found
 
 
 def modules_of_role(role: str, architecture: str) -> Modules:

@@ -112,6 +112,10 @@ class Modality(ModalitySettings):
         """The architecture alone, called with the meta device as default. one_of_each: a single block of each kind.
         Raises ModelError where no configuration is at hand."""
 
+    def adapted(self, model: ModelConfig) -> str:
+        """Which parts of the model methods may change, as `methods.targets.PARTS` names them; all of it for most."""
+        return "all"
+
     def require_data(self, task: TaskConfig, *, embedded_model: bool, splits: Sequence[str], hub: bool) -> None:
         """Read these splits, and try on some rows whoever judges answers. hub: also what must be downloaded. Imports no
         torch. Raises DataError or ConfigError, before weights are loaded, for what can't be used."""

@@ -145,6 +145,7 @@ SEES_THE_JOB = {
     "modalities.text.modality",
     "modalities.image.modality",
     "modalities.encoder.modality",
+    "modalities.vision_language.modality",
 }
 COMPOSES = {"commands", "config", "sweeps", "job.resolve", "exchange.finished", "methods.catalog"}
 COMPOSERS = {"hydra", "omegaconf"}

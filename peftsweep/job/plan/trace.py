@@ -79,6 +79,7 @@ def attach_on(config: JobConfig, model: nn.Module) -> AttachedMethod:
         outlined(config.method),
         total_steps=config.hparams.max_steps,
         task_type=modality_of(config.model).peft_task_type,
+        adapt=modality_of(config.model).adapted(config.model),
         adapter_float32=config.hparams.adapter_float32,
     )
 

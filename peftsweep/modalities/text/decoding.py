@@ -37,6 +37,14 @@ READ_TOGETHER = 32
 ROOM_TOKENS = 64  # how far the cache grows at once
 
 
+# (numbers of prompts, their ids, (b, s), padded on the left) -> what the pass that reads them is given beside tokens
+Given = Callable[[Sequence[int], Tensor], Mapping[str, Tensor]]
+
+
+def nothing_given(indices: Sequence[int], input_ids: Tensor) -> Mapping[str, Tensor]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Decoded:
     """generations: new token ids without the end-of-sequence token, in the order of the prompts. One that has
@@ -53,6 +61,7 @@ def decode_greedily(
     *,
     batch_size: int,
     max_new_tokens: int,
+    given: Given = nothing_given,
     on_done: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Continue each prompt (token ids) with its likeliest tokens, until end of sequence or `max_new_tokens`.
@@ -62,6 +71,7 @@ def decode_greedily(
     tokenizer: only its eos_token_id is asked for. It ends an answer, and so does what ends one in the checkpoint's
     generation config: chat models have a token for the end of a turn. Without any, every answer runs to its limit.
     batch_size: most sequences at a time; halved, with a warning, each time the device runs out of memory.
+    given: pictures, for the tokens that stand for them.
     on_done: called with the number of prompts finished since its last call.
     Raises DataError for an empty prompt, torch.OutOfMemoryError if not even one sequence fits.
     """
@@ -75,7 +85,7 @@ def decode_greedily(
     model = uncompiled(model)
     with evaluating(model), torch.inference_mode(), compiled_blocks_idle(model):
         while queue.waiting:
-            if not _decode_until_done(_ForwardPass(model), queue, batch_size):
+            if not _decode_until_done(_ForwardPass(model, given), queue, batch_size):
                 message = "Out of memory while decoding %d sequences at a time; going on with %d."
                 log.warning(message, batch_size, batch_size // 2)
                 batch_size //= 2
@@ -277,7 +287,8 @@ def _preallocated_layers(cache: Cache) -> list[_PreallocatedLayer]:
 class _ForwardPass:
     """Runs a model, whatever wraps it, one token a sequence further."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, given: Given = nothing_given) -> None:
+        self.given = given
         self.model: Any = model  # transformers' methods, which PEFT's wrappers offer without sharing a class
         self.base = base_of(model)
         # One layer further in than `model`, which would put virtual tokens before every single token.
@@ -286,6 +297,9 @@ class _ForwardPass:
         self.accepts = inspect.signature(self.base.forward).parameters.keys()
         self.is_recurrent = "past_key_values" not in self.accepts and "cache_params" in self.accepts  # Mamba's kin
         self.cache_name = "cache_params" if self.is_recurrent else "past_key_values"
+        # Qwen-VL's kin number a picture's tokens by line and column: what follows has lower positions than it has places.
+        self.places: Any = getattr(self.base, "model", None)
+        self.has_places = hasattr(self.places, "rope_deltas")
 
     def read(self, indices: list[int], prompts: Sequence[Sequence[int]], pad_token_id: int) -> _Batch:
         """A new batch: prompts in the cache, their first generated token chosen."""
@@ -306,8 +320,14 @@ class _ForwardPass:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         states = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
         inputs |= {"attention_mask": mask, "position_ids": positions[:, -states.shape[1] :]}
-        logits, cache = self._run(inputs)
-        return _Batch(indices, logits.argmax(dim=-1), positions[:, -1] + 1, mask, _preallocate(cache))
+        next_position = positions[:, -1] + 1
+        given = {name: tensor.to(self.device) for name, tensor in self.given(indices, input_ids).items()}
+        if given and self.has_places:
+            del inputs["position_ids"]  # the model's own work, which knows the pictures
+        logits, cache = self._run(inputs | given)
+        if given and self.has_places:
+            next_position = next_position + self.places.rope_deltas[:, 0]
+        return _Batch(indices, logits.argmax(dim=-1), next_position, mask, _preallocate(cache))
 
     def advance(self, batch: _Batch, n_steps: int) -> Tensor:
         """Feed and choose `n_steps` tokens a row, in place; answer them, (b, n_steps); don't wait for the device."""

@@ -9,7 +9,7 @@ from typing import Any
 from peftsweep.modalities.text.rows import Row
 from peftsweep.statistics.intervals import mean_interval, share_interval
 
-RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that an item's record calls `correct`
+RIGHT_OR_WRONG = ("accuracy", "exact_match", "relaxed_accuracy")  # metrics that an item's record calls `correct`
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ hidden states in place of logits, and head and cross entropy are applied togethe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,6 +40,8 @@ REPLACES_LOSS = {PeftType.CPT}
 
 _MAY_FUSE: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # models without weights
 
+NOTHING: Mapping[str, Tensor] = {}
+
 # One object for the whole process: torch.compile recompiles when a module that it has seen is exchanged for a new one.
 _NO_HEAD = nn.Identity()
 
@@ -52,6 +54,7 @@ def language_model_loss(
     *,
     fused: bool = True,
     masked: bool = True,
+    given: Mapping[str, Tensor] = NOTHING,
 ) -> BatchLoss:
     """Next-token loss of a transformers causal LM, bare or in any PEFT wrapper, compiled or not.
 
@@ -59,6 +62,7 @@ def language_model_loss(
     is no target, and the first column never is one, so that every method is judged on the same tokens whether or not it
     puts virtual tokens before them.
     fused: see `supports_fused_loss`; `False` builds the float32 logits, as transformers does. masked: see `needs_mask`.
+    given: what the model reads beside tokens, by its name for it, as `pixel_values`.
     Returns float32 nats: their sum over all targets, and apart from it what the method adds to the mean loss (AdaLoRA's
     orthogonality, Shadow's own path), 0 for most.
     """
@@ -66,11 +70,11 @@ def language_model_loss(
     rows = (
         (targets != IGNORED_LABEL).nonzero().squeeze(1)
     )  # on the host, if they are there: a device would be waited for
-    given = {"ids": input_ids, "mask": attention_mask, "labels": labels, "targets": targets, "rows": rows}
-    given = on_device_of(model, given)
-    rows, targets = given["rows"], given["targets"]
-    mask = given["mask"] if masked else None
-    outputs = _forward(model, given["ids"], mask, given["labels"], without_head=fused)
+    batch = {"ids": input_ids, "mask": attention_mask, "labels": labels, "targets": targets, "rows": rows}
+    batch, given = on_device_of(model, batch), on_device_of(model, given)
+    rows, targets = batch["rows"], batch["targets"]
+    mask = batch["mask"] if masked else None
+    outputs = _forward(model, batch["ids"], mask, batch["labels"], given, without_head=fused)
     n_positions = input_ids.shape[1]
     states = outputs.logits[:, -n_positions:-1]  # virtual tokens, where a method has them, stand first
     states = states.reshape(-1, states.shape[-1]).index_select(0, rows)
@@ -263,7 +267,13 @@ def _slice_tokens(n_tokens: int, vocabulary_size: int) -> int:
 
 
 def _forward(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, *, without_head: bool
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    labels: Tensor,
+    given: Mapping[str, Tensor] = NOTHING,
+    *,
+    without_head: bool,
 ) -> Any:
     """logits: (b, [virtual +] s, v), or without the head hidden states (b, [virtual +] s, d); loss: the method's
     auxiliary loss alone, or None."""
@@ -275,6 +285,7 @@ def _forward(
             attention_mask=attention_mask,
             labels=labels if may_add_loss else None,
             use_cache=False,
+            **given,
         )
 
 

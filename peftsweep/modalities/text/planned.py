@@ -80,7 +80,8 @@ def last_token_of_answers(rows: int, length: int) -> Callable[[nn.Module], None]
     """One more token for `rows` sequences that are as long as they get, with the keys and values of all before it."""
 
     def decode(model: nn.Module) -> None:
-        config: Any = base_of(model).config  # which knows these by one name, whatever its file calls them
+        # Which knows these by one name, whatever its file calls them.
+        config: Any = base_of(model).config.get_text_config()
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         shape = (rows, getattr(config, "num_key_value_heads", None) or heads, length - 1, size)

@@ -74,11 +74,12 @@ def _judge(scorer: Scorer | None, row: Row, generated: str) -> Judgement:
     """Exact match apart from white space at the ends; the scorer's value first, where there is one."""
     values = {"exact_match": float(generated.strip() == row.response.strip())}
     if scorer is not None:
-        values = {"score": _score(scorer, row, generated)} | values
+        values = {"score": score_by(scorer, row, generated)} | values
     return Judgement(generated.strip(), values)
 
 
-def _score(scorer: Scorer, row: Row, generated: str) -> float:
+def score_by(scorer: Scorer, row: Row, generated: str) -> float:
+    """What the user's scorer gives. Raises ConfigError where it gives no number."""
     try:
         score = float(scorer(row.prompt, row.response, generated))
         reason = "" if math.isfinite(score) else f"it gave {score}"

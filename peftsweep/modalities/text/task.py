@@ -75,11 +75,14 @@ class TextTask:
     def _split(self, split: str) -> tuple[list[Row], TokenRows]:
         if split not in self._read:
             rows = self._source.read(split)[: self._config.most_rows(split)]
-            tokens = tokenize(rows, self._format, self._tokenizer, self._cache)
+            tokens = self._tokens_of(split, rows)
             log.info("Task %s, %s: %d rows from %s.", self.name, split, len(rows), self._source.origin(split))
             _warn_of_long_prompts(split, tokens, self._format)
             self._read[split] = rows, tokens
         return self._read[split]
+
+    def _tokens_of(self, split: str, rows: Sequence[Row]) -> TokenRows:
+        return tokenize(rows, self._format, self._tokenizer, self._cache)
 
     def train_batches(self, batch_size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
         """See modalities.base.Task. Rows without a response token are left out. Also reads the validation rows, so that
@@ -118,14 +121,9 @@ class TextTask:
         self._masked = needs_mask(model)
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
-        return language_model_loss(
-            model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch["labels"],
-            fused=self._fused,
-            masked=self._masked,
-        )
+        given = dict(batch)
+        words = [given.pop(name) for name in ("input_ids", "attention_mask", "labels")]
+        return language_model_loss(model, *words, fused=self._fused, masked=self._masked, given=given)
 
     def validate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
         """See modalities.base.Task. Training is watched on a quarter of the rows, spread over all of them."""
@@ -153,6 +151,7 @@ class TextTask:
                 prompts,
                 batch_size=self._hparams.eval_batch_size,
                 max_new_tokens=self._config.max_new_tokens,
+                given=tokens.given,
                 on_done=advance,
             )
         texts = self._tokenizer.batch_decode(decoded.generations, skip_special_tokens=True)

@@ -75,6 +75,10 @@ class TokenRows:
     def lengths(self) -> list[int]:
         return np.diff(self.offsets).tolist()
 
+    def given(self, indices: Sequence[int], input_ids: Tensor) -> Mapping[str, Tensor]:
+        """What a pass over these rows is given beside their ids, (b, s), padded: nothing for text."""
+        return {}
+
     def with_response(self) -> list[int]:
         """Numbers of the rows that hold a token of their response: the others' prompts left no room for one."""
         return np.flatnonzero(np.diff(self.offsets) > self.prompt_lengths).tolist()
@@ -155,7 +159,7 @@ def collate(
     tokens: TokenRows, indices: Sequence[int], pad_token_id: int, *, loss_on_prompt: bool
 ) -> Mapping[str, Tensor]:
     """Padded batch: input_ids, attention_mask, labels, each (b, s), padded on the right; labels are -100 where nothing
-    is learned."""
+    is learned. And what the rows are given beside ids."""
     rows = [tokens.row(index) for index in indices]
     width = max(len(row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_token_id)
@@ -167,4 +171,5 @@ def collate(
         attention_mask[position, : len(row)] = 1
         first = 0 if loss_on_prompt else int(tokens.prompt_lengths[index])
         labels[position, first : len(row)] = ids[first:]
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return {**batch, **tokens.given(indices, input_ids)}

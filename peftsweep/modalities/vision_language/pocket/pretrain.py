@@ -55,8 +55,8 @@ PATCH_SHARE = 0.5  # of the loss on patches, beside that on words
 IGNORED = -100
 
 
-def build_processor() -> Any:
-    """Byte-level BPE trained on the words of pictures and passages; a digit is a token. Pictures are scaled to SIDE,
+def build_processor(words: int = VOCABULARY) -> Any:
+    """words: the most tokens. Byte-level BPE trained on the words of pictures and passages; a digit is a token. Pictures are scaled to SIDE,
     and never cut in tiles."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -65,7 +65,7 @@ def build_processor() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     special = [PAD, BEGIN, END, IMAGE, AROUND, GLOBAL]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=words,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
