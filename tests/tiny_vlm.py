@@ -111,7 +111,9 @@ class QwenProcessor:
 
     def __call__(self, text: list[str], images: Any, **options: Any) -> dict[str, Any]:
         grid = self.image_processor(images=images[0], return_tensors="pt")["image_grid_thw"][0]
-        return self.tokenizer([text[0].replace(self.image_token, self.image_token * (int(grid.prod()) // 4))], **options)
+        return self.tokenizer(
+            [text[0].replace(self.image_token, self.image_token * (int(grid.prod()) // 4))], **options
+        )
 
 
 def build_tiny_qwen_vl() -> BaseModel:

@@ -103,6 +103,7 @@ MODERNBERT: Roles = _renamed(
     },
 )
 
+
 def _with_more(roles: Roles, more: dict[str, list[str]]) -> Roles:
     """The same roles with more modules; a role that is a regular expression stays as it is."""
     return {

@@ -50,6 +50,7 @@ class HookContext:
     def num_layers(self) -> int:
         """Transformer blocks of the model. Raises MethodError where its configuration doesn't say."""
         config = getattr(self.model, "config", None)
+        config = getattr(config, "get_text_config", lambda: config)()  # of what is shown pictures, the language model's
         counts = [getattr(config, name, None) for name in ("num_hidden_layers", "num_layers", "num_single_layers")]
         known = [count for count in counts if count is not None]
         if not known:

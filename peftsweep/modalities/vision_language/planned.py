@@ -59,9 +59,7 @@ def seeing_pass(rows: int) -> Callable[[nn.Module], object]:
     return lambda model: see(model, rows)
 
 
-def longest_row(
-    model: ModelConfig, task: VqaConfig, hparams: HparamsConfig, skeleton: Skeleton, cache: Path
-) -> Length:
+def longest_row(model: ModelConfig, task: VqaConfig, hparams: HparamsConfig, skeleton: Skeleton, cache: Path) -> Length:
     """Of the training data where rows and processor are on this machine, else what rows are cut to."""
     is_local_model = model.id == EMBEDDED or Path(model.id).expanduser().is_dir()
     if is_local_model and (task.train_files or model.id == EMBEDDED) and not task.dataset:

@@ -209,4 +209,6 @@ def _read_file(path: Path, source: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         fix = "Paths are read from the folder of the file that names them. Mend the path, or take the row away."
-        raise DataError(Problem(f"a picture must be an existing file ({error.strerror})", str(path), source, fix)) from error
+        raise DataError(
+            Problem(f"a picture must be an existing file ({error.strerror})", str(path), source, fix)
+        ) from error

@@ -1,7 +1,7 @@
 """What an answer about a picture is worth.
 
-    target 14, generated "14.5"     exact_match 0, relaxed_accuracy 1 (within 5%), anls 0
-    target "Green", "green."        all 1
+target 14, generated "14.5"     exact_match 0, relaxed_accuracy 1 (within 5%), anls 0
+target "Green", "green."        all 1
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ class VqaTask(TextTask):
         most = getattr(self._positions, "max_position_embeddings", None)
         needed = max(map(int, tokens.prompt_lengths)) + self._config.max_new_tokens
         if most is not None and needed > most:
-            rule = f"pictures, question and answer must fit the {most} positions of the model; {split} rows need {needed}"
+            rule = (
+                f"pictures, question and answer must fit the {most} positions of the model; {split} rows need {needed}"
+            )
             fix = "Show fewer pictures, make them smaller, or lower task.max_new_tokens."
             raise DataError(Problem(rule, needed, self._source.origin(split), fix))
         return tokens

@@ -169,7 +169,9 @@ def conversations(tokenizer: Any, rng: random.Random, scene: Scene) -> tuple[lis
     labels = [IGNORED] * len(ids)
     while len(ids) < ROW_TOKENS:
         asked, answer = said_and_asked(rng, scene)
-        before = f" {asked}{END}\nAssistant:" if len(labels) == IMAGE_TOKENS + 6 else f"\nUser: {asked}{END}\nAssistant:"
+        before = (
+            f" {asked}{END}\nAssistant:" if len(labels) == IMAGE_TOKENS + 6 else f"\nUser: {asked}{END}\nAssistant:"
+        )
         asked_ids, answer_ids = tokenizer([before, f" {answer}{END}"], add_special_tokens=False)["input_ids"]
         ids += asked_ids + answer_ids
         labels += [IGNORED] * len(asked_ids) + answer_ids

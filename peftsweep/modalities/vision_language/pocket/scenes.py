@@ -97,7 +97,10 @@ def _drawn(rng: random.Random) -> Scene:
     count = rng.choice(COUNTS)
     forms, colours = rng.sample(list(FORMS), count), rng.sample(list(COLOURS), count)
     cells = sorted(rng.sample(range(CELLS**2), count))
-    things = (Placed(form, colour, cell % CELLS, cell // CELLS) for form, colour, cell in zip(forms, colours, cells, strict=True))
+    things = (
+        Placed(form, colour, cell % CELLS, cell // CELLS)
+        for form, colour, cell in zip(forms, colours, cells, strict=True)
+    )
     return Scene(tuple(things), rng.choice(list(GROUNDS)))
 
 

@@ -24,7 +24,7 @@ from peftsweep.modalities.vision_language.task import VqaTask
 
 METHODS = {name: read_method_file(path) for name, path in method_files().items()}
 NEEDS_CUDA = {"loftq"}
-CAPACITIES = {"lily": 16, "waveft": 100, "eva": 8}
+CAPACITIES = {"lily": 16, "waveft": 100, "eva": 4}
 NAMED = sorted(name for name, method in METHODS.items() if "vision_language" in method.modalities)
 
 

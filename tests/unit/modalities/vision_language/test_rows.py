@@ -54,7 +54,11 @@ def test_a_folder_of_pictures_with_metadata_is_read_as_the_datasets_library_does
 
 def test_pictures_within_a_parquet_file_are_read(tmp_path: Path) -> None:
     write_questions(tmp_path)
-    columns = {"image": [str(tmp_path / f"{n:02d}.png") for n in range(10)], "query": ["What?"] * 10, "label": ["a"] * 10}
+    columns = {
+        "image": [str(tmp_path / f"{n:02d}.png") for n in range(10)],
+        "query": ["What?"] * 10,
+        "label": ["a"] * 10,
+    }
     features = Features({"image": ImageFeature(), "query": Value("string"), "label": Value("string")})
     Dataset.from_dict(columns, features).to_parquet(tmp_path / "rows.parquet")
     rows = build_source(config(tmp_path / "rows.parquet"), embedded_model=False).read("train")
@@ -84,7 +88,11 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 def test_transparent_parts_are_white(tmp_path: Path) -> None:
     path = write_questions(tmp_path)
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "00.png")
-    rows = [row for split in ("train", "valid", "test") for row in build_source(config(path), embedded_model=False).read(split)]
+    rows = [
+        row
+        for split in ("train", "valid", "test")
+        for row in build_source(config(path), embedded_model=False).read(split)
+    ]
     clear = next(row for row in rows if pictures_of(row)[0].name.endswith("00.png"))
     assert np.asarray(open_picture(pictures_of(clear)[0])).min() == 255
 
@@ -128,7 +136,9 @@ def test_the_same_question_about_the_same_picture_is_in_one_split(tmp_path: Path
     path = write_questions(tmp_path)
     path.write_text(path.read_text() * 3)
     found = build_source(config(path), embedded_model=False)
-    asked = {split: {(pictures_of(row), row.prompt) for row in found.read(split)} for split in ("train", "valid", "test")}
+    asked = {
+        split: {(pictures_of(row), row.prompt) for row in found.read(split)} for split in ("train", "valid", "test")
+    }
     assert asked["train"].isdisjoint(asked["valid"] | asked["test"])
 
 

@@ -34,7 +34,9 @@ def rows() -> list[tuple[Scene, str, str]]:
 
 def test_answers_are_those_of_the_scene() -> None:
     rng = random.Random(0)
-    told = {question(rng, SCENE, kind, is_there=True) for kind in ("colour", "thing", "beside", "count") for _ in range(99)}
+    told = {
+        question(rng, SCENE, kind, is_there=True) for kind in ("colour", "thing", "beside", "count") for _ in range(99)
+    }
     assert told == {
         ("What colour is the star?", "red"),
         ("What colour is the ball?", "blue"),
@@ -59,7 +61,9 @@ def test_a_caption_names_everything() -> None:
 
 
 def test_no_scene_is_in_two_splits_and_each_has_its_questions() -> None:
-    names = {split: {scene.text for _, scene, _, _ in make_questions(split, 60, 4)} for split in ("train", "valid", "test")}
+    names = {
+        split: {scene.text for _, scene, _, _ in make_questions(split, 60, 4)} for split in ("train", "valid", "test")
+    }
     assert [len(found) for found in names.values()] == [60, 60, 60]
     assert not set.intersection(*names.values())
     assert names["train"].isdisjoint(names["test"] | names["valid"])

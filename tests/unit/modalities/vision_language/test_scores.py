@@ -8,7 +8,13 @@ import pytest
 
 from peftsweep.errors import ConfigError
 from peftsweep.modalities.text.rows import Row
-from peftsweep.modalities.vision_language.scores import anls, build_judging, edit_distance, exact_match, relaxed_accuracy
+from peftsweep.modalities.vision_language.scores import (
+    anls,
+    build_judging,
+    edit_distance,
+    exact_match,
+    relaxed_accuracy,
+)
 from peftsweep.modalities.vision_language.settings import VqaConfig
 
 
@@ -74,5 +80,7 @@ def test_a_scorer_that_gives_no_number_is_told() -> None:
 
 
 def test_another_measure_is_another_way_to_judge() -> None:
-    keys = {build_judging(VqaConfig(name="vqa", judge=name)).key for name in ("exact_match", "anls", "relaxed_accuracy")}
+    keys = {
+        build_judging(VqaConfig(name="vqa", judge=name)).key for name in ("exact_match", "anls", "relaxed_accuracy")
+    }
     assert len(keys) == 3

@@ -60,7 +60,9 @@ def build(base: BaseModel, tmp_path: Path) -> Build:
     return build
 
 
-def test_a_prompt_has_the_tokens_of_the_processors_own(build: Build, bases: dict[str, BaseModel], base: BaseModel) -> None:
+def test_a_prompt_has_the_tokens_of_the_processors_own(
+    build: Build, bases: dict[str, BaseModel], base: BaseModel
+) -> None:
     rows, tokens = build()._split("train")
     processor = base.parts.processor
     for number in (0, 3, 7):
@@ -71,7 +73,9 @@ def test_a_prompt_has_the_tokens_of_the_processors_own(build: Build, bases: dict
         assert tokens.prompt(number) == list(own["input_ids"][0])
 
 
-def test_pictures_of_like_kind_take_as_many_tokens_as_their_size_says(build: Build, bases: dict[str, BaseModel], base: BaseModel) -> None:
+def test_pictures_of_like_kind_take_as_many_tokens_as_their_size_says(
+    build: Build, bases: dict[str, BaseModel], base: BaseModel
+) -> None:
     task = build()
     rows, _ = task._split("train")
     counts = {len(task._reader.ids(pictures_of(row)[0])) for row in rows}
@@ -101,7 +105,8 @@ def test_parts_of_a_batch_have_its_loss(build: Build, base: BaseModel) -> None:
     parts = task.parts(batch, 45)
     assert len(parts) == 2
     assert sum(map(task.tokens, parts)) == task.tokens(batch)
-    assert sum(task.loss(base.model, part).sum for part in parts) == pytest.approx(task.loss(base.model, batch).sum)
+    whole = task.loss(base.model, batch).sum.item()
+    assert sum(task.loss(base.model, part).sum.item() for part in parts) == pytest.approx(whole, rel=1e-5)
 
 
 def test_answers_are_those_of_generate_one_by_one(build: Build, base: BaseModel) -> None:
@@ -117,7 +122,9 @@ def test_answers_are_those_of_generate_one_by_one(build: Build, base: BaseModel)
     for number, item in enumerate(found.items):
         ids = torch.tensor([tokens.prompt(number)])
         given = tokens.given([number], ids)
-        alone = base.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **given, generation_config=config)
+        alone = base.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), **given, generation_config=config
+        )
         assert item["generated"] == base.tokenizer.decode(alone[0, ids.shape[1] :], skip_special_tokens=True)
     assert len({item["generated"] for item in found.items}) > 1
 
@@ -186,8 +193,10 @@ def test_several_pictures_of_a_row_are_given_in_their_order(build: Build, base: 
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = build(path=path)
     batch = next(task.train_batches(6, seed=0))
-    whole = task.loss(base.model, batch).sum
-    assert sum(task.loss(base.model, part).sum for part in task.parts(batch, 1)) == pytest.approx(whole, rel=1e-4)
+    whole = task.loss(base.model, batch).sum.item()
+    assert sum(task.loss(base.model, part).sum.item() for part in task.parts(batch, 1)) == pytest.approx(
+        whole, rel=1e-4
+    )
 
 
 def test_rows_that_the_models_positions_do_not_hold_are_refused(tmp_path: Path) -> None:
