@@ -60,6 +60,7 @@ bench: install-dev  ## Measure decoding, loss memory and start-up, each against 
 pocket-models: install  ## Pre-train the embedded models anew (an hour and a half on 2 cores, or more)
 	$(BIN)/python -m peftsweep.modalities.text.pocket.pretrain
 	$(BIN)/python -m peftsweep.modalities.image.pocket.pretrain
+	$(BIN)/python -m peftsweep.modalities.vision_language.pocket.pretrain
 
 server: install  ## Serve MLflow as MLFLOW_HOST, MLFLOW_PORT, MLFLOW_BACKEND_STORE_URI say (see docker/)
 	$(BIN)/mlflow server

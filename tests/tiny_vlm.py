@@ -24,7 +24,22 @@ from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.vision_language.loader import PictureParts
 
 COLOURS = ("red", "green", "blue", "black", "white")
-WORDS = ("What", "colour", "is", "it", "Tell", "the", "picture", "User", "Assistant", "a", "ball", "on", *COLOURS)
+WORDS = ("What", "colour", "is", "it", "Tell", "the", "picture", "User", "Assistant", "a", "ball", "on")
+    "What",
+    "colour",
+    "is",
+    "it",
+    "Tell",
+    "the",
+    "picture",
+    "User",
+    "Assistant",
+    "a",
+    "ball",
+    "on",
+    *COLOURS,
+    *map(str, range(40)),
+)
 SIDE, PATCH = 64, 16
 BEGIN, END, PAD = "<|im_start|>", "<end_of_utterance>", "<pad>"
 IDEFICS_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>")
@@ -46,7 +61,8 @@ LANGUAGE: dict[str, Any] = {
 
 def tiny_tokenizer(special: tuple[str, ...]) -> PreTrainedTokenizerFast:
     """Of whole words; what it doesn't know is one token."""
-    words = {word: number for number, word in enumerate([PAD, BEGIN, END, "<unk>", *special, *WORDS, ":", "?", "."])}
+    known = [PAD, BEGIN, END, "<unk>", *special, *WORDS, *COLOURS, *map(str, range(40)), ":", "?", "."]
+    words = {word: number for number, word in enumerate(known)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD, "unk_token": "<unk>"}
@@ -147,8 +163,8 @@ def build_tiny_qwen_vl() -> BaseModel:
     return BaseModel(model, tokenizer, "tiny", False, PictureParts(processor))
 
 
-def write_questions(folder: Path, count: int = 30) -> Path:
-    """A jsonl of questions about pictures beside it, each of another size."""
+def write_questions(folder: Path, count: int = 30, *, numbered: bool = False) -> Path:
+    """A jsonl of questions about pictures beside it, each of another size. numbered: in other words too."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
@@ -156,7 +172,8 @@ def write_questions(folder: Path, count: int = 30) -> Path:
         picture = Image.new("RGB", (40 + 3 * number, 60), colour)
         picture.paste("white" if number % 2 else "black", (0, 0, 5 + number, 20))
         picture.save(folder / f"{number:02d}.png")
-        rows.append({"image": f"{number:02d}.png", "question": "What colour is it?", "answer": colour})
+        asked = f"What colour is it {'on ' * (number % 4)}{number} ?" if numbered else "What colour is it?"
+        rows.append({"image": f"{number:02d}.png", "question": asked, "answer": colour})
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -133,14 +133,10 @@ QWEN_VL = _sees(["merger.mlp.0", "merger.mlp.2"], ["attn.qkv", "attn.proj"], [],
 # among them unless it is asked for, and names such as q_proj are met in all of them.
 EVERY_PART = "all"
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("idefics3", "smolvlm"), {"language": ("model.text_model", "lm_head"), "connector": ("model.connector",)}
-    ),
-    **dict.fromkeys(
-        ("qwen2_vl", "qwen2_5_vl"),
-        {"language": ("model.language_model", "lm_head"), "connector": ("model.visual.merger",)},
-    ),
+    "idefics3": {"language": ("model.text_model", "lm_head"), "connector": ("model.connector",)},
+    "qwen2_5_vl": {"language": ("model.language_model", "lm_head"), "connector": ("model.visual.merger",)},
 }
+PARTS |= {"smolvlm": PARTS["idefics3"], "qwen2_vl": PARTS["qwen2_5_vl"]}
 
 # Keys are `config.model_type` for transformers and the class name for diffusers models.
 LLAMAS = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "granite"]
@@ -180,8 +176,8 @@ def with_targets(peft_type: PeftType, arguments: dict[str, Any], role: str | Non
 
 
 def parts_of(model: nn.Module, adapt: str) -> tuple[str, ...]:
-    """Paths of the modules that `adapt` names: parts of PARTS, joined by +. Empty for all of the model. Raises MethodError
-    for a model whose parts are unknown."""
+    """Paths of the modules that `adapt` names: parts of PARTS, joined by +; none for all of the model. Raises
+    MethodError for a model whose parts are unknown."""
     if adapt == EVERY_PART:
         return ()
     architecture = architecture_of(model)

@@ -76,7 +76,12 @@ def test_its_name_is_the_file_name():
     names = {path: file.name for path, file in loaded.items() if not OmegaConf.is_missing(file, "id")}
     assert len(names) > len(methods())
     assert {option_of(path): name for path, name in names.items() if name != path.stem} == {}
-    assert sorted(map(option_of, loaded.keys() - names.keys())) == ["model/encoder", "model/flux2", "model/hf"]
+    assert sorted(map(option_of, loaded.keys() - names.keys())) == [
+        "model/encoder",
+        "model/flux2",
+        "model/hf",
+        "model/vlm",
+    ]
 
 
 @pytest.mark.parametrize(("typed", "name"), [("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("some/folder/", "folder")])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_vlm import save_tiny_vlm, write_questions
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from peftsweep.config.registry import find_modality
@@ -24,6 +25,7 @@ from peftsweep.modalities.text.pocket import LLAMA_FOLDER
 from peftsweep.modalities.text.rows import Row
 from peftsweep.modalities.text.settings import MetamathConfig, SftConfig
 from peftsweep.modalities.text_world import make_problems
+from peftsweep.modalities.vision_language.settings import VlmConfig, VqaConfig
 
 TRAIN_ROWS, VALID_ROWS, TEST_ROWS = 24, 6, 5
 BATCH_SIZE, BUCKET_BATCHES = 4, 2  # a bucket of 8 rows divides the 24 of an epoch
@@ -184,6 +186,20 @@ def image_files(folder: Path) -> Setup:
     return image_setup(ImageGenConfig(name="image-gen", images=str(folder), **SMALL_PICTURES), 4, prompts)
 
 
+def vqa_files(folder: Path) -> Setup:
+    write_questions(folder, TRAIN_ROWS + VALID_ROWS + TEST_ROWS, numbered=True)
+    records = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    files = {
+        "train_files": write_jsonl(folder / "train.jsonl", records[TEST_ROWS:]),
+        "test_files": write_jsonl(folder / "test.jsonl", records[:TEST_ROWS]),
+    }
+    spec = VlmConfig("tiny", "vision_language", str(save_tiny_vlm(folder / "tiny")), dtype="float32")
+    rows = [Row(record["question"], record["answer"]) for record in records[:TEST_ROWS]]
+    config = VqaConfig(name="vqa", general_pictures=0, **files, **LIMITS)
+    setup = text_setup(config, load_base(spec, torch.device("cpu")), rows)
+    return replace(setup, item_keys=TEXT_ITEM | {"picture"})
+
+
 SETUPS: dict[str, Callable[[Path], Setup]] = {
     "metamath, embedded": metamath_embedded,
     "metamath, files": metamath_files,
@@ -192,6 +208,7 @@ SETUPS: dict[str, Callable[[Path], Setup]] = {
     "sft, chats": sft_chats,
     "image-gen, embedded": image_embedded,
     "image-gen, files": image_files,
+    "vqa, files": vqa_files,
 }
 TEXT_SETUPS = [name for name in SETUPS if not name.startswith("image")]
 
@@ -404,4 +421,5 @@ def test_what_is_looked_at_are_pictures(task: Task, setup: Setup) -> None:
     evaluation = task.evaluate(setup.base.model, "test")
     looked_at = task.pictures(evaluation, evaluation)
     assert all(picture.dtype == "uint8" and picture.ndim == 3 for picture in looked_at.values())
-    assert bool(looked_at) == bool(task.samples()) == bool(evaluation.images) == (setup.config.modality == "image")
+    assert bool(looked_at) == (setup.config.modality in ("image", "vision_language"))
+    assert bool(task.samples()) == bool(evaluation.images) == (setup.config.modality == "image")

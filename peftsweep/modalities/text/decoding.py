@@ -297,7 +297,7 @@ class _ForwardPass:
         self.accepts = inspect.signature(self.base.forward).parameters.keys()
         self.is_recurrent = "past_key_values" not in self.accepts and "cache_params" in self.accepts  # Mamba's kin
         self.cache_name = "cache_params" if self.is_recurrent else "past_key_values"
-        # Qwen-VL's kin number a picture's tokens by line and column: what follows has lower positions than it has places.
+        # Qwen-VL's kin number a picture's tokens by line and column, and what follows from the highest number on.
         self.places: Any = getattr(self.base, "model", None)
         self.has_places = hasattr(self.places, "rope_deltas")
 

@@ -6,7 +6,7 @@ on as many pictures. A pass of the model can't be followed without values: it as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -81,10 +81,11 @@ def _stacked(rows: Iterable[Sequence[Tensor]]) -> Tensor:
 
 def rows_of_batch(batch: Mapping[str, Tensor], rows: Sequence[int], width: int) -> dict[str, Tensor]:
     """Some rows of a batch, their tokens cut to `width`; pictures of patches go with the row whose tokens they are."""
+    by_patches = (GRID, "pixel_values") if GRID in batch else ()
     chosen = {
         name: tensor[list(rows), :width] if tensor.shape == batch["input_ids"].shape else tensor[list(rows)]
         for name, tensor in batch.items()
-        if GRID not in batch or tensor.shape[:1] == batch["input_ids"].shape[:1] and name not in (GRID, "pixel_values")
+        if name not in by_patches
     }
     if GRID in batch:
         per_row = _pictures_per_row(batch)

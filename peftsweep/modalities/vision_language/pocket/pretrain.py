@@ -56,8 +56,8 @@ IGNORED = -100
 
 
 def build_processor(words: int = VOCABULARY) -> Any:
-    """words: the most tokens. Byte-level BPE trained on the words of pictures and passages; a digit is a token. Pictures are scaled to SIDE,
-    and never cut in tiles."""
+    """Byte-level BPE trained on what is said of pictures and on passages; a digit is a token. Pictures are scaled to
+    SIDE, and never cut in tiles. words: the most tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -1,4 +1,4 @@
-"""The loader and the task, on tiny models with random weights; transformers' own processor, loss and `generate` judge."""
+"""The loader and the task, on tiny random models; transformers' own processor, loss and `generate` judge."""
 
 from __future__ import annotations
 
@@ -139,8 +139,9 @@ def test_items_keep_the_picture_and_the_score_has_an_interval(build: Build, base
 
 
 def test_a_sheet_shows_pictures_and_answers_of_both(build: Build, base: BaseModel) -> None:
-    from peftsweep.report.page.gallery import cut_sheet
     from PIL import Image
+
+    from peftsweep.report.page.gallery import cut_sheet
 
     task = build()
     found = task.evaluate(base.model, "test")
@@ -180,9 +181,9 @@ def test_more_pictures_than_a_row_may_have_tokens_are_refused(build: Build, tmp_
     rows[2]["image"] = ["29.png"] * 40
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = build(path=path)
+    rows = [row for split in ("train", "valid", "test") for row in task._source.read(split)]
     with pytest.raises(DataError, match=r"40.*max_seq_length.*row 3"):
-        for split in ("train", "valid", "test"):
-            task._split(split)
+        task._tokens_of("train", rows)
 
 
 def test_several_pictures_of_a_row_are_given_in_their_order(build: Build, base: BaseModel, tmp_path: Path) -> None:
