@@ -25,21 +25,6 @@ from peftsweep.modalities.vision_language.loader import PictureParts
 
 COLOURS = ("red", "green", "blue", "black", "white")
 WORDS = ("What", "colour", "is", "it", "Tell", "the", "picture", "User", "Assistant", "a", "ball", "on")
-    "What",
-    "colour",
-    "is",
-    "it",
-    "Tell",
-    "the",
-    "picture",
-    "User",
-    "Assistant",
-    "a",
-    "ball",
-    "on",
-    *COLOURS,
-    *map(str, range(40)),
-)
 SIDE, PATCH = 64, 16
 BEGIN, END, PAD = "<|im_start|>", "<end_of_utterance>", "<pad>"
 IDEFICS_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>")
