@@ -21,7 +21,6 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from peftsweep.modalities.base import BaseModel
-from peftsweep.modalities.vision_language.loader import PictureParts
 
 COLOURS = ("red", "green", "blue", "black", "white")
 WORDS = ("What", "colour", "is", "it", "Tell", "the", "picture", "User", "Assistant", "a", "ball", "on")
@@ -145,7 +144,7 @@ def build_tiny_qwen_vl() -> BaseModel:
     }
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids, **ends)
     model = Qwen2_5_VLForConditionalGeneration(config).eval().requires_grad_(False)
-    return BaseModel(model, tokenizer, "tiny", False, PictureParts(processor))
+    return BaseModel(model, tokenizer, "tiny", False, processor=processor)
 
 
 def write_questions(folder: Path, count: int = 30, *, numbered: bool = False) -> Path:

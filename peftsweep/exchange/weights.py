@@ -65,8 +65,9 @@ def export_merged(job: FinishedJob, folder: Path, device: torch.device) -> None:
         except PEFT_ERRORS as error:
             rule = f"peft can't merge this adapter of {method.name}: {error}"
             raise MethodError(Problem(rule, source=str(job.adapter))) from error
-    if base.tokenizer is not None:
-        base.tokenizer.save_pretrained(str(folder))
+    reader = base.processor or base.tokenizer
+    if reader is not None:
+        reader.save_pretrained(str(folder))
     kind = "Fully fine-tuned model" if job.is_full else f"Base model with the adapter merged in ({dtype}),"
     card = model_card(job, kind, modality_of(job.config.model).library)
     (folder / CARD).write_text(card, encoding="utf-8")

@@ -39,7 +39,8 @@ class BaseModel:
 
     model: what methods are put on; tokenizer: None for models that read no text themselves; revision: the hub's commit,
     or a fingerprint of local weights; parts: what stands around the model and is not trained (text encoder, VAE), an
-    object whose `on(device)` answers the same parts, working there.
+    object whose `on(device)` answers the same parts, working there; processor: of models that read more than text; it
+    holds their tokenizer.
     """
 
     model: nn.Module
@@ -47,6 +48,7 @@ class BaseModel:
     revision: str
     is_embedded: bool
     parts: Any = None
+    processor: Any = None
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def main() -> None:
     base = load_vision_language_model(spec, str(arguments.model), torch.device("cpu"))
     model = PeftModel.from_pretrained(base.model, arguments.adapter).eval() if arguments.adapter else base.model
     rows = build_source(VqaConfig(name="vqa"), embedded_model=True).read("test")[: arguments.questions]
-    tokens = tokenize_questions(rows, PromptFormat("{prompt}", 128, False), PictureReader(base.parts.processor))
+    tokens = tokenize_questions(rows, PromptFormat("{prompt}", 128, False), PictureReader(base.processor))
     print(f"{len(rows)} questions, torch {torch.__version__}, {torch.get_num_threads()} threads, one process")
     print("batch_size   median  longest   padded s   ours s  ratio  same answers")
     for batch_size in arguments.batch_sizes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,16 +21,6 @@ from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
 from peftsweep.modalities.loading import quantised_placement, quiet, revision_of
-
-
-@dataclass(frozen=True)
-class PictureParts:
-    """What stands around a vision-language model: its processor of pictures and texts, which is on no device."""
-
-    processor: Any
-
-    def on(self, device: torch.device) -> PictureParts:
-        return self
 
 
 def load_vision_language_model(spec: ModelConfig, location: str, device: torch.device) -> BaseModel:
@@ -61,7 +50,7 @@ def load_vision_language_model(spec: ModelConfig, location: str, device: torch.d
     require_all_weights(info["missing_keys"], spec.id)
     model.requires_grad_(False).eval()
     revision = revision_of(location, spec.revision)
-    return BaseModel(model, processor.tokenizer, revision, spec.id == EMBEDDED, PictureParts(processor))
+    return BaseModel(model, processor.tokenizer, revision, spec.id == EMBEDDED, processor=processor)
 
 
 def require_vision(config: Any, model_id: str) -> None:

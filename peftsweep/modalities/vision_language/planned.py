@@ -21,7 +21,7 @@ from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
 from peftsweep.modalities.skeleton import described_source, known_architecture
 from peftsweep.modalities.text.planned import FUSED_ATTENTION, LanguageStep, build_language_step
-from peftsweep.modalities.vision_language.loader import PictureParts, load_processor, require_vision
+from peftsweep.modalities.vision_language.loader import load_processor, require_vision
 from peftsweep.modalities.vision_language.settings import VqaConfig
 from peftsweep.modalities.vision_language.task import VqaTask
 from peftsweep.modalities.wrapped import base_of
@@ -65,8 +65,8 @@ def longest_row(model: ModelConfig, task: VqaConfig, hparams: HparamsConfig, ske
     if is_local_model and (task.train_files or model.id == EMBEDDED) and not task.dataset:
         try:
             processor = load_processor(model, base_location(model))
-            parts = PictureParts(processor)
-            base = BaseModel(skeleton.model, processor.tokenizer, "", model.id == EMBEDDED, parts)
+            is_embedded = model.id == EMBEDDED
+            base = BaseModel(skeleton.model, processor.tokenizer, "", is_embedded, processor=processor)
             found, shown = VqaTask(task, hparams, base, cache).longest_training_row_with_pictures()
             return Length(found, f"the longest training row has {found} tokens, {shown} of them of pictures")
         except (OSError, ValueError):  # DataError and ModelError are ValueErrors: the job itself will say why

@@ -23,7 +23,6 @@ from peftsweep.modalities.image.contact_sheet import draw_contact_sheet
 from peftsweep.modalities.text.rows import Row
 from peftsweep.modalities.text.task import TextTask
 from peftsweep.modalities.text.tokens import PromptFormat, TokenRows
-from peftsweep.modalities.vision_language.loader import PictureParts
 from peftsweep.modalities.vision_language.picture import open_picture
 from peftsweep.modalities.vision_language.pocket.scenes import DESCRIBE, caption, scenes_of
 from peftsweep.modalities.vision_language.reader import PictureReader, rows_of_batch
@@ -55,8 +54,7 @@ class VqaTask(TextTask):
         cache: Path,
         progress: Progress = no_progress,
     ) -> None:
-        parts: PictureParts = base.parts
-        self._reader, self._general_pictures = PictureReader(parts.processor), config.general_pictures
+        self._reader, self._general_pictures = PictureReader(base.processor), config.general_pictures
         self._positions = getattr(getattr(base.model, "config", None), "text_config", None)
         source = build_source(config, embedded_model=base.is_embedded)
         super().__init__(config, hparams, source, build_judging(config), base, cache, progress)

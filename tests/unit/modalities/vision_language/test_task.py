@@ -64,7 +64,7 @@ def test_a_prompt_has_the_tokens_of_the_processors_own(
     build: Build, bases: dict[str, BaseModel], base: BaseModel
 ) -> None:
     rows, tokens = build()._split("train")
-    processor = base.parts.processor
+    processor = base.processor
     for number in (0, 3, 7):
         asked = [{"type": "image"}, {"type": "text", "text": rows[number].prompt}]
         turn = {"role": "user", "content": asked}
@@ -224,7 +224,7 @@ def test_a_model_without_its_processor_is_refused(folder: Path, tmp_path: Path) 
 
 def test_a_processor_without_a_chat_template_is_refused(folder: Path, tmp_path: Path) -> None:
     base = load(folder)
-    base.parts.processor.chat_template = None
+    base.processor.chat_template = None
     config = VqaConfig(name="vqa", train_files=str(write_questions(tmp_path)))
     with pytest.raises(DataError, match="chat template"):
         VqaTask(config, HPARAMS, base, tmp_path)._split("train")
