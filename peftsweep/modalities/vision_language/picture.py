@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -22,7 +23,9 @@ class Picture:
     source: str = field(compare=False)
     read: Callable[[], bytes] = field(compare=False)
 
+    @cached_property
     def digest(self) -> str:
+        """Of what it holds."""
         return hashlib.sha256(self.read()).hexdigest()[:16]
 
 

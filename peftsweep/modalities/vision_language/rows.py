@@ -141,7 +141,7 @@ def digest_of_rows(rows: Sequence[Row]) -> str:
     """Fingerprint of rows in their order, the contents of their pictures too."""
     digest = hashlib.sha256()
     for row in rows:
-        for text in (row.prompt, row.response, *(picture.digest() for picture in pictures_of(row))):
+        for text in (row.prompt, row.response, *(picture.digest for picture in pictures_of(row))):
             digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -76,9 +76,11 @@ def tokenize_questions(rows: Sequence[Row], prompt_format: PromptFormat, reader:
 
 
 def _with_pictures(row: Row, ids: Sequence[int], reader: PictureReader, limit: int) -> list[int]:
-    pictures = list(pictures_of(row))
-    found: list[int] = []
-    waiting = iter(pictures)
+    pictures = pictures_of(row)
+    if sum(token == reader.image_token_id for token in ids) > len(pictures):
+        rule = f"a question must not hold {reader.processor.image_token}, which stands for a picture"
+        raise DataError(Problem(rule, row.prompt, pictures[0].source))
+    found, waiting = list[int](), iter(pictures)
     for token in ids:
         found += reader.ids(next(waiting)) if token == reader.image_token_id else (token,)
     shown = sum(len(reader.ids(picture)) for picture in pictures)

@@ -186,6 +186,14 @@ def test_more_pictures_than_a_row_may_have_tokens_are_refused(build: Build, tmp_
         task._tokens_of("train", rows)
 
 
+def test_a_question_with_a_pictures_token_in_it_is_refused(build: Build, base: BaseModel, tmp_path: Path) -> None:
+    path = write_questions(tmp_path / "odd")
+    path.write_text(path.read_text().replace("What colour is it?", f"What is {base.processor.image_token}?"))
+    task = build(path=path)
+    with pytest.raises(DataError, match="stands for a picture"):
+        task._split("train")
+
+
 def test_several_pictures_of_a_row_are_given_in_their_order(build: Build, base: BaseModel, tmp_path: Path) -> None:
     path = write_questions(tmp_path / "two")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
