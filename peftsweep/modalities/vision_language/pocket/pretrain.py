@@ -50,7 +50,7 @@ IMAGE_TOKENS = (PATCHES // SHUFFLE) ** 2
 VOCABULARY = 896
 PEAK_RATE = 2e-3
 ROW_TOKENS = 112  # of a picture and what is said of it, or of packed passages
-PICTURES, PASSAGES = 32, 8  # rows of a batch
+PICTURES, PASSAGES = 16, 4  # rows of a batch
 PATCH_SHARE = 0.5  # of the loss on patches, beside that on words
 IGNORED = -100
 
@@ -228,7 +228,7 @@ def sentences_right(model: Any, processor: Any, count: int = 200) -> float:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="rows with a picture per step")
     parser.add_argument("--passages", type=int, default=PASSAGES, help=f"rows of {ROW_TOKENS} tokens of text per step")
     parser.add_argument("--folder", type=Path, default=VLM_FOLDER, help="where weights and processor are written")
