@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from peftsweep.modalities.encoder.pocket import BERT_FOLDER
-from peftsweep.modalities.encoder.pocket.scenes import make_scene, pretraining_rows, restated
+from peftsweep.modalities.encoder.pocket.scenes import PEOPLE, WORDS_OF, make_scene, pretraining_rows, restated
 from peftsweep.modalities.pretraining import pretrain
 from peftsweep.modalities.text_world import split_of
 
@@ -27,9 +27,10 @@ VOCABULARY = 640
 SHORT, LONG = 64, 128  # tokens of a row: of a scene, and with general passages; longer ones are cut
 LONG_EVERY = 8  # batches
 PEAK_RATE = 1.5e-3
-# Of the tokens of a text, and of what is said of it again, where the words are those that a scene binds; of the masked,
-# by another token, and left as they are.
-MASKED, MASKED_AGAIN, REPLACED, KEPT = 0.12, 0.3, 0.1, 0.1
+# Shares that are chosen: of the tokens of a text, and of what is said of it again, where a word is one that a scene binds
+# or not. Of the chosen, those that are exchanged for another, and left as they are; the rest is hidden.
+CHOSEN, CHOSEN_AGAIN, CHOSEN_BOUND = 0.12, 0.1, 0.45
+EXCHANGED, KEPT = 0.25, 0.15
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -79,30 +80,51 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
     return BertForMaskedLM(config)
 
 
+def slots_of_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """(vocabulary,) numbers of the slots that words belong to; 0 for none."""
+    slots = torch.zeros(len(tokenizer), dtype=torch.long)
+    for number, words in enumerate([PEOPLE, *WORDS_OF.values()], start=1):
+        slots[[token for token in tokenizer.convert_tokens_to_ids(words) if token != tokenizer.unk_token_id]] = number
+    return slots
+
+
 def mask(
-    ids: Tensor, segments: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator
+    ids: Tensor, segments: Tensor, slots: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(input ids, labels), as BERT does it: most of the chosen tokens are hidden, some exchanged, some left."""
+    """(input ids, labels): most of the chosen tokens are hidden, some left, and some exchanged, for a word of the same
+    kind that the same scene tells, where it has one.
+
+    BERT takes any word, which gives itself away. One that might stand there makes the model compare.
+    """
     special = torch.tensor(tokenizer.all_special_ids)
-    share = torch.where(segments == 1, MASKED_AGAIN, MASKED)
+    kinds, again = slots[ids], segments == 1
+    share = torch.where(again, torch.where(kinds > 0, CHOSEN_BOUND, CHOSEN_AGAIN), CHOSEN)
     chosen = (torch.rand(ids.shape, generator=rng) < share) & ~torch.isin(ids, special)
     labels = ids.masked_fill(~chosen, -100)
+    alike = (kinds[:, :, None] == kinds[:, None, :]) & (kinds > 0)[:, :, None] & ~again[:, None, :]
+    alike &= ids[:, :, None] != ids[:, None, :]
+    which = (alike * torch.rand(alike.shape, generator=rng)).argmax(dim=2)
+    other = torch.where(
+        alike.any(dim=2),
+        ids.gather(1, which),
+        torch.randint(len(SPECIAL), len(tokenizer), ids.shape, generator=rng),
+    )
     how = torch.rand(ids.shape, generator=rng)
-    other = torch.randint(len(SPECIAL), len(tokenizer), ids.shape, generator=rng)
-    hidden = ids.masked_fill(chosen & (how >= REPLACED + KEPT), cast(int, tokenizer.mask_token_id))
-    return torch.where(chosen & (how < REPLACED), other, hidden), labels
+    hidden = ids.masked_fill(chosen & (how >= EXCHANGED + KEPT), cast(int, tokenizer.mask_token_id))
+    return torch.where(chosen & (how < EXCHANGED), other, hidden), labels
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[dict[str, Tensor]]:
     """Endless, padded to SHORT or LONG columns."""
-    streams, rng = [pretraining_rows(seed=0, passages=long) for long in (False, True)], torch.Generator().manual_seed(0)
+    slots, rng = slots_of_tokens(tokenizer), torch.Generator().manual_seed(0)
+    streams = [pretraining_rows(seed=0, passages=long) for long in (False, True)]
     for number in itertools.count(1):
         is_long = number % LONG_EVERY == 0
         texts, pairs = zip(*itertools.islice(streams[is_long], size), strict=True)
         width = LONG if is_long else SHORT
         options = {"padding": "max_length", "truncation": True, "max_length": width, "return_tensors": "pt"}
         read = tokenizer(list(texts), list(pairs), **options)
-        ids, labels = mask(read["input_ids"], read["token_type_ids"], tokenizer, rng)
+        ids, labels = mask(read["input_ids"], read["token_type_ids"], slots, tokenizer, rng)
         yield {**read, "input_ids": ids, "labels": labels}
 
 

@@ -3,9 +3,10 @@
     Mia has a red cat. Omar lives near the lake. Ruth gives a kite to Omar on Monday. Ruth has a blue cat.
 
 Pre-training says again, in other words, what a scene tells ("The cat of Mia is red. Omar gets a kite from Ruth on
-Monday."). So the base model binds a colour to its owner, and knows who gives and who gets. It never sees a claim that
-is wrong, nor that anybody asks: fine-tuning teaches that. Each wrong claim is made of words of its own scene, so that
-words alone tell nothing. Everything follows from a `random.Random`; no text comes from elsewhere.
+Monday."), with some words hidden or exchanged, which the model must find. So it binds a colour to its owner, and knows
+who gives and who gets; that anybody asks whether a whole claim is right, it never sees: fine-tuning teaches that. Each
+wrong claim is made of words of its own scene, so that words alone tell nothing. Everything follows from a
+`random.Random`; no text comes from elsewhere.
 """
 
 from __future__ import annotations
@@ -19,10 +20,19 @@ from peftsweep.modalities.text_world import DAYS, NAMES, THINGS, WORDS, make_pas
 PEOPLE = NAMES["she"] + NAMES["he"]
 ANIMALS, COLOURS, PLACES, HOLDERS = WORDS["animals"], WORDS["colours"], WORDS["places"], WORDS["holders"]
 GIFTS = [thing.rstrip("s") for thing in THINGS if thing[0] not in "aeiou"]
+WORDS_OF = {  # by slot
+    "colour": COLOURS,
+    "animal": ANIMALS,
+    "place": PLACES,
+    "number": [str(number) for number in range(2, 10)],
+    "things": THINGS,
+    "holder": HOLDERS,
+    "gift": GIFTS,
+    "day": DAYS,
+}
 CLAIMS = ("true", "false", "open")  # told so, told otherwise, not told
 ROLES = ("GIVER", "TAKER", "GIFT", "OWNER")  # of the words of a sentence, as tags
-# What a sentence says of its slots, how a scene tells it, and how it is said again. `wrong`: the slots of which one is
-# exchanged for another word of the scene in a wrong claim.
+# What a sentence says of its slots, how a scene tells it, and how it is said again.
 Slots = dict[str, str]
 
 
@@ -30,7 +40,7 @@ Slots = dict[str, str]
 class Kind:
     told: tuple[str, ...]
     again: tuple[str, ...]
-    wrong: tuple[str, ...]
+    slots: tuple[str, ...]  # beside the people
 
 
 KINDS = {
@@ -97,13 +107,7 @@ def make_scene(rng: random.Random) -> Scene:
 
 def _slots(rng: random.Random, kind: str, name: str, names: list[str]) -> Slots:
     taker = next(other for other in names if other != name)
-    drawn = {
-        "pet": {"colour": COLOURS, "animal": ANIMALS},
-        "home": {"place": PLACES},
-        "store": {"number": [str(number) for number in range(2, 10)], "things": THINGS, "holder": HOLDERS},
-        "gift": {"gift": GIFTS, "day": DAYS},
-    }[kind]
-    return {"name": name, "taker": taker} | {slot: rng.choice(words) for slot, words in drawn.items()}
+    return {"name": name, "taker": taker} | {slot: rng.choice(WORDS_OF[slot]) for slot in KINDS[kind].slots}
 
 
 def restated(rng: random.Random, fact: Fact) -> str:
@@ -148,7 +152,7 @@ def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
         names = [fact.slots["name"], other.slots["name"]]
         return restated(rng, Fact(untold, _slots(rng, untold, names[0], names), 0))
     form, kind = rng.choice(KINDS[fact.kind].again), KINDS[fact.kind]
-    differ = [slot for slot in kind.wrong if f"{{{slot}}}" in form and fact.slots[slot] != other.slots[slot]]
+    differ = [slot for slot in kind.slots if f"{{{slot}}}" in form and fact.slots[slot] != other.slots[slot]]
     if not differ:
         return None
     wrong = rng.choice(differ)
