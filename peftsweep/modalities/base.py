@@ -98,9 +98,12 @@ class Modality(ModalitySettings):
     """Everything that is known of one kind of model: what `config.registry.ModalitySettings` declares, and this."""
 
     library: ClassVar[str]  # what loads a merged model: transformers, diffusers
-    peft_task_type: ClassVar[str | None]  # a member of peft.TaskType; None: peft has none for such models
     index_file: ClassVar[str]  # the file that tells a folder of such a model
     embedded_models: ClassVar[Mapping[str, Path]]  # name -> folder of those that ship with this package
+
+    def peft_task_type(self, model: ModelConfig) -> str | None:
+        """A member of peft.TaskType; None: peft has none for such models."""
+        return None
 
     @abstractmethod
     def load(self, model: ModelConfig, location: str, device: torch.device) -> BaseModel:

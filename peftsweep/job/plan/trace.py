@@ -78,7 +78,7 @@ def attach_on(config: JobConfig, model: nn.Module) -> AttachedMethod:
         model,
         outlined(config.method),
         total_steps=config.hparams.max_steps,
-        task_type=modality_of(config.model).peft_task_type,
+        task_type=modality_of(config.model).peft_task_type(config.model),
         adapter_float32=config.hparams.adapter_float32,
     )
 

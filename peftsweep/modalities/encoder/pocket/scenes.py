@@ -12,6 +12,8 @@ wrong claim is made of words of its own scene, so that words alone tell nothing.
 from __future__ import annotations
 
 import random
+import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +33,14 @@ WORDS_OF = {  # by slot
     "day": DAYS,
 }
 CLAIMS = ("true", "false", "open")  # told so, told otherwise, not told
-ROLES = ("GIVER", "TAKER", "GIFT", "OWNER")  # of the words of a sentence, as tags
+OTHER_SCENE = 0.15  # share of rows of the pre-training
+# What the words of a slot are, as tags. Neighbours of one kind are one entity: "blue cat" is a PET.
+ENTITIES = {
+    "pet": {"name": "OWNER", "colour": "PET", "animal": "PET"},
+    "home": {"name": "NEIGHBOUR", "place": "PLACE"},
+    "store": {"name": "OWNER", "number": "GOODS", "things": "GOODS", "holder": "HOLDER"},
+    "gift": {"name": "GIVER", "taker": "TAKER", "gift": "GIFT", "day": "DAY"},
+}
 # What a sentence says of its slots, how a scene tells it, and how it is said again.
 Slots = dict[str, str]
 
@@ -114,19 +123,21 @@ def restated(rng: random.Random, fact: Fact) -> str:
     return rng.choice(KINDS[fact.kind].again).format(**fact.slots)
 
 
-def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str]]:
-    """Endless (text, pair): a scene, and what is said of it again. passages: after a general passage, or two of them
-    alone. Scenes are those of the training split."""
+def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str, bool]]:
+    """Endless (text, pair, whether one tells of the other): a scene, and what is said again of it, or now and then of
+    another one. passages: after a general passage, or two of them alone. Scenes are those of the training split."""
     rng = random.Random(f"encoder-{seed}-{passages}")
     while True:
         before = [make_passage(rng)] if passages else []
         if passages and rng.random() < 0.5:
-            yield " ".join([*before, make_passage(rng)]), ""
+            yield " ".join([*before, make_passage(rng)]), "", False
             continue
-        scene = make_scene(rng)
-        if split_of(scene.text) == "train":
-            again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
-            yield " ".join([*before, scene.text]), " ".join(again)
+        scene, said_of = make_scene(rng), make_scene(rng)
+        if all(split_of(one.text) == "train" for one in (scene, said_of)):
+            alike = rng.random() >= OTHER_SCENE
+            facts = (scene if alike else said_of).facts
+            again = [restated(rng, fact) for fact in rng.sample(facts, len(facts))]
+            yield " ".join([*before, scene.text]), " ".join(again), alike
 
 
 def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, str]]:
@@ -157,3 +168,28 @@ def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
         return None
     wrong = rng.choice(differ)
     return form.format(**fact.slots | {wrong: other.slots[wrong]})
+
+
+def make_tagged(split: str, count: int, seed: int = 0) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """`count` different (words, tags) of scenes of a split; tags begin with B- and I-, or are O."""
+    rng = random.Random(f"tags-{split}-{seed}")
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    while len(found) < count:
+        scene = make_scene(rng)
+        if split_of(scene.text) == split:
+            words, tags = zip(*(pair for fact in scene.facts for pair in _tagged(fact)), strict=True)
+            found.setdefault(words, tags)
+    return list(found.items())
+
+
+def _tagged(fact: Fact) -> Iterator[tuple[str, str]]:
+    """The words of a sentence, each with its tag."""
+    before = ""
+    for text, slot, _, _ in string.Formatter().parse(KINDS[fact.kind].told[fact.form]):
+        for word in re.findall(r"\w+|[^\w\s]", text):
+            before = ""
+            yield word, "O"
+        if slot is not None:
+            entity = ENTITIES[fact.kind][slot]
+            yield fact.slots[slot], f"{'I' if entity == before else 'B'}-{entity}"
+            before = entity

@@ -4,7 +4,14 @@ from itertools import islice
 
 import pytest
 
-from peftsweep.modalities.encoder.pocket.scenes import CLAIMS, KINDS, make_claims, make_scene, pretraining_rows
+from peftsweep.modalities.encoder.pocket.scenes import (
+    CLAIMS,
+    KINDS,
+    make_claims,
+    make_scene,
+    make_tagged,
+    pretraining_rows,
+)
 from peftsweep.modalities.text_world import split_of
 
 CLAIMS_OF = {split: make_claims(split, 300) for split in ("train", "valid", "test")}
@@ -46,5 +53,20 @@ def test_words_of_a_claim_are_words_of_its_scene(label: str) -> None:
 def test_pre_training_reads_scenes_of_the_training_split_and_says_them_again() -> None:
     for passages in (False, True):
         rows = list(islice(pretraining_rows(seed=0, passages=passages), 200))
-        assert sum(bool(pair) for _, pair in rows) == pytest.approx(100 if passages else 200, abs=20 * passages)
-        assert not any(label in pair for _, pair in rows for label in CLAIMS)
+        assert sum(bool(pair) for _, pair, _ in rows) == pytest.approx(100 if passages else 200, abs=20 * passages)
+        assert not any(label in pair for _, pair, _ in rows for label in CLAIMS)
+
+
+def test_every_word_of_a_scene_has_a_tag_and_who_gives_is_told_by_the_sentence() -> None:
+    rows = make_tagged("test", 200)
+    assert len({words for words, _ in rows}) == 200
+    assert all(split_of(" ".join(words).replace(" .", ".")) == "test" for words, _ in rows)
+    for words, tags in rows:
+        tag_of = dict(zip(words, tags, strict=True))
+        for place, word in enumerate(words):
+            if word == "gives":
+                assert tags[place - 1] == "B-GIVER"
+            elif word == "gets":
+                assert tags[place - 1] == "B-TAKER"
+        assert all(tag == "O" for word, tag in tag_of.items() if word in ("gives", "gets", ".", "the"))
+    assert any({"B-PET", "I-PET"} <= set(tags) for _, tags in rows)
