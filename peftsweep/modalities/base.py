@@ -52,11 +52,13 @@ class BaseModel:
 @dataclass(frozen=True)
 class Skeleton:
     """A base model without weights. model: on the meta device, in the dtype that its layers compute in; source: where
-    its sizes come from, in words; config: the model's own configuration as plain data."""
+    its sizes come from, in words; config: the model's own configuration as plain data; heads: names of the modules that
+    a task adds, see Task.add_heads."""
 
     model: nn.Module
     source: str
     config: dict[str, Any]
+    heads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

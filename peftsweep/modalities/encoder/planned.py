@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
-from peftsweep.modalities.encoder.loader import AUTO_CLASSES, EncoderParts, load_tokenizer, require_encoder
+from peftsweep.modalities.encoder.loader import AUTO_CLASSES, HEADS, EncoderParts, load_tokenizer, require_encoder
 from peftsweep.modalities.encoder.rows import build_source
 from peftsweep.modalities.encoder.settings import WORD, EncoderConfig, LabelTaskConfig
 from peftsweep.modalities.encoder.task import LabelTask
@@ -88,4 +88,5 @@ def build_encoder_skeleton(model: EncoderConfig, dtype: torch.dtype, *, one_of_e
     with model_errors(model.id):
         automatic = AUTO_CLASSES[model.label_of]
         built = automatic.from_config(config, trust_remote_code=model.trust_remote_code, **options)
-    return Skeleton(built, described_source(model), config.to_dict())
+    heads = tuple(name for name in HEADS if any(path.rpartition(".")[2] == name for path, _ in built.named_modules()))
+    return Skeleton(built, described_source(model), config.to_dict(), heads)

@@ -104,8 +104,11 @@ def build_source(config: LabelTaskConfig, *, embedded_model: bool) -> LabelledSo
     if config.train_files:
         return file_source(config)
     if config.source == "embedded" or (config.source == "auto" and embedded_model):
-        read = _embedded_tags if isinstance(config, TagConfig) else _embedded_claims
-        return LabelledSource("embedded", read, lambda split: "embedded", lambda: False)
+        make = _embedded_tags if isinstance(config, TagConfig) else _embedded_claims
+        counts = EMBEDDED_ROWS | {"valid": min(EMBEDDED_ROWS["valid"], config.valid_rows)}
+        return LabelledSource(
+            "embedded", lambda split: make(split)[: counts[split]], lambda split: "embedded", lambda: False
+        )
     if config.dataset:
         return hub_source(config)
     fix = "Give task.train_files=<file>, and task.test_files=<file> if you have one; or task.dataset=<hub id>."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peftsweep.config.schema import SOURCES, JobConfig, ModelConfig, TaskConfig, number, one_of
 from peftsweep.errors import Problem
+from peftsweep.modalities.general import general_text_problems
 
 TEXT, WORD = "text", "word"  # what a label is of
 KINDS = ("auto", "classes", "number")
@@ -45,6 +46,8 @@ class LabelTaskConfig(TaskConfig):
     train_rows: int | None = number(None, low=1)  # null: all
     valid_rows: int = number(1000, low=1)
     test_rows: int | None = number(None, low=1)  # null: all
+    general_text: str = "auto"  # forgetting is measured on it: auto, hub, shipped, or a jsonl file with a text column
+    general_rows: int = number(100, low=0)  # passages; 0: forgetting is not measured
 
     def most_rows(self, split: str) -> int | None:
         """How many of the rows that a split has are used; None: all."""
@@ -83,6 +86,7 @@ def data_problems(job: JobConfig, task: LabelTaskConfig) -> Iterator[Problem]:
         yield Problem("task.source=files needs task.train_files")
     if (others := task.valid_files or task.test_files) and not task.train_files:
         yield Problem("task.valid_files and task.test_files need task.train_files", others)
+    yield from general_text_problems(task.general_text)
     kinds = ("tags", "entities") if task.label_of == WORD else ("classes", "number")
     known = list(dict.fromkeys(score for kind in kinds for score in SCORES[kind]))
     if task.score is not None and task.score not in known:

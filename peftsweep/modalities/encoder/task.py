@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -15,20 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from peftsweep.config.schema import HparamsConfig
-from peftsweep.errors import ConfigError, Problem
+from peftsweep.errors import ConfigError, MethodError, Problem
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.encoder.labels import IGNORED, ReadRow, labels_of
 from peftsweep.modalities.encoder.loader import EncoderParts, give_head
 from peftsweep.modalities.encoder.rows import LabelledRow, LabelledSource, digest_of_rows
 from peftsweep.modalities.encoder.settings import ClassifyConfig, LabelTaskConfig, TagConfig
+from peftsweep.modalities.general import build_general_texts
 from peftsweep.modalities.order import batch_order, split_batch
-from peftsweep.modalities.text_world import general_passages
 from peftsweep.modalities.wrapped import base_of, evaluating, on_device_of
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-GENERAL_ROWS, HIDDEN_SHARE = 100, 0.15
+GENERAL_BATCH, HIDDEN_SHARE = 20, 0.15
 
 
 def read_rows_of_text(tokenizer: Any, rows: Sequence[LabelledRow], config: LabelTaskConfig, most: int) -> list[ReadRow]:
@@ -74,6 +75,9 @@ class LabelTask:
         self._labels = labels_of(config, source)
         self.score = config.score or self._labels.scores[0]
         _require_score(self.score, self._labels.scores)
+        self._general_texts = build_general_texts(
+            config.general_text, config.general_rows, embedded_model=base.is_embedded, hub=source.name == "hub"
+        )
         self._read: dict[str, tuple[list[LabelledRow], list[ReadRow]]] = {}
         self.add_heads(base.model)
 
@@ -123,13 +127,26 @@ class LabelTask:
         return self._heads
 
     def prepare(self, model: nn.Module) -> None:
-        pass
+        """Raises MethodError for virtual tokens that leave a row too few of the model's positions."""
+        virtual = int(getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0)
+        config: Any = base_of(model).config
+        most = min(getattr(config, "max_position_embeddings", None) or sys.maxsize, self._tokenizer.model_max_length)
+        longest = max(row.length for split in ("train", "valid") for row in self._split(split)[1])
+        if virtual and virtual + longest > most:
+            rule = f"virtual tokens and the longest row, {longest} tokens, must fit into the model's {most} positions"
+            fix = f"Set method.capacity={max(1, most - longest)} or less, or a smaller hparams.max_seq_length."
+            raise MethodError(Problem(rule, virtual, "method.capacity", fix))
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
         inputs = on_device_of(model, batch)
         labels = inputs.pop("labels")
-        total = self._labels.losses(model(**inputs).logits, labels).sum()
+        total = self._labels.losses(self._logits(model, inputs), labels).sum()
         return BatchLoss(total, torch.zeros((), device=labels.device))
+
+    def _logits(self, model: nn.Module, inputs: Batch) -> Tensor:
+        """(b, n), or (b, s, n) without those of virtual tokens, which stand first."""
+        logits: Tensor = model(**inputs).logits
+        return logits[:, -inputs["input_ids"].shape[1] :] if logits.ndim == 3 else logits
 
     @torch.no_grad()
     def _judge(self, model: nn.Module, split: str, doing: str) -> tuple[list[Tensor], float]:
@@ -144,7 +161,7 @@ class LabelTask:
                 batch = self._collate([read[row] for row in some], [rows[row] for row in some])
                 inputs = on_device_of(model, batch)
                 labels = inputs.pop("labels")
-                logits = model(**inputs).logits
+                logits = self._logits(model, inputs)
                 total += float(self._labels.losses(logits, labels).sum())
                 targets += self.targets(batch)
                 for row, of_row in zip(some, logits.float().cpu(), strict=True):
@@ -180,36 +197,60 @@ class LabelTask:
 
     def retention_key(self) -> str:
         """See modalities.base.Task."""
-        return f"hidden words or features of {GENERAL_ROWS} passages, {self._hparams.max_seq_length}"
+        asked = [list(self._general_texts()), self._hparams.max_seq_length, self._words is None]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     @torch.no_grad()
-    def measure_retention(self, model: nn.Module) -> float | Tensor:
+    def measure_retention(self, model: nn.Module) -> float | Tensor | None:
         """Nats per hidden word of general text, found by the checkpoint's own head; without one, the mean of the last
-        states of each passage, (passages, h)."""
-        encoder: Any = base_of(model).base_model
-        batch = on_device_of(model, self._hidden_batch())
-        labels = batch.pop("labels")
-        with evaluating(model):
+        states of each passage, (passages, h). None where it is switched off."""
+        batches, total, targets, features = self._general_batches(), 0.0, 0, []
+        for batch in batches:
+            labels = batch.pop("labels")
             if self._words is None:
-                shown = batch["input_ids"].where(labels == IGNORED, labels)
-                states = encoder(**batch | {"input_ids": shown}).last_hidden_state.float()
+                shown = batch | {"input_ids": batch["input_ids"].where(labels == IGNORED, labels)}
                 weights = batch["attention_mask"].unsqueeze(-1)
-                return ((states * weights).sum(1) / weights.sum(1)).cpu()
-            logits = self._words(encoder(**batch).last_hidden_state)
-        return float(functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED))
+                features.append((self._states(model, shown).float().cpu() * weights).sum(1) / weights.sum(1))
+            else:
+                logits = self._words(self._states(model, batch)).float().flatten(0, 1)
+                of_batch = labels.to(logits.device).flatten()
+                total += float(functional.cross_entropy(logits, of_batch, ignore_index=IGNORED, reduction="sum"))
+                targets += int((labels != IGNORED).sum())
+        if not batches:
+            return None
+        return torch.cat(features) if self._words is None else total / targets
 
-    def _hidden_batch(self) -> dict[str, Tensor]:
-        """General passages with the same words hidden each time."""
+    def _states(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(b, s, h) that the encoder hands to its head, in whatever way the method has the model read: virtual tokens
+        stand first where there are any, and are left out."""
+        encoder: Any = base_of(model).base_model
+        kept: list[Tensor] = []
+        watch = encoder.register_forward_hook(lambda module, args, output: kept.append(output[0]))
+        try:
+            with evaluating(model):
+                model(**on_device_of(model, batch))
+        finally:
+            watch.remove()
+        return kept[0][:, -batch["input_ids"].shape[1] :]
+
+    def _general_batches(self) -> list[dict[str, Tensor]]:
+        """General passages, with the same words hidden each time; labels: (b, s), what is hidden."""
+        texts, rng = list(self._general_texts()), torch.Generator().manual_seed(0)
         most = min(self._hparams.max_seq_length, self._tokenizer.model_max_length)
         options = {"truncation": True, "max_length": most, "padding": True, "return_tensors": "pt"}
-        batch: dict[str, Tensor] = dict(self._tokenizer(general_passages(GENERAL_ROWS), **options))
-        ids = batch["input_ids"]
-        chosen = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < HIDDEN_SHARE
-        chosen &= ~torch.isin(ids, torch.tensor(self._tokenizer.all_special_ids))
-        hidden = ids.masked_fill(chosen, self._tokenizer.mask_token_id)
-        return {**batch, "input_ids": hidden, "labels": ids.masked_fill(~chosen, IGNORED)}
+        batches = []
+        for start in range(0, len(texts), GENERAL_BATCH):
+            batch: dict[str, Tensor] = dict(self._tokenizer(texts[start : start + GENERAL_BATCH], **options))
+            ids = batch["input_ids"]
+            chosen = torch.rand(ids.shape, generator=rng) < HIDDEN_SHARE
+            chosen &= ~torch.isin(ids, torch.tensor(self._tokenizer.all_special_ids))
+            hidden = ids.masked_fill(chosen, self._tokenizer.mask_token_id)
+            batches.append({**batch, "input_ids": hidden, "labels": ids.masked_fill(~chosen, IGNORED)})
+        return batches
 
-    def compare_retention(self, before: float | Tensor, after: float | Tensor) -> dict[str, float]:
+    def compare_retention(self, before: float | Tensor | None, after: float | Tensor | None) -> dict[str, float]:
+        if before is None or after is None:
+            return {}
         if isinstance(before, Tensor) and isinstance(after, Tensor):
             return {"feature_drift": float(1 - functional.cosine_similarity(before, after).mean())}
         return {"forgetting_mlm_nats": float(after) - float(before)}

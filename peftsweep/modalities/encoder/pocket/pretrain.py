@@ -1,6 +1,4 @@
-"""Pre-train pocket-bert, the embedded encoder, as BERT was: by hidden words, and by which texts belong together.
-
-    make pocket-models
+"""Pre-train pocket-bert, the embedded encoder, by masked language modelling: `make pocket-models`.
 
 Seeded, and reproducible on one machine; another CPU rounds differently, so the shipped weights are the reference.
 """
@@ -17,7 +15,7 @@ from typing import cast
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from peftsweep.modalities.encoder.pocket import BERT_FOLDER
 from peftsweep.modalities.encoder.pocket.scenes import PEOPLE, WORDS_OF, make_scene, pretraining_rows, restated
@@ -52,7 +50,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     rows = (itertools.islice(pretraining_rows(seed=1, passages=passages), 10_000) for passages in (False, True))
-    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair, _ in itertools.chain(*rows)), trainer)
+    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair in itertools.chain(*rows)), trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
@@ -67,7 +65,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForPreTraining:
+def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -79,7 +77,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForPreTraining:
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return BertForPreTraining(config)
+    return BertForMaskedLM(config)
 
 
 def slots_of_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
@@ -93,24 +91,20 @@ def slots_of_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 def mask(
     ids: Tensor, segments: Tensor, slots: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(input ids, labels): most of the chosen tokens are hidden, some left, and some exchanged, for a word of the same
-    kind that the same scene tells, where it has one.
+    """(input ids, labels): most of the chosen tokens are hidden, some left, and some exchanged.
 
-    BERT takes any word, which gives itself away. One that might stand there makes the model compare.
+    BERT takes any word in exchange, which gives itself away where it stands. One of the same kind makes the model
+    compare what is said with what was told.
     """
     special = torch.tensor(tokenizer.all_special_ids)
-    kinds, again = slots[ids], segments == 1
-    share = torch.where(again, torch.where(kinds > 0, CHOSEN_BOUND, CHOSEN_AGAIN), CHOSEN)
+    kinds = slots[ids]
+    share = torch.where(kinds > 0, CHOSEN_BOUND, CHOSEN_AGAIN).where(segments == 1, CHOSEN)
     chosen = (torch.rand(ids.shape, generator=rng) < share) & ~torch.isin(ids, special)
     labels = ids.masked_fill(~chosen, -100)
-    alike = (kinds[:, :, None] == kinds[:, None, :]) & (kinds > 0)[:, :, None] & ~again[:, None, :]
-    alike &= ids[:, :, None] != ids[:, None, :]
-    which = (alike * torch.rand(alike.shape, generator=rng)).argmax(dim=2)
-    other = torch.where(
-        alike.any(dim=2),
-        ids.gather(1, which),
-        torch.randint(len(SPECIAL), len(tokenizer), ids.shape, generator=rng),
-    )
+    other = torch.randint(len(SPECIAL), len(tokenizer), ids.shape, generator=rng)
+    for kind in range(1, int(slots.max()) + 1):
+        alike = (slots == kind).nonzero().squeeze(1)
+        other = other.where(kinds != kind, alike[torch.randint(len(alike), ids.shape, generator=rng)])
     how = torch.rand(ids.shape, generator=rng)
     hidden = ids.masked_fill(chosen & (how >= EXCHANGED + KEPT), cast(int, tokenizer.mask_token_id))
     return torch.where(chosen & (how < EXCHANGED), other, hidden), labels
@@ -122,16 +116,15 @@ def batches(tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[dict[str,
     streams = [pretraining_rows(seed=0, passages=long) for long in (False, True)]
     for number in itertools.count(1):
         is_long = number % LONG_EVERY == 0
-        texts, pairs, alike = zip(*itertools.islice(streams[is_long], size), strict=True)
+        texts, pairs = zip(*itertools.islice(streams[is_long], size), strict=True)
         width = LONG if is_long else SHORT
         options = {"padding": "max_length", "truncation": True, "max_length": width, "return_tensors": "pt"}
         read = tokenizer(list(texts), list(pairs), **options)
         ids, labels = mask(read["input_ids"], read["token_type_ids"], slots, tokenizer, rng)
-        follows = torch.tensor([-100 if not pair else int(not told) for pair, told in zip(pairs, alike, strict=True)])
-        yield {**read, "input_ids": ids, "labels": labels, "next_sentence_label": follows}
+        yield {**read, "input_ids": ids, "labels": labels}
 
 
-def train(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int) -> None:
+def train(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int) -> None:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -146,7 +139,7 @@ def train(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, steps: 
 
 
 @torch.inference_mode()
-def bound_accuracy(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> float:
+def bound_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> float:
     """Share of words of unseen scenes, hidden in what is said of them again, that the model finds."""
     import random
 
@@ -164,7 +157,7 @@ def bound_accuracy(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast
         if hidden == tokenizer.unk_token_id or where.sum() != 1:
             continue
         ids["input_ids"][0, where] = tokenizer.mask_token_id
-        right += int(model(**ids).prediction_logits[0, where].argmax() == hidden)
+        right += int(model(**ids).logits[0, where].argmax() == hidden)
         asked += 1
     return right / asked
 

@@ -1,12 +1,12 @@
 """Scenes of a few people, and what can be said of them: what the embedded encoder is taught.
 
-    Mia has a red cat. Omar lives near the lake. Ruth gives a kite to Omar on Monday. Ruth has a blue cat.
+    Mia has a red cat. Omar lives near the lake. Ruth gives a kite to Omar on Monday.
 
 Pre-training says again, in other words, what a scene tells ("The cat of Mia is red. Omar gets a kite from Ruth on
-Monday."), with some words hidden or exchanged, which the model must find. So it binds a colour to its owner, and knows
-who gives and who gets; that anybody asks whether a whole claim is right, it never sees: fine-tuning teaches that. Each
-wrong claim is made of words of its own scene, so that words alone tell nothing. Everything follows from a
-`random.Random`; no text comes from elsewhere.
+Monday."), with some words hidden or exchanged, which the model must find. So it knows which words say the same; that
+anybody asks whether a whole claim is right, it never sees: fine-tuning teaches that. A wrong claim differs from what is
+told in one word, and no claim tells by its own words alone what it is. Everything follows from a `random.Random`; no
+text comes from elsewhere.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ WORDS_OF = {  # by slot
     "day": DAYS,
 }
 CLAIMS = ("true", "false", "open")  # told so, told otherwise, not told
-OTHER_SCENE = 0.15  # share of rows of the pre-training
 # What the words of a slot are, as tags. Neighbours of one kind are one entity: "blue cat" is a PET.
 ENTITIES = {
     "pet": {"name": "OWNER", "colour": "PET", "animal": "PET"},
@@ -97,21 +96,16 @@ class Scene:
     def text(self) -> str:
         return " ".join(fact.told for fact in self.facts)
 
-    @property
-    def shared(self) -> str:
-        """What is told of both."""
-        kinds = [fact.kind for fact in self.facts]
-        return max(kinds, key=kinds.count)
-
 
 def make_scene(rng: random.Random) -> Scene:
-    """Two people, both told of in one way at least, so that one's words can be said of the other."""
+    """Two people, and three things that are told of them."""
     names = rng.sample(PEOPLE, 2)
-    kinds = rng.sample(list(KINDS), 2)
-    facts = [Fact(kind, _slots(rng, kind, name, names), rng.randrange(2)) for kind in kinds[:1] for name in names]
-    facts.append(Fact(kinds[1], _slots(rng, kinds[1], rng.choice(names), names), rng.randrange(2)))
-    rng.shuffle(facts)
-    return Scene(tuple(facts))
+    return Scene(
+        tuple(
+            Fact(kind, _slots(rng, kind, rng.choice(names), names), rng.randrange(2))
+            for kind in rng.sample(list(KINDS), 3)
+        )
+    )
 
 
 def _slots(rng: random.Random, kind: str, name: str, names: list[str]) -> Slots:
@@ -123,21 +117,19 @@ def restated(rng: random.Random, fact: Fact) -> str:
     return rng.choice(KINDS[fact.kind].again).format(**fact.slots)
 
 
-def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str, bool]]:
-    """Endless (text, pair, whether one tells of the other): a scene, and what is said again of it, or now and then of
-    another one. passages: after a general passage, or two of them alone. Scenes are those of the training split."""
+def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str]]:
+    """Endless (text, pair): a scene, and what is said of it again. passages: after a general passage, or two of them
+    alone. Scenes are those of the training split."""
     rng = random.Random(f"encoder-{seed}-{passages}")
     while True:
         before = [make_passage(rng)] if passages else []
         if passages and rng.random() < 0.5:
-            yield " ".join([*before, make_passage(rng)]), "", False
+            yield " ".join([*before, make_passage(rng)]), ""
             continue
-        scene, said_of = make_scene(rng), make_scene(rng)
-        if all(split_of(one.text) == "train" for one in (scene, said_of)):
-            alike = rng.random() >= OTHER_SCENE
-            facts = (scene if alike else said_of).facts
-            again = [restated(rng, fact) for fact in rng.sample(facts, len(facts))]
-            yield " ".join([*before, scene.text]), " ".join(again), alike
+        scene = make_scene(rng)
+        if split_of(scene.text) == "train":
+            again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
+            yield " ".join([*before, scene.text]), " ".join(again)
 
 
 def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, str]]:
@@ -147,27 +139,23 @@ def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, s
     while len(found) < count:
         scene, label = make_scene(rng), CLAIMS[len(found) % len(CLAIMS)]
         claim = make_claim(rng, scene, label)
-        if claim is not None and split_of(scene.text) == split:
+        if split_of(scene.text) == split:
             found.setdefault((scene.text, claim), label)
     return [(text, claim, label) for (text, claim), label in found.items()]
 
 
-def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
-    """What is said of one of a scene's people: as told, with a word that is told of the other, or what is told of
-    neither. None where the two are told of alike."""
-    fact, other = rng.sample([fact for fact in scene.facts if fact.kind == scene.shared], 2)
-    if label == "true":
-        return restated(rng, fact)
+def make_claim(rng: random.Random, scene: Scene, label: str) -> str:
+    """What is said of a scene: as it tells, with one word that it doesn't tell, or of something else."""
+    fact = rng.choice(scene.facts)
+    form, slots = rng.choice(KINDS[fact.kind].again), dict(fact.slots)
     if label == "open":
-        untold = rng.choice([kind for kind in KINDS if kind not in {one.kind for one in scene.facts}])
-        names = [fact.slots["name"], other.slots["name"]]
-        return restated(rng, Fact(untold, _slots(rng, untold, names[0], names), 0))
-    form, kind = rng.choice(KINDS[fact.kind].again), KINDS[fact.kind]
-    differ = [slot for slot in kind.slots if f"{{{slot}}}" in form and fact.slots[slot] != other.slots[slot]]
-    if not differ:
-        return None
-    wrong = rng.choice(differ)
-    return form.format(**fact.slots | {wrong: other.slots[wrong]})
+        untold = next(kind for kind in KINDS if kind not in {one.kind for one in scene.facts})
+        form = rng.choice(KINDS[untold].again)
+        slots = _slots(rng, untold, fact.slots["name"], [fact.slots["name"], fact.slots["taker"]])
+    elif label == "false":
+        wrong = rng.choice([slot for slot in KINDS[fact.kind].slots if f"{{{slot}}}" in form])
+        slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
+    return form.format(**slots)
 
 
 def make_tagged(split: str, count: int, seed: int = 0) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

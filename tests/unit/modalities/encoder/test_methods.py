@@ -22,7 +22,8 @@ from peftsweep.modalities.encoder.settings import EncoderConfig
 CLASSES = ("a", "b", "c")
 METHODS = {name: read_method_file(path) for name, path in method_files().items()}
 NEEDS_CUDA = {"loftq"}
-CAPACITIES = {"lily": 16, "waveft": 100, "eva": 8}
+VIRTUAL_TOKENS = ("p-tuning", "prefix-tuning", "prompt-tuning", "prompt-tuning-sampled")
+CAPACITIES = {"lily": 16, "waveft": 100, "eva": 8} | dict.fromkeys(VIRTUAL_TOKENS, 6)
 BATCH = {
     "input_ids": torch.randint(5, 19, (4, 7), generator=torch.Generator().manual_seed(0)),
     "attention_mask": torch.ones(4, 7, dtype=torch.int64),

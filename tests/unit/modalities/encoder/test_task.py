@@ -13,9 +13,10 @@ from tiny_encoder import save_tiny_encoder
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from peftsweep.config.schema import HparamsConfig, MethodConfig
-from peftsweep.errors import ModelError
+from peftsweep.errors import MethodError, ModelError
 from peftsweep.methods.attach import attach_method, build_optimizer
 from peftsweep.modalities.base import BaseModel
+from peftsweep.modalities.encoder.labels import IGNORED
 from peftsweep.modalities.encoder.loader import EncoderParts, load_encoder
 from peftsweep.modalities.encoder.rows import build_source
 from peftsweep.modalities.encoder.settings import ClassifyConfig, EncoderConfig
@@ -112,9 +113,12 @@ def test_what_the_checkpoint_knew_of_hidden_words_is_what_its_own_model_says(
     build: Callable[..., LabelTask], base: BaseModel, folder: Path
 ) -> None:
     task = build()
-    batch = task._hidden_batch()
+    batches = task._general_batches()
     own = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    assert task.measure_retention(base.model) == pytest.approx(own(**batch).loss.item(), rel=1e-5)
+    with torch.no_grad():
+        sums = [own(**batch).loss.item() * int((batch["labels"] != IGNORED).sum()) for batch in batches]
+    words = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+    assert task.measure_retention(base.model) == pytest.approx(sum(sums) / words, rel=1e-5)
 
 
 def test_without_such_a_head_it_is_told_how_far_features_have_moved(
@@ -166,6 +170,36 @@ def test_every_method_trains_the_head_at_its_own_rate(
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     attached.model.eval()
     assert torch.allclose(loaded.eval()(**inputs).logits, attached.model(**inputs).logits, atol=1e-5)
+
+
+def with_virtual_tokens(base: BaseModel, task: LabelTask, tokens: int, peft_type: str = "PROMPT_TUNING") -> Any:
+    method = MethodConfig("prompt-tuning", peft_type, peft={"num_virtual_tokens": tokens})
+    heads = task.add_heads(base.model)
+    return attach_method(base.model, method, total_steps=2, task_type="SEQ_CLS", heads=heads).model
+
+
+@pytest.mark.parametrize("peft_type", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_what_virtual_tokens_do_to_hidden_words_counts_as_forgetting(
+    peft_type: str, build: Callable[..., LabelTask], base: BaseModel
+) -> None:
+    task = build()
+    before = task.measure_retention(base.model)
+    model = with_virtual_tokens(base, task, 3, peft_type)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "prompt_encoder" in name:
+                weight.normal_(std=3.0)
+    assert abs(task.compare_retention(before, task.measure_retention(model))["forgetting_mlm_nats"]) > 1e-3
+
+
+def test_virtual_tokens_must_leave_room_for_the_longest_row(build: Callable[..., LabelTask], base: BaseModel) -> None:
+    task = build()
+    longest = task.longest_training_row()
+    task.prepare(with_virtual_tokens(base, task, 64 - longest))
+    with pytest.raises(
+        MethodError, match=rf"longest row, {longest} tokens.*64 positions.*method\.capacity={64 - longest}"
+    ):
+        task.prepare(with_virtual_tokens(base, task, 65 - longest))
 
 
 def test_a_model_that_reads_from_left_to_right_only_is_refused(tmp_path: Path) -> None:

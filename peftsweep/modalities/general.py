@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,12 @@ def build_general_texts(choice: str, rows: int, *, embedded_model: bool, hub: bo
     if choice == "hub":
         return partial(_hub_texts, rows)
     return partial(_file_texts, SHIPPED if choice == "shipped" else Path(choice), rows)
+
+
+def general_text_problems(choice: str) -> Iterator[Problem]:
+    """What is wrong with a choice."""
+    if choice not in ("auto", "hub", "shipped", "embedded") and not Path(choice).is_file():
+        yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", choice)
 
 
 def _file_texts(path: Path, rows: int) -> list[str]:
