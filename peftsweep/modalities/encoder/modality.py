@@ -48,7 +48,8 @@ class EncoderModality(Modality):
         return job.hparams.max_seq_length
 
     def problems(self, job: JobConfig) -> Iterator[Problem]:
-        yield from data_problems(job, cast(LabelTaskConfig, job.task))
+        task = cast(LabelTaskConfig, job.task)
+        yield from data_problems(task, getattr(job.model, "label_of", task.label_of))
 
     def lighter(self, job: JobConfig) -> Iterator[tuple[str, JobConfig]]:
         half = job.hparams.max_seq_length // 2

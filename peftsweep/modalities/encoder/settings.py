@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftsweep.config.schema import SOURCES, JobConfig, ModelConfig, TaskConfig, number, one_of
+from peftsweep.config.schema import SOURCES, ModelConfig, TaskConfig, number, one_of
 from peftsweep.errors import Problem
 from peftsweep.modalities.general import general_text_problems
 
@@ -72,12 +72,11 @@ class TagConfig(LabelTaskConfig):
     words_column: str | None = None  # null: the first known name (tokens, words)
 
 
-def data_problems(job: JobConfig, task: LabelTaskConfig) -> Iterator[Problem]:
+def data_problems(task: LabelTaskConfig, model_label_of: str) -> Iterator[Problem]:
     """What doesn't go together in the settings of a task on labelled texts."""
-    asked_of = getattr(job.model, "label_of", task.label_of)
-    if asked_of != task.label_of:
+    if model_label_of != task.label_of:
         rule, fix = f"model.label_of must be what the task asks for, {task.label_of}", "Leave it out: it follows."
-        yield Problem(rule, asked_of, "model.label_of", fix)
+        yield Problem(rule, model_label_of, "model.label_of", fix)
     for key in ("train_files", "test_files", "valid_files"):
         path = getattr(task, key)
         if path is not None and not Path(path).exists():

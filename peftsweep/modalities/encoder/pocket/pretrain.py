@@ -1,4 +1,6 @@
-"""Pre-train pocket-bert, the embedded encoder, by masked language modelling: `make pocket-models`.
+"""Pre-train pocket-bert, the embedded encoder, as BERT was, by hidden words and by which texts belong together.
+
+    make pocket-models
 
 Seeded, and reproducible on one machine; another CPU rounds differently, so the shipped weights are the reference.
 """
@@ -15,7 +17,7 @@ from typing import cast
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
 
 from peftsweep.modalities.encoder.pocket import BERT_FOLDER
 from peftsweep.modalities.encoder.pocket.scenes import PEOPLE, WORDS_OF, make_scene, pretraining_rows, restated
@@ -50,7 +52,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     rows = (itertools.islice(pretraining_rows(seed=1, passages=passages), 10_000) for passages in (False, True))
-    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair in itertools.chain(*rows)), trainer)
+    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair, _ in itertools.chain(*rows)), trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
@@ -65,7 +67,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
+def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForPreTraining:
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -77,7 +79,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return BertForMaskedLM(config)
+    return BertForPreTraining(config)
 
 
 def slots_of_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
@@ -116,15 +118,16 @@ def batches(tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[dict[str,
     streams = [pretraining_rows(seed=0, passages=long) for long in (False, True)]
     for number in itertools.count(1):
         is_long = number % LONG_EVERY == 0
-        texts, pairs = zip(*itertools.islice(streams[is_long], size), strict=True)
+        texts, pairs, together = zip(*itertools.islice(streams[is_long], size), strict=True)
         width = LONG if is_long else SHORT
         options = {"padding": "max_length", "truncation": True, "max_length": width, "return_tensors": "pt"}
         read = tokenizer(list(texts), list(pairs), **options)
         ids, labels = mask(read["input_ids"], read["token_type_ids"], slots, tokenizer, rng)
-        yield {**read, "input_ids": ids, "labels": labels}
+        follows = [int(not told) if pair else -100 for pair, told in zip(pairs, together, strict=True)]
+        yield {**read, "input_ids": ids, "labels": labels, "next_sentence_label": torch.tensor(follows)}
 
 
-def train(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int) -> None:
+def train(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int) -> None:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -139,7 +142,7 @@ def train(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, steps: int
 
 
 @torch.inference_mode()
-def bound_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> float:
+def bound_accuracy(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> float:
     """Share of words of unseen scenes, hidden in what is said of them again, that the model finds."""
     import random
 
@@ -157,7 +160,7 @@ def bound_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, c
         if hidden == tokenizer.unk_token_id or where.sum() != 1:
             continue
         ids["input_ids"][0, where] = tokenizer.mask_token_id
-        right += int(model(**ids).logits[0, where].argmax() == hidden)
+        right += int(model(**ids).prediction_logits[0, where].argmax() == hidden)
         asked += 1
     return right / asked
 

@@ -3,10 +3,10 @@
     Mia has a red cat. Omar lives near the lake. Ruth gives a kite to Omar on Monday.
 
 Pre-training says again, in other words, what a scene tells ("The cat of Mia is red. Omar gets a kite from Ruth on
-Monday."), with some words hidden or exchanged, which the model must find. So it knows which words say the same; that
-anybody asks whether a whole claim is right, it never sees: fine-tuning teaches that. A wrong claim differs from what is
-told in one word, and no claim tells by its own words alone what it is. Everything follows from a `random.Random`; no
-text comes from elsewhere.
+Monday."), with some words hidden or exchanged, which the model must find; now and then it is said of another scene, and
+the model tells so. So it knows which words say the same. That anybody asks what is wrong with a claim, it never sees:
+fine-tuning teaches that. A wrong claim differs from what is told in one word, and no claim tells by its own words alone
+what it is. Everything follows from a `random.Random`; no text comes from elsewhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ WORDS_OF = {  # by slot
     "gift": GIFTS,
     "day": DAYS,
 }
-CLAIMS = ("true", "false", "open")  # told so, told otherwise, not told
+OTHER_SCENE = 0.15  # share of what is said in the pre-training
+WRONG = {  # by label: the slots of which one word is wrong
+    "wrong detail": ("colour", "number"),
+    "wrong place": ("place", "holder", "day"),
+    "wrong thing": ("animal", "things", "gift"),
+}
+CLAIMS = ("told", "not told", *WRONG)
 # What the words of a slot are, as tags. Neighbours of one kind are one entity: "blue cat" is a PET.
 ENTITIES = {
     "pet": {"name": "OWNER", "colour": "PET", "animal": "PET"},
@@ -117,19 +123,21 @@ def restated(rng: random.Random, fact: Fact) -> str:
     return rng.choice(KINDS[fact.kind].again).format(**fact.slots)
 
 
-def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str]]:
-    """Endless (text, pair): a scene, and what is said of it again. passages: after a general passage, or two of them
-    alone. Scenes are those of the training split."""
+def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str, bool]]:
+    """Endless (text, pair, whether they belong together): a scene, and what is said of it again, or of another one.
+    passages: after a general passage, or two of them alone. Scenes are those of the training split."""
     rng = random.Random(f"encoder-{seed}-{passages}")
     while True:
         before = [make_passage(rng)] if passages else []
         if passages and rng.random() < 0.5:
-            yield " ".join([*before, make_passage(rng)]), ""
+            yield " ".join([*before, make_passage(rng)]), "", False
             continue
-        scene = make_scene(rng)
-        if split_of(scene.text) == "train":
-            again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
-            yield " ".join([*before, scene.text]), " ".join(again)
+        scene, other = make_scene(rng), make_scene(rng)
+        if all(split_of(one.text) == "train" for one in (scene, other)):
+            together = rng.random() >= OTHER_SCENE
+            facts = (scene if together else other).facts
+            again = [restated(rng, fact) for fact in rng.sample(facts, len(facts))]
+            yield " ".join([*before, scene.text]), " ".join(again), together
 
 
 def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, str]]:
@@ -139,21 +147,27 @@ def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, s
     while len(found) < count:
         scene, label = make_scene(rng), CLAIMS[len(found) % len(CLAIMS)]
         claim = make_claim(rng, scene, label)
-        if split_of(scene.text) == split:
+        if claim is not None and split_of(scene.text) == split:
             found.setdefault((scene.text, claim), label)
     return [(text, claim, label) for (text, claim), label in found.items()]
 
 
-def make_claim(rng: random.Random, scene: Scene, label: str) -> str:
-    """What is said of a scene: as it tells, with one word that it doesn't tell, or of something else."""
+def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
+    """What is said of a scene: as it tells, of something else, or with one wrong word.
+
+    None where a sentence has no word that could be wrong in this way.
+    """
     fact = rng.choice(scene.facts)
     form, slots = rng.choice(KINDS[fact.kind].again), dict(fact.slots)
-    if label == "open":
+    if label == "not told":
         untold = next(kind for kind in KINDS if kind not in {one.kind for one in scene.facts})
         form = rng.choice(KINDS[untold].again)
         slots = _slots(rng, untold, fact.slots["name"], [fact.slots["name"], fact.slots["taker"]])
-    elif label == "false":
-        wrong = rng.choice([slot for slot in KINDS[fact.kind].slots if f"{{{slot}}}" in form])
+    elif label in WRONG:
+        may = [slot for slot in KINDS[fact.kind].slots if slot in WRONG[label] and f"{{{slot}}}" in form]
+        if not may:
+            return None
+        wrong = rng.choice(may)
         slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
     return form.format(**slots)
 

@@ -83,7 +83,13 @@ def test_a_test_label_that_nobody_trains_on_is_told_with_its_row(tmp_path: Path)
 
 
 def test_without_data_the_embedded_claims_are_for_embedded_models_only() -> None:
-    assert build_source(config(), embedded_model=True).classes() == ["false", "open", "true"]
+    assert build_source(config(), embedded_model=True).classes() == [
+        "not told",
+        "told",
+        "wrong detail",
+        "wrong place",
+        "wrong thing",
+    ]
     with pytest.raises(DataError, match=r"task\.train_files"):
         build_source(config(), embedded_model=False)
 
