@@ -93,6 +93,7 @@ _ROWS: tuple[Metric, ...] = (
     *_on_items("score", "mean of the user's own scorer", "score", ends=ANY),
     *_on_items("exact_match", "share that equals its target", "exact match", ends=SHARE, is_percent=True),
     *_on_items("dino_similarity", "mean cosine of image embeddings", "DINO similarity", "similarity", ends=COSINE),
+    *_on_items("entity_f1", "F1 of what tags span", "entity F1", "f1", ends=SHARE),
     *_on_items("f1_macro", "mean F1 of the classes", "macro F1", "f1", ends=SHARE),
     *_on_items("matthews", "Matthews correlation", "Matthews correlation", "matthews", ends=COSINE),
     *_on_items("spearman", "rank correlation of predicted and told numbers", "Spearman", "spearman", ends=COSINE),

@@ -259,21 +259,27 @@ def _several(value: Any, column: str, source: str) -> tuple[str, ...]:
 
 
 def _typed(rows: list[LabelledRow], is_number: bool, source: str) -> list[LabelledRow]:
-    """Labels as numbers where the task is about numbers, else as words. Raises DataError with the row of one that is no
-    number."""
-    if not is_number:
-        return [replace(row, label=str(row.label)) if isinstance(row.label, float) else row for row in rows]
+    """Labels as numbers where the task is about numbers, else as words. Raises DataError with the row of one that is
+    none of them."""
+    typed = _as_number if is_number else _as_class
     found = []
     for position, row in enumerate(rows, start=1):
-        value = _as_number(row.label)
-        if value is None:
-            fix = "Set task.labels=classes, or another task.label_column."
-            raise DataError(Problem("a label must be a number", row.label, f"{source}, row {position}", fix))
-        found.append(replace(row, label=value))
+        label = row.label if isinstance(row.label, tuple) else typed(row.label)
+        if label is None:
+            rule = "a label must be a number" if is_number else "a class must be a word or a whole number"
+            fix = f"Set task.labels={'classes' if is_number else 'number'}, or another task.label_column."
+            raise DataError(Problem(rule, row.label, f"{source}, row {position}", fix))
+        found.append(replace(row, label=label))
     return found
 
 
-def _as_number(label: Any) -> float | None:
+def _as_class(label: str | float) -> str | None:
+    if isinstance(label, float):
+        return str(int(label)) if label.is_integer() else None
+    return label
+
+
+def _as_number(label: str | float) -> float | None:
     try:
         value = float(label)
     except ValueError:

@@ -86,7 +86,8 @@ def slots_of_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """(vocabulary,) numbers of the slots that words belong to; 0 for none."""
     slots = torch.zeros(len(tokenizer), dtype=torch.long)
     for number, words in enumerate([PEOPLE, *WORDS_OF.values()], start=1):
-        slots[[token for token in tokenizer.convert_tokens_to_ids(words) if token != tokenizer.unk_token_id]] = number
+        tokens = [cast(int, tokenizer.convert_tokens_to_ids(word)) for word in words]
+        slots[[token for token in tokens if token != tokenizer.unk_token_id]] = number
     return slots
 
 

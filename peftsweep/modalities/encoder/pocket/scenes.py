@@ -39,13 +39,6 @@ WRONG = {  # by label: the slots of which one word is wrong
     "wrong thing": ("animal", "things", "gift"),
 }
 CLAIMS = ("told", "not told", *WRONG)
-# What the words of a slot are, as tags. Neighbours of one kind are one entity: "blue cat" is a PET.
-ENTITIES = {
-    "pet": {"name": "OWNER", "colour": "PET", "animal": "PET"},
-    "home": {"name": "NEIGHBOUR", "place": "PLACE"},
-    "store": {"name": "OWNER", "number": "GOODS", "things": "GOODS", "holder": "HOLDER"},
-    "gift": {"name": "GIVER", "taker": "TAKER", "gift": "GIFT", "day": "DAY"},
-}
 # What a sentence says of its slots, how a scene tells it, and how it is said again.
 Slots = dict[str, str]
 
@@ -173,25 +166,37 @@ def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
 
 
 def make_tagged(split: str, count: int, seed: int = 0) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """`count` different (words, tags) of scenes of a split; tags begin with B- and I-, or are O."""
+    """`count` different (words, tags) of a split: a scene, what is said of it again, and which words of that are wrong
+    and how: B-DETAIL, B-PLACE, B-THING; all others are O."""
     rng = random.Random(f"tags-{split}-{seed}")
     found: dict[tuple[str, ...], tuple[str, ...]] = {}
     while len(found) < count:
         scene = make_scene(rng)
-        if split_of(scene.text) == split:
-            words, tags = zip(*(pair for fact in scene.facts for pair in _tagged(fact)), strict=True)
-            found.setdefault(words, tags)
+        if split_of(scene.text) != split:
+            continue
+        told = _words(scene.text)
+        pairs = [(word, "O") for word in told]
+        for fact in rng.sample(scene.facts, 2):
+            pairs += _retold(rng, fact, rng.choice([None, *WRONG]))
+        words, tags = zip(*pairs, strict=True)
+        found.setdefault(words, tags)
     return list(found.items())
 
 
-def _tagged(fact: Fact) -> Iterator[tuple[str, str]]:
-    """The words of a sentence, each with its tag."""
-    before = ""
-    for text, slot, _, _ in string.Formatter().parse(KINDS[fact.kind].told[fact.form]):
-        for word in re.findall(r"\w+|[^\w\s]", text):
-            before = ""
-            yield word, "O"
+def _retold(rng: random.Random, fact: Fact, how: str | None) -> list[tuple[str, str]]:
+    """Words of what is said again, with tags; how: the kind of wrong word, if the sentence has a place for one."""
+    form, slots = rng.choice(KINDS[fact.kind].again), dict(fact.slots)
+    may = [slot for slot in KINDS[fact.kind].slots if how and slot in WRONG[how] and f"{{{slot}}}" in form]
+    wrong = rng.choice(may) if may else None
+    if wrong:
+        slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
+    pairs = []
+    for text, slot, _, _ in string.Formatter().parse(form):
+        pairs += [(word, "O") for word in _words(text)]
         if slot is not None:
-            entity = ENTITIES[fact.kind][slot]
-            yield fact.slots[slot], f"{'I' if entity == before else 'B'}-{entity}"
-            before = entity
+            pairs.append((slots[slot], f"B-{str(how).split()[-1].upper()}" if slot == wrong else "O"))
+    return pairs
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text)

@@ -40,6 +40,11 @@ def test_classes_that_are_whole_numbers_are_in_their_order(tmp_path: Path) -> No
     assert source(tmp_path, rows).classes() == [str(number) for number in range(12)]
 
 
+def test_whole_numbers_of_a_column_of_numbers_are_classes_where_they_are_asked(tmp_path: Path) -> None:
+    rows = [{"text": f"film {number}", "label": float(number % 3)} for number in range(20)]
+    assert source(tmp_path, rows, labels="classes").classes() == ["0", "1", "2"]
+
+
 def test_labels_with_a_fraction_are_numbers(tmp_path: Path) -> None:
     found = source(tmp_path, [{"sequence": f"M {number}", "fitness": number / 7} for number in range(20)])
     assert found.is_number()
@@ -65,6 +70,11 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "none left to train on": ([{"text": "same", "label": n % 2} for n in range(9)], {}, r"rows must differ"),
     "an empty label": ([*REVIEWS, {"sentence": "x", "label": ""}], {}, r"must hold text in every row.*21"),
     "a class where numbers are asked": (REVIEWS, {"labels": "number"}, r"must be a number, got 'bad'.*row 1"),
+    "a number where classes are asked": (
+        [{"text": f"{n}", "label": n / 2} for n in range(20)],
+        {"labels": "classes"},
+        r"whole number, got .*\.5.*row \d+.*task\.labels=number",
+    ),
     "a column that there is not": (REVIEWS, {"text_column": "review"}, r"'review'"),
 }
 
