@@ -13,6 +13,7 @@ from peftsweep.modalities.tables import read_table, require_text
 from peftsweep.modalities.text_world import general_passages
 
 SHIPPED = Path(__file__).parent / "general_text.jsonl"
+COLUMN = "text"
 HUB_DATASET, HUB_CONFIG = "HuggingFaceFW/finewiki", "en"
 
 
@@ -42,13 +43,13 @@ def general_text_problems(choice: str) -> Iterator[Problem]:
 
 def _file_texts(path: Path, rows: int) -> list[str]:
     if path == SHIPPED:
-        return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
+        return [json.loads(line)[COLUMN] for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
     table = read_table(path)
-    if "text" not in table.column_names:
-        rule = "task.general_text must have a column named text"
+    if COLUMN not in table.column_names:
+        rule = f"task.general_text must have a column named {COLUMN}"
         raise DataError(Problem(rule, ", ".join(table.column_names), str(path)))
-    require_text(table, ["text"], path)
-    return [str(text) for text in table["text"][:rows]]
+    require_text(table, [COLUMN], path)
+    return [str(text) for text in table[COLUMN][:rows]]
 
 
 def _hub_texts(rows: int) -> list[str]:
@@ -57,4 +58,4 @@ def _hub_texts(rows: int) -> list[str]:
     fix = "Use task.general_text=shipped, or task.general_rows=0 to leave forgetting out."
     with hub_data_errors("general text must be readable from the hub", HUB_DATASET, "task.general_text", fix):
         stream = datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split="train", streaming=True)
-        return [row["text"] for row in stream.take(rows)]
+        return [row[COLUMN] for row in stream.take(rows)]
