@@ -131,9 +131,15 @@ class LabelTask:
         virtual = int(getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0)
         config: Any = base_of(model).config
         most = min(getattr(config, "max_position_embeddings", None) or sys.maxsize, self._tokenizer.model_max_length)
-        longest = max(row.length for split in ("train", "valid") for row in self._split(split)[1])
-        if virtual and virtual + longest > most:
-            rule = f"virtual tokens and the longest row, {longest} tokens, must fit into the model's {most} positions"
+        if not virtual:
+            return
+        rows = [row.length for split in ("train", "valid") for row in self._split(split)[1]]
+        longest = max(*rows, *(batch["input_ids"].shape[1] for batch in self._general_batches()))
+        if virtual + longest > most:
+            rule = (
+                f"virtual tokens and the longest text, {longest} tokens, must fit into the model's {most} positions, "
+                "general text too"
+            )
             fix = f"Set method.capacity={max(1, most - longest)} or less, or a smaller hparams.max_seq_length."
             raise MethodError(Problem(rule, virtual, "method.capacity", fix))
 

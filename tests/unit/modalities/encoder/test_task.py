@@ -193,13 +193,15 @@ def test_what_virtual_tokens_do_to_hidden_words_counts_as_forgetting(
 
 
 def test_virtual_tokens_must_leave_room_for_the_longest_row(build: Callable[..., LabelTask], base: BaseModel) -> None:
-    task = build()
+    task = build(general_rows=0)
     longest = task.longest_training_row()
     task.prepare(with_virtual_tokens(base, task, 64 - longest))
     with pytest.raises(
-        MethodError, match=rf"longest row, {longest} tokens.*64 positions.*method\.capacity={64 - longest}"
+        MethodError, match=rf"longest text, {longest} tokens.*64 positions.*method\.capacity={64 - longest}"
     ):
         task.prepare(with_virtual_tokens(base, task, 65 - longest))
+    with pytest.raises(MethodError, match=r"longest text, 16 tokens"):  # of general text
+        build().prepare(with_virtual_tokens(base, task, 50))
 
 
 def test_a_model_that_reads_from_left_to_right_only_is_refused(tmp_path: Path) -> None:
