@@ -57,9 +57,10 @@ format: install-dev  ## Rewrite the code in its format
 bench: install-dev  ## Measure decoding, loss memory and start-up, each against a baseline in the same run
 	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
 
-pocket-models: install  ## Pre-train the embedded models anew (an hour and a half on 2 cores, or more)
+pocket-models: install  ## Pre-train the embedded models anew (two hours on 2 cores, or more)
 	$(BIN)/python -m peftsweep.modalities.text.pocket.pretrain
 	$(BIN)/python -m peftsweep.modalities.image.pocket.pretrain
+	$(BIN)/python -m peftsweep.modalities.encoder.pocket.pretrain
 	$(BIN)/python -m peftsweep.modalities.vision_language.pocket.pretrain
 
 server: install  ## Serve MLflow as MLFLOW_HOST, MLFLOW_PORT, MLFLOW_BACKEND_STORE_URI say (see docker/)

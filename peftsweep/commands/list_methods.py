@@ -108,7 +108,8 @@ def _long_lines(row: dict[str, Any]) -> Iterator[str]:
     yield f"  lr {row['lr']:g}, to try: {space['lr'][0]:g} to {space['lr'][1]:g}"
     yield f"  {', '.join(f'{word}: {ANSWERS[able[key]]}' for key, word in ABILITIES.items())}"
     layers = f", layers {' '.join(able['layers'])}" if able["layers"] else ""
-    yield f"  {' and '.join(row['modalities'])} models{layers}"
+    *others, last = row["modalities"]
+    yield f"  {', '.join(others)}{' and ' if others else ''}{last} models{layers}"
     yield f"  {row['paper']}"
 
 

@@ -127,7 +127,7 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
         base.model,
         config.method,
         total_steps=config.hparams.max_steps,
-        task_type=modality_of(config.model).peft_task_type,
+        task_type=modality_of(config.model).peft_task_type(config.model),
         adapter_float32=config.hparams.adapter_float32,
         heads=heads,
         adapt=modality_of(config.model).adapted(config.model),

@@ -224,14 +224,15 @@ def _explained(method: MethodConfig, model: nn.Module) -> Iterator[None]:
 def build_optimizer(
     attached: AttachedMethod, name: str, *, lr: float, weight_decay: float, head_lr: float | None = None, **kwargs: Any
 ) -> torch.optim.Optimizer:
-    """An optimizer over the method's parameters. head_lr: of the task's own head; None: lr. Raises ConfigError for an
-    unknown class or an argument that it doesn't take."""
+    """An optimizer over the method's parameters. head_lr: of the task's own head beside them; None: lr, as where
+    nothing but the head trains. Raises ConfigError for an unknown class or an argument that it doesn't take."""
     optimizer_class, arguments = find_optimizer(name), kwargs | {"weight_decay": weight_decay}
     with taking(name, arguments):
         own = attached.hook.build_optimizer(attached.model, optimizer_class, lr, **arguments)
         trained = list(attached.trainable_parameters().values())
         fused = with_fused_step(optimizer_class, arguments, trained)
         optimizer: torch.optim.Optimizer = own or optimizer_class(trained, lr=lr, **fused)  # type: ignore[call-arg]
-    if head_lr is not None:
-        with_own_rate(optimizer, list(attached.head_parameters().values()), head_lr)
+    of_heads = list(attached.head_parameters().values())
+    if head_lr is not None and len(of_heads) < len(trained):
+        with_own_rate(optimizer, of_heads, head_lr)
     return optimizer

@@ -54,11 +54,13 @@ class BaseModel:
 @dataclass(frozen=True)
 class Skeleton:
     """A base model without weights. model: on the meta device, in the dtype that its layers compute in; source: where
-    its sizes come from, in words; config: the model's own configuration as plain data."""
+    its sizes come from, in words; config: the model's own configuration as plain data; heads: names of the modules that
+    a task adds, see Task.add_heads."""
 
     model: nn.Module
     source: str
     config: dict[str, Any]
+    heads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,12 @@ class Modality(ModalitySettings):
     """Everything that is known of one kind of model: what `config.registry.ModalitySettings` declares, and this."""
 
     library: ClassVar[str]  # what loads a merged model: transformers, diffusers
-    peft_task_type: ClassVar[str | None]  # a member of peft.TaskType; None: peft has none for such models
     index_file: ClassVar[str]  # the file that tells a folder of such a model
     embedded_models: ClassVar[Mapping[str, Path]]  # name -> folder of those that ship with this package
+
+    def peft_task_type(self, model: ModelConfig) -> str | None:
+        """A member of peft.TaskType; None: peft has none for such models."""
+        return None
 
     @abstractmethod
     def load(self, model: ModelConfig, location: str, device: torch.device) -> BaseModel:

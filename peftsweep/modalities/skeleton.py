@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def build_skeleton(model: ModelConfig, *, one_of_each: bool = False) -> Skeleton
             del _BUILT[next(iter(_BUILT))]
         _BUILT[key] = built
     kept = _BUILT[key]
-    return Skeleton(copy.deepcopy(kept.model), kept.source, dict(kept.config))
+    return replace(kept, model=copy.deepcopy(kept.model), config=dict(kept.config))
 
 
 def known_architecture(model: ModelConfig) -> dict[str, Any] | None:

@@ -102,7 +102,7 @@ def hold_out(rows: Sequence[R], count: int, asked: Callable[[R], object]) -> tup
     """Split rows at random into (kept, held out). At most a fifth is held out, and what asks the same is not kept.
 
     asked: what a row asks a model. Raises:
-        DataError: there are too few rows to hold one out.
+        DataError: there are too few rows to hold one out, or none is left.
     """
     if len(rows) < 5:
         rule, fix = "rows to hold some out of must be at least five", "Give task.valid_files and task.test_files."
@@ -112,4 +112,11 @@ def hold_out(rows: Sequence[R], count: int, asked: Callable[[R], object]) -> tup
     random.Random(SPLIT_SEED).shuffle(order)
     held_out = [rows[i] for i in order[:count]]
     taken = {asked(row) for row in held_out}
-    return [row for row in rows if asked(row) not in taken], held_out
+    kept = [row for row in rows if asked(row) not in taken]
+    if not kept:
+        rule, fix = (
+            "rows must differ: all ask the same as one that is held out",
+            "Give task.valid_files and test_files.",
+        )
+        raise DataError(Problem(rule, f"{len(rows)} rows", "task.train_files", fix))
+    return kept, held_out

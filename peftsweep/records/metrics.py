@@ -96,6 +96,7 @@ _ROWS: tuple[Metric, ...] = (
                ends=SHARE, is_percent=True),
     *_on_items("anls", "mean likeness of answer and target by their letters", "ANLS", "anls", ends=SHARE),
     *_on_items("dino_similarity", "mean cosine of image embeddings", "DINO similarity", "similarity", ends=COSINE),
+    *_on_items("entity_f1", "F1 of what tags span", "entity F1", "f1", ends=SHARE),
     *_on_items("f1_macro", "mean F1 of the classes", "macro F1", "f1", ends=SHARE),
     *_on_items("matthews", "Matthews correlation", "Matthews correlation", "matthews", ends=COSINE),
     *_on_items("spearman", "rank correlation of predicted and told numbers", "Spearman", "spearman", ends=COSINE),

@@ -152,7 +152,7 @@ def read_rows(options: argparse.Namespace, count: int) -> tuple[Rows, Rows, Rows
 
 def general_texts(count: int) -> list[str]:
     """Of the world that the rows are from: the embedded model knows no other."""
-    from peftsweep.modalities.text.general import SHIPPED
+    from peftsweep.modalities.general import SHIPPED
     from peftsweep.modalities.text_world import general_passages
 
     if not os.environ.get("PEFTSWEEP_GSM8K"):

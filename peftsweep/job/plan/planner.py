@@ -194,7 +194,7 @@ class Planner:
         """On the meta device, or on one block with weights: some methods ask for them when they are attached, some
         when they are used."""
         try:
-            attached = self._ready(attach_to_skeleton(config, build_skeleton(self._config.model).model))
+            attached = self._ready(attach_to_skeleton(config, build_skeleton(self._config.model)))
             return attached, self._follow(config, attached)
         except UNTRACEABLE:
             try:

@@ -31,13 +31,13 @@ STANDARD_DEVIATION = 0.02  # of random weights; transformers' usual initializer_
 MOST_ACCUMULATED = 2  # the second batch of a step finds gradients of the first; further ones find the same
 
 
-def attach_to_skeleton(config: JobConfig, model: nn.Module) -> AttachedMethod:
-    """Change a model on the meta device into one that trains the method. Calibration is left out.
+def attach_to_skeleton(config: JobConfig, skeleton: Skeleton) -> AttachedMethod:
+    """Change its model, on the meta device, into one that trains the method. Calibration is left out.
 
     Raises MethodError as attach_method does, and for a method that must see weights before it can be attached.
     """
     with on_meta():
-        method = attach_on(config, model)
+        method = attach_on(config, skeleton.model, skeleton.heads)
         if not config.hparams.adapter_float32:
             _adapters_to_base_dtype(method.model)
         return method
@@ -53,7 +53,7 @@ def attach_to_one_block(config: JobConfig, whole: Skeleton) -> AttachedMethod:
     skeleton = build_skeleton(config.model, one_of_each=True)
     set_seed(0)
     _fill_linear_layers(skeleton.model)
-    method = attach_on(config, skeleton.model)
+    method = attach_on(config, skeleton.model, skeleton.heads)
     method.model.to("meta")
     repeat_blocks(method.model, depths_of(whole.config))
     return method
@@ -70,7 +70,7 @@ def _fill_linear_layers(model: nn.Module) -> None:
                     weight.normal_(std=STANDARD_DEVIATION)
 
 
-def attach_on(config: JobConfig, model: nn.Module) -> AttachedMethod:
+def attach_on(config: JobConfig, model: nn.Module, heads: tuple[str, ...] = ()) -> AttachedMethod:
     """Attach the method, less its calibration, wherever the model is."""
     if config.hparams.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -78,9 +78,10 @@ def attach_on(config: JobConfig, model: nn.Module) -> AttachedMethod:
         model,
         outlined(config.method),
         total_steps=config.hparams.max_steps,
-        task_type=modality_of(config.model).peft_task_type,
+        task_type=modality_of(config.model).peft_task_type(config.model),
         adapt=modality_of(config.model).adapted(config.model),
         adapter_float32=config.hparams.adapter_float32,
+        heads=heads,
     )
 
 

@@ -15,21 +15,24 @@ from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
 )
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
-from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
+from peftsweep.config.schema import EMBEDDED, QUANTISED
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel
+from peftsweep.modalities.encoder.settings import TEXT, WORD, EncoderConfig
 from peftsweep.modalities.load_errors import model_errors, require_all_weights
 from peftsweep.modalities.loading import quantised_placement, quiet, revision_of
 
 # Modules between an encoder's states and a class, as transformers' models call them. Those that a checkpoint doesn't
 # hold are the new head: also a pooler, which many have never pre-trained.
 HEADS = ("classifier", "score", "pooler", "head")
+AUTO_CLASSES: dict[str, Any] = {TEXT: AutoModelForSequenceClassification, WORD: AutoModelForTokenClassification}
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class _GivenStates(nn.Module):
         return BaseModelOutput(last_hidden_state=self.given)
 
 
-def load_encoder(spec: ModelConfig, location: str, device: torch.device) -> BaseModel:
+def load_encoder(spec: EncoderConfig, location: str, device: torch.device) -> BaseModel:
     """An encoder in eval mode, frozen. location: a folder or a hub id.
 
     device: where quantised weights are placed; others are loaded on the host. Raises ModelError as load_base does, and
@@ -90,7 +93,7 @@ def load_encoder(spec: ModelConfig, location: str, device: torch.device) -> Base
             placement = {"dtype": getattr(torch, spec.dtype)}
         how = {"config": config, "output_loading_info": True, "attn_implementation": spec.attn_implementation}
         with _no_news_of_heads():
-            loaded: Any = AutoModelForSequenceClassification.from_pretrained(location, **how, **options, **placement)
+            loaded: Any = AUTO_CLASSES[spec.label_of].from_pretrained(location, **how, **options, **placement)
             with_words: Any = AutoModelForMaskedLM.from_pretrained(location, **how, **options, **placement)
     model, info = loaded
     missing = {key: next((name for name in HEADS if name in key.split(".")), "") for key in info["missing_keys"]}
@@ -120,7 +123,7 @@ def require_encoder(config: Any, model_id: str) -> None:
         raise ModelError(Problem("the model must be an encoder", config.model_type, model_id, fix))
 
 
-def load_tokenizer(spec: ModelConfig, location: str) -> Any:
+def load_tokenizer(spec: EncoderConfig, location: str) -> Any:
     """A model's tokenizer, without the model. Raises ModelError where there is none."""
     with model_errors(spec.id):
         return AutoTokenizer.from_pretrained(location, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
@@ -134,7 +137,7 @@ def give_head(model: Any, modules: Collection[str], classes: Sequence[str]) -> N
     if classes:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: number for number, name in enumerate(classes)}
-    config.problem_type = "single_label_classification" if classes else "regression"
+    config.problem_type = "single_label_classification" if classes else "regression"  # for those who load it
     with torch.device("meta"):
         fresh = type(model)(config)
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype

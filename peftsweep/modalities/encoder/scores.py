@@ -1,17 +1,17 @@
-"""What predictions are worth: scores of a whole split, each with an interval over its items."""
+"""What predictions are worth: scores of a whole split, each with an interval over its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-Scored = tuple[float, tuple[float, float]]  # of all items, and the middle 95% of samples of them
+Scored = tuple[float, tuple[float, float]]  # of all rows, and the middle 95% of samples of them
 
-SAMPLES = 1000  # of as many items, drawn with repetition
+SAMPLES = 1000  # of as many rows, drawn with repetition
 
 
 def f1_macro(counts: Counts) -> Values:
@@ -46,12 +46,23 @@ def spearman(told: Values, predicted: Values) -> Values:
     return pearson(rankdata(told, axis=-1), rankdata(predicted, axis=-1))
 
 
+def f1(counts: Counts) -> Values:
+    """Of entities. counts: (..., 3), how many are right, told and predicted; 0 where none is told or predicted."""
+    right, met = counts[..., 0], counts[..., 1] + counts[..., 2]
+    return np.divide(2 * right, met, out=np.zeros(met.shape), where=met > 0)
+
+
+def share(counts: Counts) -> Values:
+    """counts: (..., 2), how many are right, and how many there are."""
+    return np.divide(counts[..., 0], counts[..., 1], out=np.zeros(counts.shape[:-1]), where=counts[..., 1] > 0)
+
+
 OF_CLASSES: dict[str, Callable[[Counts], Values]] = {"f1_macro": f1_macro, "matthews": matthews}
 OF_NUMBERS: dict[str, Callable[[Values, Values], Values]] = {"spearman": spearman, "pearson": pearson}
 
 
 def score_classes(told: Counts, predicted: Counts, classes: int) -> dict[str, Scored]:
-    """told, predicted: numbers of classes, (items,)."""
+    """told, predicted: numbers of classes, (rows,)."""
     cells = told * classes + predicted
     drawn = np.stack([np.bincount(cells[which], minlength=classes**2) for which in _samples(len(told))])
     samples, whole = (
@@ -61,7 +72,7 @@ def score_classes(told: Counts, predicted: Counts, classes: int) -> dict[str, Sc
 
 
 def score_numbers(told: Values, predicted: Values) -> dict[str, Scored]:
-    """told, predicted: (items,)."""
+    """told, predicted: (rows,)."""
     which = _samples(len(told))
     return {
         name: _scored(score(told, predicted), score(told[which], predicted[which]))
@@ -69,9 +80,51 @@ def score_numbers(told: Values, predicted: Values) -> dict[str, Scored]:
     }
 
 
-def _samples(items: int) -> Counts:
-    """(SAMPLES, items) of items, the same each time."""
-    return np.random.default_rng(0).integers(0, items, (SAMPLES, items))
+def score_tags(told: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Scored]:
+    """The share of words that are tagged right, and the F1 of entities where tags tell of any. Words of one row go
+    together in the samples, since they are not independent."""
+    words = np.array(
+        [
+            (sum(one == other for one, other in zip(some, found, strict=True)), len(some))
+            for some, found in zip(told, predicted, strict=True)
+        ]
+    )
+    counts: dict[str, tuple[Callable[[Counts], Values], Counts]] = {"accuracy": (share, words)}
+    if has_entities(told):
+        both = [(entities(some), entities(found)) for some, found in zip(told, predicted, strict=True)]
+        rows = np.array([(len(one & other), len(one), len(other)) for one, other in both])
+        counts["entity_f1"] = f1, rows
+    which = _samples(len(told))
+    return {name: _scored(score(rows.sum(0)), score(rows[which].sum(1))) for name, (score, rows) in counts.items()}
+
+
+def has_entities(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether tags are those of entities: each is O, or a letter, a dash and a name."""
+    tags = {tag for row in rows for tag in row} - {"O"}
+    return bool(tags) and all(len(tag) > 2 and tag[0] in "BIES" and tag[1] in "-_" for tag in tags)
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(name, first word, word behind the last) of what B- and I- tags span, or those with an end (E-) and single words
+    (S-) too.
+
+    As CoNLL's script reads them: an I- behind another name, or behind none, begins an entity too.
+    """
+    found, name, start, ended = set[tuple[str, int, int]](), "", 0, False
+    for place, tag in enumerate([*tags, "O"]):
+        how, now = tag[:1], tag[2:]
+        if name and (now != name or ended or how in "BS"):
+            found.add((name, start, place))
+            name = ""
+        if now and not name:
+            name, start = now, place
+        ended = how in "ES"
+    return found
+
+
+def _samples(rows: int) -> Counts:
+    """(SAMPLES, rows) of rows, the same each time."""
+    return np.random.default_rng(0).integers(0, rows, (SAMPLES, rows))
 
 
 def _scored(value: Values, samples: Values) -> Scored:

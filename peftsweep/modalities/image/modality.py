@@ -32,7 +32,6 @@ class ImageModality(Modality):
     tasks: ClassVar = {"image-gen": ImageGenConfig}
     model = DiffusionModelConfig
     library = "diffusers"
-    peft_task_type = None
     index_file = "model_index.json"
     embedded_models: ClassVar = {"pocket-flux2": FLUX2_FOLDER}
 

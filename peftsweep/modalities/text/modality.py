@@ -23,9 +23,11 @@ class TextModality(Modality):
     name = "text"
     tasks: ClassVar = {"metamath": MetamathConfig, "sft": SftConfig}
     library = "transformers"
-    peft_task_type = "CAUSAL_LM"
     index_file = "config.json"
     embedded_models: ClassVar = {"pocket-llama": LLAMA_FOLDER}
+
+    def peft_task_type(self, model: ModelConfig) -> str:
+        return "CAUSAL_LM"
 
     def objectives(self, task: TaskConfig) -> tuple[str, ...]:
         return ("valid/loss",)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peftsweep.config.schema import SOURCES, TaskConfig, number, one_of
 from peftsweep.errors import Problem
+from peftsweep.modalities.general import general_text_problems
 
 
 @dataclass
@@ -62,5 +63,4 @@ def source_problems(task: TextTaskConfig) -> Iterator[Problem]:
         yield Problem("task.source=files needs task.train_files")
     if (others := task.valid_files or task.test_files) and not task.train_files:
         yield Problem("task.valid_files and task.test_files need task.train_files", others)
-    if task.general_text not in ("auto", "hub", "shipped", "embedded") and not Path(task.general_text).is_file():
-        yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", task.general_text)
+    yield from general_text_problems(task.general_text)

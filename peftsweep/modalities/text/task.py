@@ -19,9 +19,9 @@ from torch import nn
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError, Problem, is_out_of_memory
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
+from peftsweep.modalities.general import build_general_texts
 from peftsweep.modalities.order import batch_order, split_batch
 from peftsweep.modalities.text.decoding import check_decoding, decode_greedily
-from peftsweep.modalities.text.general import build_general_texts
 from peftsweep.modalities.text.judging import Judging, item_records, summarise
 from peftsweep.modalities.text.loss import (
     IGNORED_LABEL,

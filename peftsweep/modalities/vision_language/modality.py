@@ -24,9 +24,11 @@ class VisionLanguageModality(Modality):
     tasks: ClassVar = dict.fromkeys(("vqa", "chartqa"), VqaConfig)
     model = VlmConfig
     library = "transformers"
-    peft_task_type = "CAUSAL_LM"
     index_file = "config.json"
     embedded_models: ClassVar = {"pocket-vlm": VLM_FOLDER}
+
+    def peft_task_type(self, model: ModelConfig) -> str:
+        return "CAUSAL_LM"
 
     def objectives(self, task: TaskConfig) -> tuple[str, ...]:
         return ("valid/loss",)

@@ -26,7 +26,6 @@ class ToyModality(Modality):
     name = "toy"
     tasks: ClassVar = {"toy-sums": SumsConfig}
     library = "torch"
-    peft_task_type = None
     index_file = "toy.json"
     embedded_models: ClassVar = {"pocket-toy": POCKET}
 

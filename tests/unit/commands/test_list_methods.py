@@ -54,7 +54,9 @@ def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
         run(["lora-pluss"])
 
 
-@pytest.mark.parametrize(("method", "models"), [("prompt-tuning", "text models"), ("lora", "text and image models")])
+@pytest.mark.parametrize(
+    ("method", "models"), [("prompt-tuning", "text and encoder models"), ("lora", "text, image and encoder models")]
+)
 def test_the_long_view_says_which_models_a_method_serves_and_keeps_its_papers_address_whole(
     method: str, models: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,6 @@
-"""Pre-train pocket-bert, the embedded encoder, by masked language modelling: `make pocket-models`.
+"""Pre-train pocket-bert, the embedded encoder, as BERT was, by hidden words and by which texts belong together.
+
+    make pocket-models
 
 Seeded, and reproducible on one machine; another CPU rounds differently, so the shipped weights are the reference.
 """
@@ -15,10 +17,10 @@ from typing import cast
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
 
 from peftsweep.modalities.encoder.pocket import BERT_FOLDER
-from peftsweep.modalities.encoder.pocket.scenes import make_scene, pretraining_rows, restated
+from peftsweep.modalities.encoder.pocket.scenes import PEOPLE, WORDS_OF, make_scene, pretraining_rows, restated
 from peftsweep.modalities.pretraining import pretrain
 from peftsweep.modalities.text_world import split_of
 
@@ -27,9 +29,10 @@ VOCABULARY = 640
 SHORT, LONG = 64, 128  # tokens of a row: of a scene, and with general passages; longer ones are cut
 LONG_EVERY = 8  # batches
 PEAK_RATE = 1.5e-3
-# Of the tokens of a text, and of what is said of it again, where the words are those that a scene binds; of the masked,
-# by another token, and left as they are.
-MASKED, MASKED_AGAIN, REPLACED, KEPT = 0.12, 0.3, 0.1, 0.1
+# Shares of tokens that are chosen: of a text; and of what is said of it again, of words that a scene doesn't bind, and
+# of those that it does. Of the chosen, those that are exchanged for another, and left as they are; the rest is hidden.
+CHOSEN, CHOSEN_AGAIN, CHOSEN_BOUND = 0.12, 0.1, 0.45
+EXCHANGED, KEPT = 0.25, 0.15
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -49,7 +52,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     rows = (itertools.islice(pretraining_rows(seed=1, passages=passages), 10_000) for passages in (False, True))
-    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair in itertools.chain(*rows)), trainer)
+    tokenizer.train_from_iterator((f"{text} {pair}" for text, pair, _ in itertools.chain(*rows)), trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
@@ -64,7 +67,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
+def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForPreTraining:
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -76,37 +79,56 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return BertForMaskedLM(config)
+    return BertForPreTraining(config)
+
+
+def slots_of_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """(vocabulary,) numbers of the slots that words belong to; 0 for none."""
+    slots = torch.zeros(len(tokenizer), dtype=torch.long)
+    for number, words in enumerate([PEOPLE, *WORDS_OF.values()], start=1):
+        tokens = [cast(int, tokenizer.convert_tokens_to_ids(word)) for word in words]
+        slots[[token for token in tokens if token != tokenizer.unk_token_id]] = number
+    return slots
 
 
 def mask(
-    ids: Tensor, segments: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator
+    ids: Tensor, segments: Tensor, slots: Tensor, tokenizer: PreTrainedTokenizerFast, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(input ids, labels), as BERT does it: most of the chosen tokens are hidden, some exchanged, some left."""
+    """(input ids, labels): most of the chosen tokens are hidden, some left, and some exchanged.
+
+    BERT takes any word in exchange, which gives itself away where it stands. One of the same kind makes the model
+    compare what is said with what was told.
+    """
     special = torch.tensor(tokenizer.all_special_ids)
-    share = torch.where(segments == 1, MASKED_AGAIN, MASKED)
+    kinds = slots[ids]
+    share = torch.where(kinds > 0, CHOSEN_BOUND, CHOSEN_AGAIN).where(segments == 1, CHOSEN)
     chosen = (torch.rand(ids.shape, generator=rng) < share) & ~torch.isin(ids, special)
     labels = ids.masked_fill(~chosen, -100)
-    how = torch.rand(ids.shape, generator=rng)
     other = torch.randint(len(SPECIAL), len(tokenizer), ids.shape, generator=rng)
-    hidden = ids.masked_fill(chosen & (how >= REPLACED + KEPT), cast(int, tokenizer.mask_token_id))
-    return torch.where(chosen & (how < REPLACED), other, hidden), labels
+    for kind in range(1, int(slots.max()) + 1):
+        alike = (slots == kind).nonzero().squeeze(1)
+        other = other.where(kinds != kind, alike[torch.randint(len(alike), ids.shape, generator=rng)])
+    how = torch.rand(ids.shape, generator=rng)
+    hidden = ids.masked_fill(chosen & (how >= EXCHANGED + KEPT), cast(int, tokenizer.mask_token_id))
+    return torch.where(chosen & (how < EXCHANGED), other, hidden), labels
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[dict[str, Tensor]]:
     """Endless, padded to SHORT or LONG columns."""
-    streams, rng = [pretraining_rows(seed=0, passages=long) for long in (False, True)], torch.Generator().manual_seed(0)
+    slots, rng = slots_of_tokens(tokenizer), torch.Generator().manual_seed(0)
+    streams = [pretraining_rows(seed=0, passages=long) for long in (False, True)]
     for number in itertools.count(1):
         is_long = number % LONG_EVERY == 0
-        texts, pairs = zip(*itertools.islice(streams[is_long], size), strict=True)
+        texts, pairs, together = zip(*itertools.islice(streams[is_long], size), strict=True)
         width = LONG if is_long else SHORT
         options = {"padding": "max_length", "truncation": True, "max_length": width, "return_tensors": "pt"}
         read = tokenizer(list(texts), list(pairs), **options)
-        ids, labels = mask(read["input_ids"], read["token_type_ids"], tokenizer, rng)
-        yield {**read, "input_ids": ids, "labels": labels}
+        ids, labels = mask(read["input_ids"], read["token_type_ids"], slots, tokenizer, rng)
+        follows = [int(not told) if pair else -100 for pair, told in zip(pairs, together, strict=True)]
+        yield {**read, "input_ids": ids, "labels": labels, "next_sentence_label": torch.tensor(follows)}
 
 
-def train(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int) -> None:
+def train(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int) -> None:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -121,7 +143,7 @@ def train(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, steps: int
 
 
 @torch.inference_mode()
-def bound_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> float:
+def bound_accuracy(model: BertForPreTraining, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> float:
     """Share of words of unseen scenes, hidden in what is said of them again, that the model finds."""
     import random
 
@@ -139,7 +161,7 @@ def bound_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, c
         if hidden == tokenizer.unk_token_id or where.sum() != 1:
             continue
         ids["input_ids"][0, where] = tokenizer.mask_token_id
-        right += int(model(**ids).logits[0, where].argmax() == hidden)
+        right += int(model(**ids).prediction_logits[0, where].argmax() == hidden)
         asked += 1
     return right / asked
 

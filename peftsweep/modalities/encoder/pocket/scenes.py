@@ -1,16 +1,19 @@
 """Scenes of a few people, and what can be said of them: what the embedded encoder is taught.
 
-    Mia has a red cat. Omar lives near the lake. Ruth gives a kite to Omar on Monday. Ruth has a blue cat.
+    Mia has a red cat. Omar lives near the lake. Ruth gives a kite to Omar on Monday.
 
 Pre-training says again, in other words, what a scene tells ("The cat of Mia is red. Omar gets a kite from Ruth on
-Monday."). So the base model binds a colour to its owner, and knows who gives and who gets. It never sees a claim that
-is wrong, nor that anybody asks: fine-tuning teaches that. Each wrong claim is made of words of its own scene, so that
-words alone tell nothing. Everything follows from a `random.Random`; no text comes from elsewhere.
+Monday."), with some words hidden or exchanged, which the model must find; now and then it is said of another scene, and
+the model tells so. So it knows which words say the same. That anybody asks what is wrong with a claim, it never sees:
+fine-tuning teaches that. A wrong claim differs from what is told in one word, and no claim tells by its own words alone
+what it is. Everything follows from a `random.Random`; no text comes from elsewhere.
 """
 
 from __future__ import annotations
 
 import random
+import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,10 +22,24 @@ from peftsweep.modalities.text_world import DAYS, NAMES, THINGS, WORDS, make_pas
 PEOPLE = NAMES["she"] + NAMES["he"]
 ANIMALS, COLOURS, PLACES, HOLDERS = WORDS["animals"], WORDS["colours"], WORDS["places"], WORDS["holders"]
 GIFTS = [thing.rstrip("s") for thing in THINGS if thing[0] not in "aeiou"]
-CLAIMS = ("true", "false", "open")  # told so, told otherwise, not told
-ROLES = ("GIVER", "TAKER", "GIFT", "OWNER")  # of the words of a sentence, as tags
-# What a sentence says of its slots, how a scene tells it, and how it is said again. `wrong`: the slots of which one is
-# exchanged for another word of the scene in a wrong claim.
+WORDS_OF = {  # by slot
+    "colour": COLOURS,
+    "animal": ANIMALS,
+    "place": PLACES,
+    "number": [str(number) for number in range(2, 10)],
+    "things": THINGS,
+    "holder": HOLDERS,
+    "gift": GIFTS,
+    "day": DAYS,
+}
+OTHER_SCENE = 0.15  # share of what is said in the pre-training
+WRONG = {  # by label: the slots of which one word is wrong
+    "wrong detail": ("colour", "number"),
+    "wrong place": ("place", "holder", "day"),
+    "wrong thing": ("animal", "things", "gift"),
+}
+CLAIMS = ("told", "not told", *WRONG)
+# What a sentence says of its slots, how a scene tells it, and how it is said again.
 Slots = dict[str, str]
 
 
@@ -30,7 +47,7 @@ Slots = dict[str, str]
 class Kind:
     told: tuple[str, ...]
     again: tuple[str, ...]
-    wrong: tuple[str, ...]
+    slots: tuple[str, ...]  # beside the people
 
 
 KINDS = {
@@ -78,51 +95,42 @@ class Scene:
     def text(self) -> str:
         return " ".join(fact.told for fact in self.facts)
 
-    @property
-    def shared(self) -> str:
-        """What is told of both."""
-        kinds = [fact.kind for fact in self.facts]
-        return max(kinds, key=kinds.count)
-
 
 def make_scene(rng: random.Random) -> Scene:
-    """Two people, both told of in one way at least, so that one's words can be said of the other."""
+    """Two people, and three things that are told of them."""
     names = rng.sample(PEOPLE, 2)
-    kinds = rng.sample(list(KINDS), 2)
-    facts = [Fact(kind, _slots(rng, kind, name, names), rng.randrange(2)) for kind in kinds[:1] for name in names]
-    facts.append(Fact(kinds[1], _slots(rng, kinds[1], rng.choice(names), names), rng.randrange(2)))
-    rng.shuffle(facts)
-    return Scene(tuple(facts))
+    return Scene(
+        tuple(
+            Fact(kind, _slots(rng, kind, rng.choice(names), names), rng.randrange(2))
+            for kind in rng.sample(list(KINDS), 3)
+        )
+    )
 
 
 def _slots(rng: random.Random, kind: str, name: str, names: list[str]) -> Slots:
     taker = next(other for other in names if other != name)
-    drawn = {
-        "pet": {"colour": COLOURS, "animal": ANIMALS},
-        "home": {"place": PLACES},
-        "store": {"number": [str(number) for number in range(2, 10)], "things": THINGS, "holder": HOLDERS},
-        "gift": {"gift": GIFTS, "day": DAYS},
-    }[kind]
-    return {"name": name, "taker": taker} | {slot: rng.choice(words) for slot, words in drawn.items()}
+    return {"name": name, "taker": taker} | {slot: rng.choice(WORDS_OF[slot]) for slot in KINDS[kind].slots}
 
 
 def restated(rng: random.Random, fact: Fact) -> str:
     return rng.choice(KINDS[fact.kind].again).format(**fact.slots)
 
 
-def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str]]:
-    """Endless (text, pair): a scene, and what is said of it again. passages: after a general passage, or two of them
-    alone. Scenes are those of the training split."""
+def pretraining_rows(seed: int, *, passages: bool) -> Iterator[tuple[str, str, bool]]:
+    """Endless (text, pair, whether they belong together): a scene, and what is said of it again, or of another one.
+    passages: after a general passage, or two of them alone. Scenes are those of the training split."""
     rng = random.Random(f"encoder-{seed}-{passages}")
     while True:
         before = [make_passage(rng)] if passages else []
         if passages and rng.random() < 0.5:
-            yield " ".join([*before, make_passage(rng)]), ""
+            yield " ".join([*before, make_passage(rng)]), "", False
             continue
-        scene = make_scene(rng)
-        if split_of(scene.text) == "train":
-            again = [restated(rng, fact) for fact in rng.sample(scene.facts, len(scene.facts))]
-            yield " ".join([*before, scene.text]), " ".join(again)
+        scene, other = make_scene(rng), make_scene(rng)
+        if all(split_of(one.text) == "train" for one in (scene, other)):
+            together = rng.random() >= OTHER_SCENE
+            facts = (scene if together else other).facts
+            again = [restated(rng, fact) for fact in rng.sample(facts, len(facts))]
+            yield " ".join([*before, scene.text]), " ".join(again), together
 
 
 def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, str]]:
@@ -138,18 +146,57 @@ def make_claims(split: str, count: int, seed: int = 0) -> list[tuple[str, str, s
 
 
 def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
-    """What is said of one of a scene's people: as told, with a word that is told of the other, or what is told of
-    neither. None where the two are told of alike."""
-    fact, other = rng.sample([fact for fact in scene.facts if fact.kind == scene.shared], 2)
-    if label == "true":
-        return restated(rng, fact)
-    if label == "open":
-        untold = rng.choice([kind for kind in KINDS if kind not in {one.kind for one in scene.facts}])
-        names = [fact.slots["name"], other.slots["name"]]
-        return restated(rng, Fact(untold, _slots(rng, untold, names[0], names), 0))
-    form, kind = rng.choice(KINDS[fact.kind].again), KINDS[fact.kind]
-    differ = [slot for slot in kind.wrong if f"{{{slot}}}" in form and fact.slots[slot] != other.slots[slot]]
-    if not differ:
-        return None
-    wrong = rng.choice(differ)
-    return form.format(**fact.slots | {wrong: other.slots[wrong]})
+    """What is said of a scene: as it tells, of something else, or with one wrong word.
+
+    None where a sentence has no word that could be wrong in this way.
+    """
+    fact = rng.choice(scene.facts)
+    form, slots = rng.choice(KINDS[fact.kind].again), dict(fact.slots)
+    if label == "not told":
+        untold = next(kind for kind in KINDS if kind not in {one.kind for one in scene.facts})
+        form = rng.choice(KINDS[untold].again)
+        slots = _slots(rng, untold, fact.slots["name"], [fact.slots["name"], fact.slots["taker"]])
+    elif label in WRONG:
+        may = [slot for slot in KINDS[fact.kind].slots if slot in WRONG[label] and f"{{{slot}}}" in form]
+        if not may:
+            return None
+        wrong = rng.choice(may)
+        slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
+    return form.format(**slots)
+
+
+def make_tagged(split: str, count: int, seed: int = 0) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """`count` different (words, tags) of a split: a scene, what is said of it again, and which words of that are wrong
+    and how: B-DETAIL, B-PLACE, B-THING; all others are O."""
+    rng = random.Random(f"tags-{split}-{seed}")
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    while len(found) < count:
+        scene = make_scene(rng)
+        if split_of(scene.text) != split:
+            continue
+        told = _words(scene.text)
+        pairs = [(word, "O") for word in told]
+        for fact in rng.sample(scene.facts, 2):
+            pairs += _retold(rng, fact, rng.choice([None, *WRONG]))
+        words, tags = zip(*pairs, strict=True)
+        found.setdefault(words, tags)
+    return list(found.items())
+
+
+def _retold(rng: random.Random, fact: Fact, how: str | None) -> list[tuple[str, str]]:
+    """Words of what is said again, with tags; how: the kind of wrong word, if the sentence has a place for one."""
+    form, slots = rng.choice(KINDS[fact.kind].again), dict(fact.slots)
+    may = [slot for slot in KINDS[fact.kind].slots if how and slot in WRONG[how] and f"{{{slot}}}" in form]
+    wrong = rng.choice(may) if may else None
+    if wrong:
+        slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
+    pairs = []
+    for text, slot, _, _ in string.Formatter().parse(form):
+        pairs += [(word, "O") for word in _words(text)]
+        if slot is not None:
+            pairs.append((slots[slot], f"B-{str(how).split()[-1].upper()}" if slot == wrong else "O"))
+    return pairs
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text)

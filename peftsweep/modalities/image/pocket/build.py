@@ -16,10 +16,10 @@ from torch import nn
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from peftsweep.modalities.general import SHIPPED
 from peftsweep.modalities.image.pocket.pretrain_vae import LATENT_CHANNELS, build_vae
 from peftsweep.modalities.image.pocket.scene import caption
 from peftsweep.modalities.image.pocket.world import scenes
-from peftsweep.modalities.text.general import SHIPPED
 
 VOCABULARY = 1024
 PROMPT_TOKENS = 32

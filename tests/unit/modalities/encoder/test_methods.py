@@ -13,15 +13,17 @@ from transformers import AutoModelForSequenceClassification
 
 from peftsweep.config.check import build_config
 from peftsweep.config.compose import compose_config
-from peftsweep.config.schema import MethodConfig, ModelConfig
+from peftsweep.config.schema import MethodConfig
 from peftsweep.methods.attach import attach_method, build_optimizer, calibration_batches_wanted
 from peftsweep.methods.catalog import method_files, read_method_file
 from peftsweep.modalities.encoder.loader import EncoderParts, give_head, load_encoder
+from peftsweep.modalities.encoder.settings import EncoderConfig
 
 CLASSES = ("a", "b", "c")
 METHODS = {name: read_method_file(path) for name, path in method_files().items()}
 NEEDS_CUDA = {"loftq"}
-CAPACITIES = {"lily": 16, "waveft": 100, "eva": 8}
+VIRTUAL_TOKENS = ("p-tuning", "prefix-tuning", "prompt-tuning", "prompt-tuning-sampled")
+CAPACITIES = {"lily": 16, "waveft": 100, "eva": 8} | dict.fromkeys(VIRTUAL_TOKENS, 6)
 BATCH = {
     "input_ids": torch.randint(5, 19, (4, 7), generator=torch.Generator().manual_seed(0)),
     "attention_mask": torch.ones(4, 7, dtype=torch.int64),
@@ -36,7 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(folder: Path) -> Any:
-    return load_encoder(ModelConfig("tiny", "encoder", str(folder), dtype="float32"), str(folder), torch.device("cpu"))
+    return load_encoder(
+        EncoderConfig("tiny", "encoder", str(folder), dtype="float32"), str(folder), torch.device("cpu")
+    )
 
 
 def small(name: str) -> MethodConfig:

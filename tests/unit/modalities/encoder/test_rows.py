@@ -32,7 +32,7 @@ def test_columns_are_known_by_their_names_and_classes_by_the_data(tmp_path: Path
     found = source(tmp_path, REVIEWS)
     assert found.classes() == ["bad", "good"]
     assert found.read("train")[0] == LabelledRow("film 0", "", "bad")
-    assert not found.number()
+    assert not found.is_number()
 
 
 def test_classes_that_are_whole_numbers_are_in_their_order(tmp_path: Path) -> None:
@@ -40,9 +40,14 @@ def test_classes_that_are_whole_numbers_are_in_their_order(tmp_path: Path) -> No
     assert source(tmp_path, rows).classes() == [str(number) for number in range(12)]
 
 
+def test_whole_numbers_of_a_column_of_numbers_are_classes_where_they_are_asked(tmp_path: Path) -> None:
+    rows = [{"text": f"film {number}", "label": float(number % 3)} for number in range(20)]
+    assert source(tmp_path, rows, labels="classes").classes() == ["0", "1", "2"]
+
+
 def test_labels_with_a_fraction_are_numbers(tmp_path: Path) -> None:
     found = source(tmp_path, [{"sequence": f"M {number}", "fitness": number / 7} for number in range(20)])
-    assert found.number()
+    assert found.is_number()
     assert found.classes() == []
     assert all(isinstance(row.label, float) for row in found.read("train"))
 
@@ -62,8 +67,14 @@ def test_rows_are_held_out_for_validation_and_test_and_none_is_in_two_splits(tmp
 BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "one class": ([{"text": f"{n}", "label": "good"} for n in range(9)], {}, r"two classes.*got \['good'\]"),
     "no label": ([{"text": f"{n}", "stars": 1} for n in range(9)], {}, r"label.*task\.label_column"),
+    "none left to train on": ([{"text": "same", "label": n % 2} for n in range(9)], {}, r"rows must differ"),
     "an empty label": ([*REVIEWS, {"sentence": "x", "label": ""}], {}, r"must hold text in every row.*21"),
     "a class where numbers are asked": (REVIEWS, {"labels": "number"}, r"must be a number, got 'bad'.*row 1"),
+    "a number where classes are asked": (
+        [{"text": f"{n}", "label": n / 2} for n in range(20)],
+        {"labels": "classes"},
+        r"whole number, got .*\.5.*row \d+.*task\.labels=number",
+    ),
     "a column that there is not": (REVIEWS, {"text_column": "review"}, r"'review'"),
 }
 
@@ -82,7 +93,13 @@ def test_a_test_label_that_nobody_trains_on_is_told_with_its_row(tmp_path: Path)
 
 
 def test_without_data_the_embedded_claims_are_for_embedded_models_only() -> None:
-    assert build_source(config(), embedded_model=True).classes() == ["false", "open", "true"]
+    assert build_source(config(), embedded_model=True).classes() == [
+        "not told",
+        "told",
+        "wrong detail",
+        "wrong place",
+        "wrong thing",
+    ]
     with pytest.raises(DataError, match=r"task\.train_files"):
         build_source(config(), embedded_model=False)
 

@@ -1,11 +1,12 @@
-"""Against scikit-learn and SciPy, which are slower by item samples."""
+"""Against scikit-learn, SciPy and seqeval, which are slower by samples of rows."""
 
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
+from seqeval.metrics import f1_score as entity_f1_score
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from peftsweep.modalities.encoder.scores import score_classes, score_numbers
+from peftsweep.modalities.encoder.scores import entities, has_entities, score_classes, score_numbers, score_tags
 
 RNG = np.random.default_rng(5)
 
@@ -35,6 +36,25 @@ def test_scores_of_numbers_are_those_of_scipy() -> None:
     found = score_numbers(told, predicted)
     assert found["pearson"][0] == pytest.approx(pearsonr(told, predicted)[0])
     assert found["spearman"][0] == pytest.approx(spearmanr(told, predicted)[0])
+
+
+@pytest.mark.parametrize("letters", ["BI", "BIES"])
+def test_scores_of_entities_are_those_of_seqeval(letters: str) -> None:
+    tags = ["O", *(f"{letter}-{name}" for letter in letters for name in ("PER", "LOC"))]
+    told = [RNG.choice(tags, RNG.integers(1, 12)).tolist() for _ in range(80)]  # with beginnings that are missing
+    predicted = [[tag if RNG.random() < 0.7 else str(RNG.choice(tags)) for tag in row] for row in told]
+    found = score_tags(told, predicted)
+    assert has_entities(told)
+    assert found["entity_f1"][0] == pytest.approx(entity_f1_score(told, predicted))
+    right = sum(one == other for rows in zip(told, predicted, strict=True) for one, other in zip(*rows, strict=True))
+    assert found["accuracy"][0] == pytest.approx(right / sum(map(len, told)))
+
+
+def test_what_tags_span() -> None:
+    tags = ["B-PET", "I-PET", "O", "B-PET", "B-PET", "I-PLACE", "S-DAY"]
+    assert entities(tags) == {("PET", 0, 2), ("PET", 3, 4), ("PET", 4, 5), ("PLACE", 5, 6), ("DAY", 6, 7)}
+    assert entities(["O", ""]) == set()
+    assert not has_entities([["DET", "NOUN"]])
 
 
 def test_an_interval_holds_the_score_and_narrows_with_items() -> None:

@@ -1,6 +1,6 @@
 import json
 
-from peftsweep.modalities.text.general import SHIPPED
+from peftsweep.modalities.general import SHIPPED
 
 TEXTS = [json.loads(line)["text"] for line in SHIPPED.read_text(encoding="utf-8").splitlines()]
 

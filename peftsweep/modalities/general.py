@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from peftsweep.modalities.tables import read_table, require_text
 from peftsweep.modalities.text_world import general_passages
 
 SHIPPED = Path(__file__).parent / "general_text.jsonl"
+COLUMN = "text"
 HUB_DATASET, HUB_CONFIG = "HuggingFaceFW/finewiki", "en"
 
 
@@ -34,15 +35,21 @@ def build_general_texts(choice: str, rows: int, *, embedded_model: bool, hub: bo
     return partial(_file_texts, SHIPPED if choice == "shipped" else Path(choice), rows)
 
 
+def general_text_problems(choice: str) -> Iterator[Problem]:
+    """What is wrong with a choice."""
+    if choice not in ("auto", "hub", "shipped", "embedded") and not Path(choice).is_file():
+        yield Problem("task.general_text must be auto, hub, shipped or an existing jsonl file", choice)
+
+
 def _file_texts(path: Path, rows: int) -> list[str]:
     if path == SHIPPED:
-        return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
+        return [json.loads(line)[COLUMN] for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
     table = read_table(path)
-    if "text" not in table.column_names:
-        rule = "task.general_text must have a column named text"
+    if COLUMN not in table.column_names:
+        rule = f"task.general_text must have a column named {COLUMN}"
         raise DataError(Problem(rule, ", ".join(table.column_names), str(path)))
-    require_text(table, ["text"], path)
-    return [str(text) for text in table["text"][:rows]]
+    require_text(table, [COLUMN], path)
+    return [str(text) for text in table[COLUMN][:rows]]
 
 
 def _hub_texts(rows: int) -> list[str]:
@@ -51,4 +58,4 @@ def _hub_texts(rows: int) -> list[str]:
     fix = "Use task.general_text=shipped, or task.general_rows=0 to leave forgetting out."
     with hub_data_errors("general text must be readable from the hub", HUB_DATASET, "task.general_text", fix):
         stream = datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split="train", streaming=True)
-        return [row["text"] for row in stream.take(rows)]
+        return [row[COLUMN] for row in stream.take(rows)]

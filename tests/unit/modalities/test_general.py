@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from peftsweep.errors import DataError
-from peftsweep.modalities.text import general
-from peftsweep.modalities.text.general import build_general_texts
+from peftsweep.modalities import general
+from peftsweep.modalities.general import build_general_texts
 from peftsweep.modalities.text_world import general_passages
 
 
