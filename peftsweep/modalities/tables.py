@@ -114,9 +114,7 @@ def hold_out(rows: Sequence[R], count: int, asked: Callable[[R], object]) -> tup
     taken = {asked(row) for row in held_out}
     kept = [row for row in rows if asked(row) not in taken]
     if not kept:
-        rule, fix = (
-            "rows must differ: all ask the same as one that is held out",
-            "Give task.valid_files and test_files.",
-        )
+        rule = "rows must differ: all ask the same as one that is held out"
+        fix = "Give task.valid_files and task.test_files."
         raise DataError(Problem(rule, f"{len(rows)} rows", "task.train_files", fix))
     return kept, held_out

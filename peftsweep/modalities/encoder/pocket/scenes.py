@@ -156,13 +156,20 @@ def make_claim(rng: random.Random, scene: Scene, label: str) -> str | None:
         untold = next(kind for kind in KINDS if kind not in {one.kind for one in scene.facts})
         form = rng.choice(KINDS[untold].again)
         slots = _slots(rng, untold, fact.slots["name"], [fact.slots["name"], fact.slots["taker"]])
-    elif label in WRONG:
-        may = [slot for slot in KINDS[fact.kind].slots if slot in WRONG[label] and f"{{{slot}}}" in form]
-        if not may:
-            return None
-        wrong = rng.choice(may)
-        slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
+    elif label in WRONG and _make_wrong(rng, fact, form, slots, label) is None:
+        return None
     return form.format(**slots)
+
+
+def _make_wrong(rng: random.Random, fact: Fact, form: str, slots: Slots, how: str) -> str | None:
+    """Exchange one word of `slots` for another of its kind, and answer its slot; None where the sentence has no word
+    that could be wrong in this way. how: a key of WRONG."""
+    may = [slot for slot in KINDS[fact.kind].slots if slot in WRONG[how] and f"{{{slot}}}" in form]
+    if not may:
+        return None
+    wrong = rng.choice(may)
+    slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
+    return wrong
 
 
 def make_tagged(split: str, count: int, seed: int = 0) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -186,10 +193,7 @@ def make_tagged(split: str, count: int, seed: int = 0) -> list[tuple[tuple[str, 
 def _retold(rng: random.Random, fact: Fact, how: str | None) -> list[tuple[str, str]]:
     """Words of what is said again, with tags; how: the kind of wrong word, if the sentence has a place for one."""
     form, slots = rng.choice(KINDS[fact.kind].again), dict(fact.slots)
-    may = [slot for slot in KINDS[fact.kind].slots if how and slot in WRONG[how] and f"{{{slot}}}" in form]
-    wrong = rng.choice(may) if may else None
-    if wrong:
-        slots[wrong] = rng.choice([word for word in WORDS_OF[wrong] if word != slots[wrong]])
+    wrong = _make_wrong(rng, fact, form, slots, how) if how else None
     pairs = []
     for text, slot, _, _ in string.Formatter().parse(form):
         pairs += [(word, "O") for word in _words(text)]
