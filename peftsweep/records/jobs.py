@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from peftsweep.records.metrics import within_ends
 from peftsweep.records.results import JobResult, Status, load_result
 from peftsweep.records.studies import Study, read_studies
 from peftsweep.statistics.intervals import Floats, two_way_interval
+
+T = TypeVar("T")
 
 REFERENCE = "reference"
 OWN = "own"
@@ -76,19 +78,28 @@ class Job:
         """The same of the model before training."""
         return self._scores_in(BASE_PREDICTIONS_FILE)
 
+    def items(self, name: str = PREDICTIONS_FILE) -> list[dict[str, Any]]:
+        """What predictions.jsonl, or base_predictions.jsonl, tells of each test item; empty if the job left none.
+
+        Raises:
+            DataError: the file can't be read.
+        """
+        return self._read(name, read_items)
+
     def _scores_in(self, name: str) -> list[float]:
+        return self._read(name, read_item_scores)
+
+    def _read(self, name: str, read: Callable[[Path], list[T]]) -> list[T]:
         path = self.file(name)
         try:
-            return read_item_scores(path) if path else []
+            return read(path) if path else []
         except (ValueError, TypeError, OSError) as error:
             rule = f"a job's test items must be readable ({error})"
             raise DataError(Problem(rule, str(path), fix="Run the job again, or move its folder away.")) from None
 
     def prompts(self) -> list[str]:
         """Of its pictures that have a photo, in the order of its contact sheet; none if it left no test items."""
-        path = self.file(PREDICTIONS_FILE)
-        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path else []
-        by_photo = {item["photo"]: str(item["prompt"]) for item in items if {"photo", "prompt"} <= item.keys()}
+        by_photo = {item["photo"]: str(item["prompt"]) for item in self.items() if {"photo", "prompt"} <= item.keys()}
         return list(by_photo.values())
 
     def history(self) -> list[dict[str, Any]]:
@@ -139,6 +150,19 @@ def read_result(path: Path) -> JobResult:
     return result
 
 
+def read_items(path: Path) -> list[dict[str, Any]]:
+    """The lines of a predictions.jsonl, in order; none if there is no such file.
+
+    Raises:
+        ValueError: a line is no JSON object.
+    """
+    items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise ValueError(f"line {number} holds no object")
+    return items
+
+
 def read_item_scores(path: Path) -> list[float]:
     """One for each test item of a predictions.jsonl, in order; none if there is no such file.
 
@@ -147,15 +171,10 @@ def read_item_scores(path: Path) -> list[float]:
     Raises:
         ValueError: a line is no JSON object, or its score is no number.
     """
-    if not path.exists():
-        return []
     scores: dict[Any, list[float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number + 1} holds no object")
-        found = next((row[key] for key in ITEM_SCORES if key in row), 0.0)
-        scores.setdefault(row.get("photo", number), []).append(float(found))
+    for number, item in enumerate(read_items(path)):
+        found = next((item[key] for key in ITEM_SCORES if key in item), 0.0)
+        scores.setdefault(item.get("photo", number), []).append(float(found))
     return [statistics.fmean(of_item) for of_item in scores.values()]
 
 

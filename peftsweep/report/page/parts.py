@@ -23,6 +23,7 @@ from peftsweep.report.figures import ranking, study
 from peftsweep.report.figures.canvas import Canvas, inline_svg
 from peftsweep.report.figures.frame import Styles
 from peftsweep.report.page.gallery import read_gallery
+from peftsweep.report.page.solved import find_solved
 from peftsweep.report.tables import Cell, build_columns
 from peftsweep.statistics.dominance import DRAWS
 
@@ -77,6 +78,7 @@ def build_part(
         "improves": "falls" if all(tuning.lower_is_better for tuning in tunings) else "rises",
         "curves": _curves(drawn, jobs, group.objective or "valid/loss", styles, name, figures),
         "gallery": read_gallery(drawn, jobs),
+        "solved": find_solved(drawn, jobs),
         "protocol": protocol(group),
         "environment": _environment(jobs),
         "datasets": _datasets(jobs),

@@ -73,7 +73,7 @@ def test_several_limits_may_stand_in_one_word() -> None:
         ("memory<=16GB,", "metric<=number"),
         ("", "metric<=number"),
         ("memry<=16GB", "Did you mean memory"),
-        ("zzz<=1", "Choose from: accuracy, drift"),
+        ("zzz<=1", "Choose from: accuracy, anls, drift"),
         ("memory<=16", "Write one of B, KB"),  # bytes, which nobody means
         ("memory<=16 apples", "Write one of B, KB"),
         ("memory<=1.2.3GB", "a number in a unit"),
