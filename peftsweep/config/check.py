@@ -69,7 +69,7 @@ def _compose(overrides: Sequence[str], line: CommandLine) -> DictConfig | Proble
     try:
         return compose_config(overrides, line.config_dir, with_hydra=True)
     except COMPOSE_ERRORS as error:
-        return Problem(f"the configuration must compose ({first_lines(error)})")
+        return _does_not_compose(error)
 
 
 def _check_composed(config: DictConfig | Problem, line: CommandLine) -> tuple[list[Problem], JobConfig | None]:
@@ -80,7 +80,11 @@ def _check_composed(config: DictConfig | Problem, line: CommandLine) -> tuple[li
         problems, job = check_and_build(own, line)
         return [*untrusted_settings(config, line), *problems], job
     except COMPOSE_ERRORS as error:
-        return [Problem(f"the configuration must compose ({first_lines(error)})")], None
+        return [_does_not_compose(error)], None
+
+
+def _does_not_compose(error: Exception) -> Problem:
+    return Problem(f"the configuration must compose ({first_lines(error)})")
 
 
 def _published_rates(line: CommandLine) -> Iterator[Problem]:
