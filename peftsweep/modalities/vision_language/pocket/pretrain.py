@@ -162,13 +162,13 @@ def patch_classes(scene: Scene) -> np.ndarray:
     return found.reshape(2, -1)
 
 
-def conversations(tokenizer: Any, rng: random.Random, scene: Scene) -> tuple[list[int], list[int]]:
+def conversations(tokenizer: Any, rng: random.Random, scene: Scene, *, word_first: bool) -> tuple[list[int], list[int]]:
     """(ids, labels) of ROW_TOKENS: a picture, and turns about it for as long as there is room; answers are targets."""
     start = f"{BEGIN}User:{AROUND}{GLOBAL}{IMAGE * IMAGE_TOKENS}{AROUND}"
     ids: list[int] = tokenizer(start, add_special_tokens=False)["input_ids"]
     labels = [IGNORED] * len(ids)
     while len(ids) < ROW_TOKENS:
-        asked, answer = said_and_asked(rng, scene)
+        asked, answer = said_and_asked(rng, scene, word_first=word_first)
         before = (
             f" {asked}{END}\nAssistant:" if len(labels) == IMAGE_TOKENS + 6 else f"\nUser: {asked}{END}\nAssistant:"
         )
@@ -178,13 +178,14 @@ def conversations(tokenizer: Any, rng: random.Random, scene: Scene) -> tuple[lis
     return ids[:ROW_TOKENS], labels[:ROW_TOKENS]
 
 
-def batches(processor: Any, pictures: int, passages: int) -> Iterator[tuple[Tensor, ...]]:
+def batches(processor: Any, pictures: int, passages: int, *, word_first: bool) -> Iterator[tuple[Tensor, ...]]:
     """Endless (ids, labels, pixels, patches), as Reader reads them."""
-    tokenizer, rng, stock = processor.tokenizer, random.Random("turns"), list[int]()
-    scenes, documents = scenes_of("train"), pretraining_documents(seed=2)
+    stage = int(word_first)
+    tokenizer, rng, stock = processor.tokenizer, random.Random("words" if word_first else "turns"), list[int]()
+    scenes, documents = scenes_of("train", stage), pretraining_documents(seed=2 + stage)
     for number in itertools.count():
         drawn = list(itertools.islice(scenes, pictures))
-        rows = [conversations(tokenizer, rng, scene) for scene in drawn]
+        rows = [conversations(tokenizer, rng, scene, word_first=word_first) for scene in drawn]
         while len(stock) < passages * ROW_TOKENS:
             stock += tokenizer(f" {next(documents)}{END}", add_special_tokens=False)["input_ids"]
         for row in range(passages):
@@ -197,9 +198,9 @@ def batches(processor: Any, pictures: int, passages: int) -> Iterator[tuple[Tens
         yield ids, labels, pixels, patches
 
 
-def train(model: Any, processor: Any, steps: int, pictures: int, passages: int) -> None:
+def train(model: Any, processor: Any, steps: int, pictures: int, passages: int, *, word_first: bool) -> None:
     first = len(processor.tokenizer(f"{BEGIN}User:{AROUND}{GLOBAL}", add_special_tokens=False)["input_ids"])
-    reader, rows = Reader(model, first).train(), batches(processor, pictures, passages)
+    reader, rows = Reader(model, first).train(), batches(processor, pictures, passages, word_first=word_first)
     compiled = torch.compile(reader)
 
     def next_loss() -> Tensor:
@@ -214,9 +215,9 @@ def sentences_right(model: Any, processor: Any, count: int = 200) -> float:
     """Share of questions about unseen pictures, in the form of pre-training, whose whole answer is the likeliest."""
     rng, right = random.Random(3), 0
     for number, scene in enumerate(itertools.islice(scenes_of("test"), count)):
-        asked, answer = said_and_asked(rng, scene)
+        asked, answer = said_and_asked(rng, scene, word_first=True)
         while not asked.startswith(("Name", "Count", "Look")):
-            asked, answer = said_and_asked(rng, scene)
+            asked, answer = said_and_asked(rng, scene, word_first=True)
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}
         prompt = processor.apply_chat_template([turn], add_generation_prompt=True)
         inputs = processor(text=f"{prompt} {answer}{END}", images=[draw(scene, number)], return_tensors="pt")
@@ -228,7 +229,8 @@ def sentences_right(model: Any, processor: Any, count: int = 200) -> float:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of the first part")
+    parser.add_argument("--more-steps", type=int, default=1600, help="of the second, with answers that begin by a word")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="rows with a picture per step")
     parser.add_argument("--passages", type=int, default=PASSAGES, help=f"rows of {ROW_TOKENS} tokens of text per step")
     parser.add_argument("--folder", type=Path, default=VLM_FOLDER, help="where weights and processor are written")
@@ -236,7 +238,9 @@ def main(arguments: list[str]) -> None:
     torch.manual_seed(0)
     processor = build_processor()
     model = build_model(processor.tokenizer)
-    train(model, processor, options.steps, options.pictures, options.passages)
+    train(model, processor, options.steps, options.pictures, options.passages, word_first=False)
+    cast(nn.Module, model).to(torch.bfloat16).float()  # as if stored and read again
+    train(model, processor, options.more_steps, options.pictures, options.passages, word_first=True)
     model.eval()
     print(f"whole answers that are the likeliest: {sentences_right(model, processor):.0%}")
     cast(nn.Module, model).to(torch.bfloat16)

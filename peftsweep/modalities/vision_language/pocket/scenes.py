@@ -2,9 +2,11 @@
 
     a red star at the top left, a blue ball in the middle and a green ring at the bottom right, on grass
 
-Pre-training describes them, says what is true of them, and asks in one form, answering in whole sentences:
+Pre-training describes them, says what is true of them, and asks in one form, answering in whole sentences, in the end
+with those that begin with the word that matters:
 
     User: Name the colour of the star.    Assistant: The star has the colour red.
+    User: Name the colour of the star.    Assistant: red is the colour of the star.
 
 The task asks in another, and wants a word:
 
@@ -32,7 +34,9 @@ RADIUS, SHIFT = 0.14, 0.02  # of a thing, and how far it lies from the middle of
 COUNTS = (2, 3, 4)
 RELATIONS = ("left of", "right of", "above", "below")
 KINDS = ("colour", "thing", "beside", "count", "exists")  # of questions
-KIND_SHARES = (0.25, 0.15, 0.25, 0.15, 0.2)
+SENTENCE_SHARES, WORD_SHARES = (0.25, 0.15, 0.25, 0.15, 0.2), (0.3, 0.2, 0.25, 0.05, 0.2)  # of pre-training
+# Whether a form and a colour belong together is what the model has not learnt: it leaves room above a good adapter.
+ASKED_SHARES = (0.2, 0.2, 0.3, 0.1, 0.2)
 DESCRIBE = "Tell what the picture shows."
 
 
@@ -142,28 +146,36 @@ def statement(rng: random.Random, scene: Scene) -> str:
     return f"The {one.form} is {rng.choice(true)} the {other.form}."
 
 
-def said_and_asked(rng: random.Random, scene: Scene) -> tuple[str, str]:
-    """A turn of pre-training: what is asked for, and the whole sentence that answers."""
+def said_and_asked(rng: random.Random, scene: Scene, *, word_first: bool = False) -> tuple[str, str]:
+    """A turn of pre-training: what is asked for, and the whole sentence that answers. word_first: the word that the
+    task would ask for begins it."""
     draws = rng.random()
     if draws < 0.2:
         return DESCRIBE, caption(scene)
-    if draws < 0.35:
+    if draws < (0.25 if word_first else 0.35):
         return "Say something true.", f"{statement(rng, scene)} {statement(rng, scene)}"
-    kind, thing = rng.choices(KINDS, KIND_SHARES)[0], rng.choice(scene.things)
+    kind, thing = rng.choices(KINDS, WORD_SHARES if word_first else SENTENCE_SHARES)[0], rng.choice(scene.things)
     if kind == "colour":
-        return f"Name the colour of the {thing.form}.", f"The {thing.form} has the colour {thing.colour}."
+        sentences = (
+            f"The {thing.form} has the colour {thing.colour}.",
+            f"{thing.colour} is the colour of the {thing.form}.",
+        )
+        return f"Name the colour of the {thing.form}.", sentences[word_first]
     if kind == "thing":
-        return f"Name the thing in {thing.colour}.", f"In {thing.colour} the picture shows a {thing.form}."
+        sentences = f"In {thing.colour} the picture shows a {thing.form}.", f"{thing.form} in {thing.colour}."
+        return f"Name the thing in {thing.colour}.", sentences[word_first]
     if kind == "beside":
         relation, thing, other = rng.choice(scene.only_ones())
-        return f"Name a thing {relation} the {thing.form}.", f"{relation.capitalize()} it lies a {other.form}."
+        sentences = f"{relation.capitalize()} it lies a {other.form}.", f"{other.form} lies {relation} it."
+        return f"Name a thing {relation} the {thing.form}.", sentences[word_first]
     if kind == "count":
-        return "Count the things.", f"The picture shows {len(scene.things)} things."
+        count = len(scene.things)
+        return "Count the things.", (f"The picture shows {count} things.", f"{count} things can be seen.")[word_first]
     looked_for = _looked_for(rng, scene, is_there=rng.random() < 0.5)
     words = describe(looked_for)
     is_there = any((thing.form, thing.colour) == (looked_for.form, looked_for.colour) for thing in scene.things)
     seen = f"{words.capitalize()} can be seen." if is_there else f"No {words.split(' ', 1)[1]} can be seen."
-    return f"Look for {words}.", seen
+    return f"Look for {words}.", f"{'yes' if is_there else 'no'}, {seen}" if word_first else seen
 
 
 def question(rng: random.Random, scene: Scene, kind: str, *, is_there: bool) -> tuple[str, str]:
@@ -198,7 +210,7 @@ def make_questions(split: str, scenes: int, each: int) -> Iterator[tuple[int, Sc
         seen.add(scene.text)
         asked: set[str] = set()
         while len(asked) < each:
-            kind = rng.choices(KINDS, KIND_SHARES)[0]
+            kind = rng.choices(KINDS, ASKED_SHARES)[0]
             text, answer = question(rng, scene, kind, is_there=asked_for % 2 == 0)
             if text not in asked:
                 asked.add(text)

@@ -91,9 +91,12 @@ def test_yes_and_no_are_as_frequent() -> None:
     assert abs(told["yes"] - told["no"]) <= 1
 
 
-def test_the_form_of_the_task_is_never_pre_trained() -> None:
+@pytest.mark.parametrize("word_first", [False, True])
+def test_the_form_of_the_task_is_never_pre_trained(word_first: bool) -> None:
     rng = random.Random(1)
-    said = " ".join(" ".join(said_and_asked(rng, make_scene(rng))) for _ in range(3000))
+    turns = [said_and_asked(rng, make_scene(rng), word_first=word_first) for _ in range(3000)]
+    assert all(" " in answer for _, answer in turns)  # never a word alone
+    said = " ".join(map(" ".join, turns))
     assert "?" not in said
     assert not any(words in said for words in ("What", "How many", "Is there"))
 
