@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -172,9 +173,21 @@ class _Queue:
             self.on_done(len(rows) - len(going_on))
         return going_on
 
-    def steps_allowed(self, indices: Iterable[int]) -> int:
-        """Steps that take none of these past its limit, where a model with learned positions may have no more."""
-        return self.max_new_tokens - max(len(self.generations[index]) for index in indices)
+    def steps_at_once(self, indices: Iterable[int]) -> int:
+        """Until it is asked again which of these are finished: half an answer, so that few are made for nothing; and
+        none past their limit, where a model with learned positions may have no more."""
+        longest = max(len(self.generations[index]) for index in indices)
+        return max(1, min(STEPS_BETWEEN_CHECKS, self.usual_length() // 2, self.max_new_tokens - longest))
+
+    def is_refill_due(self, free_share: float) -> bool:
+        """Whether so much of a batch is free that prompts should be read: where answers are short, much of it is free
+        after every other step, and to read a few prompts each time costs more than to wait."""
+        return free_share >= max(REFILL_SHARE, min(1.0, 2 / self.usual_length()))
+
+    def usual_length(self) -> int:
+        """Tokens of an answer, at least 1: of those that are finished, or else of all so far."""
+        known = self.finished or [index for index, tokens in enumerate(self.generations) if tokens]
+        return max(1, int(statistics.median(len(self.generations[index]) for index in known))) if known else 1
 
 
 @dataclass
@@ -360,14 +373,14 @@ def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) ->
     batch: _Batch | None = None
     try:
         while queue.waiting or batch is not None:
-            if queue.waiting and _should_refill(batch, batch_size):
+            if queue.waiting and _should_refill(batch, batch_size, queue):
                 n_free = batch_size - (0 if batch is None else len(batch.indices))
                 taken = queue.take(min(n_free, READ_TOGETHER))  # a few of like length at a time
                 arrived = forward.read(taken, queue.prompts, queue.pad_token)
                 left = arrived.keep(queue.record(taken, arrived.last_token[:, None]))
                 batch = left or batch if batch is None or left is None else batch.join(left)
             elif batch is not None:
-                tokens = forward.advance(batch, min(STEPS_BETWEEN_CHECKS, queue.steps_allowed(batch.indices)))
+                tokens = forward.advance(batch, queue.steps_at_once(batch.indices))
                 batch = batch.keep(queue.record(batch.indices, tokens))
     except RuntimeError as error:
         if batch_size == 1 or not is_out_of_memory(error):
@@ -377,8 +390,8 @@ def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) ->
     return True
 
 
-def _should_refill(batch: _Batch | None, batch_size: int) -> bool:
+def _should_refill(batch: _Batch | None, batch_size: int, queue: _Queue) -> bool:
     if batch is None:
         return True
     n_free = batch_size - len(batch.indices)
-    return n_free >= max(1, REFILL_SHARE * batch_size) and bool(_preallocated_layers(batch.cache))
+    return n_free > 0 and queue.is_refill_due(n_free / batch_size) and bool(_preallocated_layers(batch.cache))

@@ -1,20 +1,42 @@
-"""Pictures as a model is given them: processed once, and kept in memory while there is room."""
+"""Pictures as a model is given them: processed once, and kept in memory while there is room. Where nothing changes the
+vision tower, what it makes of them is kept in their place: most of the work that a picture is."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from peftsweep.modalities.vision_language.picture import Picture, open_picture
+from peftsweep.modalities.wrapped import base_of, evaluating, on_device_of
 
-KEPT_BYTES = 4 * 2**30  # of processed pictures; the rest is processed anew each time it is met
+KEPT_BYTES = 4 * 2**30  # of pictures as models are given them; the rest is processed anew each time it is met
 GRID = "image_grid_thw"  # of models whose pictures are lists of patches of any length
+
+
+SEEN = "mm_encoder_outputs"  # transformers' name for what was made of pictures already
+
+
+class Seen(dict[str, Any]):
+    """What a vision tower made of the pictures of some rows, one tensor (tokens, d) a row: goes where tensors go."""
+
+    def __init__(self, rows: Sequence[Tensor]) -> None:
+        super().__init__(image=BaseModelOutputWithPooling(pooler_output=rows))  # type: ignore[arg-type]
+
+    @property
+    def rows(self) -> Sequence[Tensor]:
+        found: Sequence[Tensor] = self["image"].pooler_output
+        return found
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Seen:
+        return Seen([row.to(device, non_blocking=non_blocking) for row in self.rows])
 
 
 class PictureReader:
@@ -26,6 +48,14 @@ class PictureReader:
         self._kept_bytes = 0
         self._sizes: dict[str, tuple[int, int]] = {}
         self._ids_of_size = lru_cache(maxsize=None)(self._ids_of)
+        self._looking: nn.Module | None = None  # whose tower stays as it is
+
+    def look_with(self, model: nn.Module | None) -> None:
+        """From now on keep what this model's tower makes of pictures; None: give the pictures themselves. What was kept
+        so far stays good for any model with the same tower."""
+        if (model is None) != (self._looking is None):
+            self._kept, self._kept_bytes = {}, 0
+        self._looking = model
 
     @property
     def image_token_id(self) -> int:
@@ -48,6 +78,8 @@ class PictureReader:
             return self._kept[picture.name]
         read = self.processor.image_processor(images=[[open_picture(picture)]], return_tensors="pt")
         found = {name: tensor for name, tensor in read.items() if isinstance(tensor, Tensor)}
+        if self._looking is not None:
+            found = {SEEN: _seen_by(self._looking, found)}
         size = sum(tensor.nbytes for tensor in found.values())
         if self._kept_bytes + size <= KEPT_BYTES:
             self._kept[picture.name] = found
@@ -64,10 +96,28 @@ class PictureReader:
         read = [tensors for row in each for tensors in row]
         if not read:
             return {}
+        if SEEN in read[0]:
+            return {SEEN: Seen([torch.cat([tensors[SEEN] for tensors in row]) for row in each])}  # type: ignore[dict-item]
         if GRID in read[0]:
             joined = {name: torch.cat([tensors[name] for tensors in read]) for name in read[0]}
             return {**joined, "mm_token_type_ids": (input_ids == self.image_token_id).int()}
         return {name: _stacked([[tensors[name] for tensors in row] for row in each]) for name in read[0]}
+
+
+def can_look_once(model: nn.Module) -> bool:
+    """Whether a bare model takes what its tower made of pictures in place of them."""
+    inner = getattr(base_of(model), "model", None)
+    if inner is None or not hasattr(inner, "vision_model"):
+        return False
+    return SEEN in inspect.signature(inner.forward).parameters
+
+
+@torch.no_grad()
+def _seen_by(model: nn.Module, picture: Mapping[str, Tensor]) -> Tensor:
+    """(tokens, d) of one picture, on the host."""
+    with evaluating(model):
+        made = base_of(model).model.get_image_features(**on_device_of(model, picture), return_dict=True)
+    return torch.cat(list(made.pooler_output)).cpu()
 
 
 def _stacked(rows: Iterable[Sequence[Tensor]]) -> Tensor:
@@ -81,12 +131,15 @@ def _stacked(rows: Iterable[Sequence[Tensor]]) -> Tensor:
 
 def rows_of_batch(batch: Mapping[str, Tensor], rows: Sequence[int], width: int) -> dict[str, Tensor]:
     """Some rows of a batch, their tokens cut to `width`; pictures of patches go with the row whose tokens they are."""
-    by_patches = (GRID, "pixel_values") if GRID in batch else ()
+    apart = (GRID, "pixel_values") if GRID in batch else (SEEN,)
     chosen = {
         name: tensor[list(rows), :width] if tensor.shape == batch["input_ids"].shape else tensor[list(rows)]
         for name, tensor in batch.items()
-        if name not in by_patches
+        if name not in apart
     }
+    if SEEN in batch:
+        seen: Any = batch[SEEN]
+        chosen[SEEN] = Seen([seen.rows[row] for row in rows])  # type: ignore[assignment]
     if GRID in batch:
         per_row = _pictures_per_row(batch)
         grids = batch[GRID].split(per_row)

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from peftsweep.modalities.text.task import TextTask
 from peftsweep.modalities.text.tokens import PromptFormat, TokenRows
 from peftsweep.modalities.vision_language.picture import open_picture
 from peftsweep.modalities.vision_language.pocket.scenes import DESCRIBE, caption, scenes_of
-from peftsweep.modalities.vision_language.reader import PictureReader, rows_of_batch
+from peftsweep.modalities.vision_language.reader import PictureReader, can_look_once, rows_of_batch
 from peftsweep.modalities.vision_language.rows import (
     PictureRow,
     build_source,
@@ -36,6 +36,7 @@ from peftsweep.modalities.vision_language.rows import (
 from peftsweep.modalities.vision_language.scores import build_judging
 from peftsweep.modalities.vision_language.settings import VqaConfig
 from peftsweep.modalities.vision_language.tokens import tokenize_questions
+from peftsweep.modalities.wrapped import base_of
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,20 @@ class VqaTask(TextTask):
         self._positions = getattr(getattr(base.model, "config", None), "text_config", None)
         source = build_source(config, embedded_model=base.is_embedded)
         super().__init__(config, hparams, source, build_judging(config), base, cache, progress)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Also finds out, first of the bare base, then with a method on it, whether pictures need to be looked at once
+        alone: where the method neither wraps nor trains anything of what sees them."""
+        tower = {name for name, _ in _seeing_weights(model)}
+        if not hasattr(self, "_tower"):
+            self._tower = tower if can_look_once(model) else set()
+        is_fixed = (
+            bool(tower)
+            and tower == self._tower
+            and not any(weight.requires_grad for _, weight in _seeing_weights(model))
+        )
+        self._reader.look_with(model if is_fixed else None)
+        super().prepare(model)
 
     def datasets(self) -> list[DatasetInfo]:
         return [
@@ -164,6 +179,15 @@ class VqaTask(TextTask):
         if before["captions"] is None or after["captions"] is None:
             return found
         return found | {"forgetting_caption_nats": after["captions"] - before["captions"]}
+
+
+def _seeing_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Of what makes tokens of pictures."""
+    inner = getattr(base_of(model), "model", None)
+    for name in ("vision_model", "connector"):
+        part = getattr(inner, name, None)
+        if isinstance(part, nn.Module):
+            yield from ((f"{name}.{key}", weight) for key, weight in part.named_parameters())
 
 
 def _squared(picture: Image.Image) -> np.ndarray:

@@ -26,6 +26,7 @@ from peftsweep.modalities.vision_language.task import RIGHT, WRONG, VqaTask, ans
 
 HPARAMS = HparamsConfig(batch_size=4, max_seq_length=64, eval_batch_size=5)
 MOST_TOKENS = 8
+FEW: dict[str, Any] = {"max_new_tokens": MOST_TOKENS, "general_rows": 3, "general_pictures": 2}
 Build = Callable[..., VqaTask]
 
 
@@ -52,9 +53,8 @@ def base(bases: dict[str, BaseModel], request: pytest.FixtureRequest) -> BaseMod
 @pytest.fixture
 def build(base: BaseModel, tmp_path: Path) -> Build:
     def build(hparams: HparamsConfig = HPARAMS, path: Path | None = None, **settings: Any) -> VqaTask:
-        few = {"max_new_tokens": MOST_TOKENS, "general_rows": 3, "general_pictures": 2}
         path = path or write_questions(tmp_path / "data")
-        config = VqaConfig(name="vqa", train_files=str(path), **few | settings)
+        config = VqaConfig(name="vqa", train_files=str(path), **FEW | settings)
         return VqaTask(config, hparams, base, tmp_path)
 
     return build
@@ -94,9 +94,48 @@ def test_the_loss_is_transformers_own_and_of_the_answer_alone(build: Build, base
 
 def test_the_loss_sees_the_picture(build: Build, base: BaseModel) -> None:
     task = build()
+    task._reader.look_with(None)
     batch = dict(next(task.train_batches(4, seed=0)))
     other = batch | {"pixel_values": batch["pixel_values"].flip(0)}
     assert not torch.isclose(task.loss(base.model, batch).sum, task.loss(base.model, other).sum)
+
+
+def test_what_the_tower_made_of_pictures_stands_for_them(folder: Path, tmp_path: Path) -> None:
+    """Each picture is looked at once, and a loss, a part of a batch and answers are those with the pictures."""
+    base = load(folder)
+    path = write_questions(tmp_path / "data")
+    task = VqaTask(VqaConfig(name="vqa", train_files=str(path), **FEW), HPARAMS, base, tmp_path)
+    looked: list[int] = []
+    base.model.model.vision_model.register_forward_hook(lambda *call: looked.append(1))
+    batches = task.train_batches(4, seed=0)
+    kept = [next(batches) for _ in range(12)]
+    assert len(looked) == len({picture.name for row in task._split("train")[0] for picture in pictures_of(row)})
+    losses = [task.loss(base.model, batch).sum for batch in kept]
+    parts = [task.loss(base.model, task.rows(kept[0], rows)).sum for rows in ([2, 0], [3, 1])]
+    answers = task.evaluate(base.model, "test").items
+    task._reader.look_with(None)
+    shown = task.train_batches(4, seed=0)
+    assert torch.allclose(torch.stack([task.loss(base.model, next(shown)).sum for _ in kept]), torch.stack(losses))
+    assert torch.isclose(torch.stack(parts).sum(), losses[0])
+    assert task.evaluate(base.model, "test").items == answers
+
+
+@pytest.mark.parametrize(("adapt", "is_kept"), [("language", True), ("language+connector", False), ("all", False)])
+@pytest.mark.parametrize("peft_type", ["LORA", None])
+def test_pictures_are_looked_at_anew_where_the_method_changes_what_sees_them(
+    folder: Path, tmp_path: Path, adapt: str, is_kept: bool, peft_type: str | None
+) -> None:
+    base = load(folder)
+    path = write_questions(tmp_path / "data")
+    task = VqaTask(VqaConfig(name="vqa", train_files=str(path), **FEW), HPARAMS, base, tmp_path)
+    method = MethodConfig(name="m", peft_type=peft_type, peft={"target_modules": "all-linear"} if peft_type else {})
+    attached = attach_method(base.model, method, total_steps=1, adapt=adapt)
+    task.prepare(attached.model)
+    batch = next(task.train_batches(2, seed=0))
+    assert ("pixel_values" not in batch) is is_kept
+    task.loss(attached.model, batch).sum.backward()
+    sees = [weight.grad for name, weight in attached.model.named_parameters() if "connector" in name]
+    assert any(gradient is not None for gradient in sees) is not is_kept
 
 
 def test_parts_of_a_batch_have_its_loss(build: Build, base: BaseModel) -> None:
