@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import MethodError, NonFiniteLossError, Problem
 from peftsweep.modalities.base import Batch, TrainableTask
+from peftsweep.modalities.order import split_rows
 
 LEAST_SCALE = 1.0  # of the loss in float16; a gradient that is too large even so is not finite
 CHECKPOINT_SECONDS = 600.0  # between two checkpoints, where nobody chose a number of steps
@@ -154,11 +155,14 @@ def _accumulate_gradients(
 def _parts(task: TrainableTask, group: Sequence[Batch], max_tokens: int | None) -> Iterator[tuple[Batch, float]]:
     """What goes through together, and its share in a mean over the group: each batch weighs the same there."""
     for batch in group:
-        parts = [batch] if max_tokens is None else task.parts(batch, max_tokens)
+        divided = [] if max_tokens is None else split_rows(task.lengths(batch), max_tokens)
+        if len(divided) < 2:
+            yield batch, 1.0 / len(group)
+            continue
         targets = max(1, task.targets(batch))
-        for part in parts:
-            share = 1.0 if len(parts) == 1 else task.targets(part) / targets
-            yield part, share / len(group)
+        for rows in divided:
+            part = task.rows(batch, rows)
+            yield part, task.targets(part) / targets / len(group)
 
 
 def _refuse_non_finite(what: str, value: float, step: int) -> None:

@@ -86,8 +86,12 @@ class TrainableTask(Protocol):
         """What a batch feeds to the model, padding not counted: the unit of budgets."""
         ...
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        """The rows of a batch in parts of at most so many tokens, padding counted, and of one row at least."""
+    def lengths(self, batch: Batch) -> list[int]:
+        """Tokens of each row of a batch, padding not counted. A row is what can be put through by itself."""
+        ...
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        """Some rows of a batch, by their numbers: their losses sum up to that of the whole."""
         ...
 
 

@@ -30,15 +30,24 @@ def batch_order(lengths: Sequence[int], batch_size: int, bucket_batches: int, se
             yield bucket[position * batch_size : (position + 1) * batch_size]
 
 
-def split_batch(batch: Mapping[str, Tensor], max_tokens: int) -> list[Mapping[str, Tensor]]:
-    """The rows of a padded batch in parts of at most so many tokens, padding counted, and of one row at least: the
-    longest first, so that rows of like length meet, each part as wide as its own longest row."""
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
+def split_rows(lengths: Sequence[int], max_tokens: float) -> list[list[int]]:
+    """Numbers of rows of these lengths, in parts of at most so many tokens, padding counted, and of one row at least:
+    the longest first, so that rows of like length meet."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    parts: list[Mapping[str, Tensor]] = []
+    parts: list[list[int]] = []
     while order:
-        width = lengths[order[0]]
-        count = max(1, max_tokens // width)
-        rows, order = order[:count], order[count:]
-        parts.append({key: tensor[rows, :width] if tensor.dim() > 1 else tensor[rows] for key, tensor in batch.items()})
+        count = int(min(len(order), max(1, max_tokens // lengths[order[0]])))
+        parts.append(order[:count])
+        order = order[count:]
     return parts
+
+
+def lengths_of(batch: Mapping[str, Tensor]) -> list[int]:
+    """Tokens of each row of a padded batch, padding not counted."""
+    return [int(length) for length in batch["attention_mask"].sum(dim=1)]
+
+
+def rows_of(batch: Mapping[str, Tensor], which: Sequence[int]) -> dict[str, Tensor]:
+    """Some rows of a batch that is padded on the right, as wide as the longest of them."""
+    rows, width = list(which), max(lengths_of(batch)[row] for row in which)
+    return {key: tensor[rows, :width] if tensor.dim() > 1 else tensor[rows] for key, tensor in batch.items()}

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from peftsweep.config.schema import HparamsConfig
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
 from peftsweep.modalities.base import Batch, BatchLoss
-from peftsweep.modalities.order import split_batch
+from peftsweep.modalities.order import lengths_of, rows_of
 from peftsweep.modalities.text.loss import IGNORED_LABEL, language_model_loss, needs_mask
 
 VOCABULARY = 49_152
@@ -46,8 +46,11 @@ class Rows:
     def tokens(self, batch: Batch) -> int:
         return int(batch["attention_mask"].sum())
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        return split_batch(batch, max_tokens)
+    def lengths(self, batch: Batch) -> list[int]:
+        return lengths_of(batch)
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return rows_of(batch, which)
 
 
 def build_model(layers: int, device: str, dtype: torch.dtype) -> nn.Module:

@@ -19,7 +19,7 @@ from peftsweep.modalities.encoder.settings import WORD, EncoderConfig, LabelTask
 from peftsweep.modalities.encoder.task import LabelTask
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
-from peftsweep.modalities.order import split_batch
+from peftsweep.modalities.order import lengths_of, rows_of
 from peftsweep.modalities.skeleton import described_source, known_architecture
 from peftsweep.modalities.wrapped import on_device_of
 
@@ -43,8 +43,11 @@ class EncoderStep:
     def tokens(self, batch: Batch) -> int:
         return batch["input_ids"].numel()
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        return split_batch(batch, max_tokens)
+    def lengths(self, batch: Batch) -> list[int]:
+        return lengths_of(batch)
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return rows_of(batch, which)
 
 
 def build_encoder_step(rows: int, tokens: int, label_of: str) -> EncoderStep:

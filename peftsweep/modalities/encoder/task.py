@@ -23,7 +23,7 @@ from peftsweep.modalities.encoder.loader import EncoderParts, give_head
 from peftsweep.modalities.encoder.rows import LabelledRow, LabelledSource, digest_of_rows
 from peftsweep.modalities.encoder.settings import ClassifyConfig, LabelTaskConfig, TagConfig
 from peftsweep.modalities.general import build_general_texts
-from peftsweep.modalities.order import batch_order, split_batch
+from peftsweep.modalities.order import batch_order, lengths_of, rows_of
 from peftsweep.modalities.wrapped import base_of, evaluating, on_device_of
 
 log = logging.getLogger(__name__)
@@ -118,8 +118,11 @@ class LabelTask:
     def tokens(self, batch: Batch) -> int:
         return int(batch["attention_mask"].sum())
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        return split_batch(batch, max_tokens)
+    def lengths(self, batch: Batch) -> list[int]:
+        return lengths_of(batch)
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return rows_of(batch, which)
 
     def add_heads(self, model: nn.Module) -> tuple[str, ...]:
         """See modalities.base.Task: a new head, drawn from torch's generator."""

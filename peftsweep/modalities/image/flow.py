@@ -11,7 +11,7 @@ interruption meets what it would have met.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -62,17 +62,27 @@ def tokens_of_picture(batch: Batch) -> int:
     return height * width + batch["prompt_embeds"].shape[1]
 
 
-def split_pictures(batch: Batch, max_tokens: int) -> list[Batch]:
-    """The photos of a batch in parts of at most so many tokens, and of one photo at least. Each comes with its prior
-    picture, where there are any, which is not counted, so that `total_loss` weighs them as in the whole batch."""
+def lengths_of_photos(batch: Batch) -> list[int]:
+    """Tokens of each photo of a batch; its prior picture isn't counted. Of a batch where photos and prior pictures
+    don't pair, one length: it can't be divided."""
+    photos, priors = _photos_and_priors(batch)
+    return [tokens_of_picture(batch)] * (1 if priors and len(priors) != len(photos) else len(photos))
+
+
+def photos_of(batch: Batch, which: Sequence[int]) -> Batch:
+    """Some photos of a batch, each with its prior picture, where there are any, so that `total_loss` weighs them as in
+    the whole batch."""
+    photos, priors = _photos_and_priors(batch)
+    if priors and len(priors) != len(photos):
+        return batch
+    rows = [*(photos[photo] for photo in which), *(priors[photo] for photo in which if priors)]
+    return {key: tensor[rows] for key, tensor in batch.items()}
+
+
+def _photos_and_priors(batch: Batch) -> tuple[list[int], list[int]]:
     is_prior = batch.get("is_prior", torch.zeros(len(batch["latents"]), dtype=torch.bool))
     photos, priors = ((is_prior == wanted).nonzero().flatten().tolist() for wanted in (False, True))
-    if priors and len(priors) != len(photos):
-        return [batch]
-    count = max(1, max_tokens // tokens_of_picture(batch))
-    starts = range(0, len(photos), count)
-    chosen = ([*photos[start : start + count], *priors[start : start + count]] for start in starts)
-    return [{key: tensor[rows] for key, tensor in batch.items()} for rows in chosen]
+    return photos, priors
 
 
 def loss_weights(config: ImageGenConfig, sigmas: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from peftsweep.config.schema import ModelConfig
 from peftsweep.modalities.base import Batch, BatchLoss, Skeleton
-from peftsweep.modalities.image.flow import add_noise, flow_losses, split_pictures, total_loss
+from peftsweep.modalities.image.flow import add_noise, flow_losses, lengths_of_photos, photos_of, total_loss
 from peftsweep.modalities.image.pipeline import predict_velocity
 from peftsweep.modalities.image.settings import PIXELS_PER_TOKEN, ImageGenConfig
 from peftsweep.modalities.load_errors import model_errors
@@ -42,8 +42,11 @@ class FlowStep:
 
     tokens = targets
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        return split_pictures(batch, max_tokens)
+    def lengths(self, batch: Batch) -> list[int]:
+        return lengths_of_photos(batch)
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return photos_of(batch, which)
 
 
 def build_flow_step(task: ImageGenConfig, skeleton: Skeleton, rows: int) -> FlowStep:

@@ -29,8 +29,9 @@ from peftsweep.modalities.image.flow import (
     add_noise,
     flow_losses,
     held_out_batches,
+    lengths_of_photos,
     loss_weights,
-    split_pictures,
+    photos_of,
     tokens_of_picture,
     total_loss,
     training_batches,
@@ -162,8 +163,11 @@ class ImageTask:
     def tokens(self, batch: Batch) -> int:
         return len(batch["latents"]) * tokens_of_picture(batch)
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        return split_pictures(batch, max_tokens)
+    def lengths(self, batch: Batch) -> list[int]:
+        return lengths_of_photos(batch)
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return photos_of(batch, which)
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss:
         """See modalities.base.Task. Prior pictures add the weighted mean of their losses."""

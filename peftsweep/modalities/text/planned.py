@@ -15,7 +15,7 @@ from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
-from peftsweep.modalities.order import split_batch
+from peftsweep.modalities.order import lengths_of, rows_of
 from peftsweep.modalities.skeleton import described_source, known_architecture
 from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, rows_at_once
 from peftsweep.modalities.text.settings import TextTaskConfig
@@ -48,8 +48,11 @@ class LanguageStep:
 
     tokens = targets
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        return split_batch(batch, max_tokens)
+    def lengths(self, batch: Batch) -> list[int]:
+        return lengths_of(batch)
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return rows_of(batch, which)
 
 
 def build_language_step(hparams: HparamsConfig, skeleton: Skeleton, rows: int, tokens: int) -> LanguageStep:

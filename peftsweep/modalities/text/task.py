@@ -20,7 +20,7 @@ from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import DataError, Problem, is_out_of_memory
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, DatasetInfo, Evaluation, Progress, no_progress
 from peftsweep.modalities.general import build_general_texts
-from peftsweep.modalities.order import batch_order, split_batch
+from peftsweep.modalities.order import batch_order, lengths_of, rows_of
 from peftsweep.modalities.text.decoding import check_decoding, decode_greedily
 from peftsweep.modalities.text.judging import Judging, item_records, summarise
 from peftsweep.modalities.text.loss import (
@@ -110,8 +110,11 @@ class TextTask:
     def tokens(self, batch: Batch) -> int:
         return int(batch["attention_mask"].sum())
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        return split_batch(batch, max_tokens)
+    def lengths(self, batch: Batch) -> list[int]:
+        return lengths_of(batch)
+
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return rows_of(batch, which)
 
     def add_heads(self, model: nn.Module) -> tuple[str, ...]:
         return ()

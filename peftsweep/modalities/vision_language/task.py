@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,16 +92,8 @@ class VqaTask(TextTask):
             raise DataError(Problem(rule, needed, self._source.origin(split), fix))
         return tokens
 
-    def parts(self, batch: Batch, max_tokens: int) -> Sequence[Batch]:
-        """See modalities.base.Task: the longest first, as with text."""
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        parts: list[Mapping[str, Any]] = []
-        while order:
-            width = lengths[order[0]]
-            rows, order = order[: max(1, max_tokens // width)], order[max(1, max_tokens // width) :]
-            parts.append(rows_of_batch(batch, rows, width))
-        return parts
+    def rows(self, batch: Batch, which: Sequence[int]) -> Batch:
+        return rows_of_batch(batch, which, max(self.lengths(batch)[row] for row in which))
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         found = super().evaluate(model, split)

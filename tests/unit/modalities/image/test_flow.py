@@ -7,11 +7,13 @@ from peftsweep.modalities.image.flow import (
     draw_sigmas,
     flow_losses,
     held_out_noise,
+    lengths_of_photos,
     loss_weights,
-    split_pictures,
+    photos_of,
     total_loss,
 )
 from peftsweep.modalities.image.settings import ImageGenConfig
+from peftsweep.modalities.order import split_rows
 
 LEVELS = torch.arange(1000, 0, -1) / 1000  # as FlowMatchEulerDiscreteScheduler has them without shift
 MANY = 20_000
@@ -104,7 +106,7 @@ def test_parts_of_a_batch_lose_what_the_whole_does(has_priors: bool, max_tokens:
     batch["losses"] = torch.arange(1.0, pictures + 1)
     if has_priors:
         batch["is_prior"] = torch.arange(pictures) >= photos
-    parts = split_pictures(batch, max_tokens)
+    parts = [photos_of(batch, rows) for rows in split_rows(lengths_of_photos(batch), max_tokens)]
     assert len(parts) == {1: 3, 40: 2, 1000: 1}[max_tokens]
     whole, losses = total_loss(batch["losses"], batch, 0.5), [total_loss(part["losses"], part, 0.5) for part in parts]
     counts = [len(part["losses"]) / pictures for part in parts]

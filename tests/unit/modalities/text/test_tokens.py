@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from peftsweep.errors import DataError
-from peftsweep.modalities.order import split_batch
+from peftsweep.modalities.order import rows_of, split_rows
 from peftsweep.modalities.text import tokens
 from peftsweep.modalities.text.loss import IGNORED_LABEL
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
@@ -274,7 +274,8 @@ def test_parts_of_a_batch_hold_each_row_once_and_no_more_tokens_than_allowed(
     width = max(lengths)
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
     ids = torch.arange(1, len(lengths) + 1)[:, None] * mask
-    parts = split_batch({"input_ids": ids, "attention_mask": mask, "labels": ids}, max_tokens)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": ids}
+    parts = [rows_of(batch, rows) for rows in split_rows(lengths, max_tokens)]
     assert sorted(row[0] for part in parts for row in part["input_ids"].tolist()) == list(range(1, len(lengths) + 1))
     for part in parts:
         assert part["input_ids"].numel() <= max_tokens or len(part["input_ids"]) == 1

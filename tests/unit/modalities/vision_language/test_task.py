@@ -18,6 +18,7 @@ from peftsweep.config.schema import HparamsConfig, MethodConfig
 from peftsweep.errors import DataError, ModelError
 from peftsweep.methods.attach import attach_method
 from peftsweep.modalities.base import BaseModel
+from peftsweep.modalities.order import split_rows
 from peftsweep.modalities.vision_language.loader import load_vision_language_model
 from peftsweep.modalities.vision_language.picture import open_picture
 from peftsweep.modalities.vision_language.rows import pictures_of
@@ -141,7 +142,7 @@ def test_pictures_are_looked_at_anew_where_the_method_changes_what_sees_them(
 def test_parts_of_a_batch_have_its_loss(build: Build, base: BaseModel) -> None:
     task = build()
     batch = next(task.train_batches(4, seed=0))
-    parts = task.parts(batch, 45)
+    parts = [task.rows(batch, rows) for rows in split_rows(task.lengths(batch), 45)]
     assert len(parts) == 2
     assert sum(map(task.tokens, parts)) == task.tokens(batch)
     whole = task.loss(base.model, batch).sum.item()
@@ -242,9 +243,8 @@ def test_several_pictures_of_a_row_are_given_in_their_order(build: Build, base: 
     task = build(path=path)
     batch = next(task.train_batches(6, seed=0))
     whole = task.loss(base.model, batch).sum.item()
-    assert sum(task.loss(base.model, part).sum.item() for part in task.parts(batch, 1)) == pytest.approx(
-        whole, rel=1e-4
-    )
+    alone = [task.loss(base.model, task.rows(batch, [row])).sum.item() for row in range(6)]
+    assert sum(alone) == pytest.approx(whole, rel=1e-4)
 
 
 def test_rows_that_the_models_positions_do_not_hold_are_refused(tmp_path: Path) -> None:
