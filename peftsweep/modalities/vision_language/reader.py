@@ -72,19 +72,23 @@ class PictureReader:
         read = self.processor(text=[self.processor.image_token], images=[[blank]], add_special_tokens=False)
         return tuple(read["input_ids"][0])
 
-    def tensors(self, picture: Picture) -> dict[str, Tensor]:
-        """What the model is given for it, by name."""
-        if picture.name in self._kept:
-            return self._kept[picture.name]
-        read = self.processor.image_processor(images=[[open_picture(picture)]], return_tensors="pt")
-        found = {name: tensor for name, tensor in read.items() if isinstance(tensor, Tensor)}
-        if self._looking is not None:
-            found = {SEEN: _seen_by(self._looking, found)}
-        size = sum(tensor.nbytes for tensor in found.values())
-        if self._kept_bytes + size <= KEPT_BYTES:
-            self._kept[picture.name] = found
-            self._kept_bytes += size
+    def _tensors(self, pictures: Iterable[Picture]) -> dict[str, dict[str, Tensor]]:
+        """What the model is given for each, by the picture's name, then by its own; new ones are kept."""
+        wanted = {picture.name: picture for picture in pictures}
+        new = {name: self._processed(picture) for name, picture in wanted.items() if name not in self._kept}
+        if new and self._looking is not None:
+            new = dict(zip(new, _seen_by(self._looking, list(new.values())), strict=True))
+        found = {name: new.get(name) or self._kept[name] for name in wanted}
+        for name, tensors in new.items():
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            if self._kept_bytes + size <= KEPT_BYTES:
+                self._kept[name] = tensors
+                self._kept_bytes += size
         return found
+
+    def _processed(self, picture: Picture) -> dict[str, Tensor]:
+        read = self.processor.image_processor(images=[[open_picture(picture)]], return_tensors="pt")
+        return {name: tensor for name, tensor in read.items() if isinstance(tensor, Tensor)}
 
     def given(self, rows: Sequence[Sequence[Picture]], input_ids: Tensor) -> Mapping[str, Tensor]:
         """What a pass over rows of pictures is given. input_ids: (b, s), padded, in which they have their tokens.
@@ -92,7 +96,8 @@ class PictureReader:
         Pictures of patches stand one after the other, (patches, ...); others row by row, (b, tiles, ...), and rows with
         fewer tiles are filled with empty ones.
         """
-        each = [[self.tensors(picture) for picture in pictures] for pictures in rows]
+        by_name = self._tensors(picture for pictures in rows for picture in pictures)
+        each = [[by_name[picture.name] for picture in pictures] for pictures in rows]
         read = [tensors for row in each for tensors in row]
         if not read:
             return {}
@@ -113,11 +118,12 @@ def can_look_once(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _seen_by(model: nn.Module, picture: Mapping[str, Tensor]) -> Tensor:
-    """(tokens, d) of one picture, on the host."""
+def _seen_by(model: nn.Module, pictures: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """What the tower makes of each, (tokens, d), on the host."""
+    together = {name: _stacked([[picture[name]] for picture in pictures]) for name in pictures[0]}
     with evaluating(model):
-        made = base_of(model).model.get_image_features(**on_device_of(model, picture), return_dict=True)
-    return torch.cat(list(made.pooler_output)).cpu()
+        made = base_of(model).model.get_image_features(**on_device_of(model, together), return_dict=True)
+    return [{SEEN: of_picture.cpu()} for of_picture in made.pooler_output]
 
 
 def _stacked(rows: Iterable[Sequence[Tensor]]) -> Tensor:

@@ -102,15 +102,15 @@ def test_the_loss_sees_the_picture(build: Build, base: BaseModel) -> None:
 
 
 def test_what_the_tower_made_of_pictures_stands_for_them(folder: Path, tmp_path: Path) -> None:
-    """Each picture is looked at once, and a loss, a part of a batch and answers are those with the pictures."""
+    """No picture is looked at twice, and a loss, a part of a batch and answers are those with the pictures."""
     base = load(folder)
     path = write_questions(tmp_path / "data")
     task = VqaTask(VqaConfig(name="vqa", train_files=str(path), **FEW), HPARAMS, base, tmp_path)
     looked: list[int] = []
-    base.model.model.vision_model.register_forward_hook(lambda *call: looked.append(1))
+    base.model.model.vision_model.register_forward_hook(lambda *call: looked.append(len(call[-1].last_hidden_state)))
     batches = task.train_batches(4, seed=0)
     kept = [next(batches) for _ in range(12)]
-    assert len(looked) == len({picture.name for row in task._split("train")[0] for picture in pictures_of(row)})
+    assert sum(looked) == len({picture.name for row in task._split("train")[0] for picture in pictures_of(row)})
     losses = [task.loss(base.model, batch).sum for batch in kept]
     parts = [task.loss(base.model, task.rows(kept[0], rows)).sum for rows in ([2, 0], [3, 1])]
     answers = task.evaluate(base.model, "test").items
