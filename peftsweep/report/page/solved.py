@@ -115,7 +115,7 @@ def _examples(firsts: Mapping[str, Job], alone: Mapping[str, np.ndarray]) -> tup
     right = {name: job.item_scores for name, job in firsts.items()}
     if len(base) == len(next(iter(answered.values()))):
         answered, right = {BASE: base} | answered, {BASE: base_right} | right
-    shown = []
+    shown = list[Shown]()
     for name, number in _by_turns({name: np.flatnonzero(items).tolist() for name, items in alone.items()}):
         if len(shown) < MOST_SHOWN and [other for other in firsts if right[other][number]] == [name]:
             item = answered[name][number]
