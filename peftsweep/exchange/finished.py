@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from peftsweep.config.schema import EMBEDDED, JobConfig
 from peftsweep.config.trust import code_settings
 from peftsweep.errors import ConfigError, DataError, MethodError, ModelError, Problem
 from peftsweep.methods.attach import PEFT_ERRORS
-from peftsweep.modalities.base import BaseModel
+from peftsweep.modalities.base import BaseModel, modality_of
 from peftsweep.modalities.loading import load_base
-from peftsweep.records.files import ADAPTER_FOLDER, RESULT_FILE, TRAINED_FILE
+from peftsweep.records.files import ADAPTER_FOLDER, CLASSES_FILE, RESULT_FILE, TRAINED_FILE
 from peftsweep.records.results import JobResult, load_result
 
 COMMIT_LENGTH = 40
@@ -90,6 +91,7 @@ def put_trained(job: FinishedJob, base: BaseModel) -> nn.Module:
     """The base model as the job left it, in eval mode: with the adapter on it, or all its weights replaced."""
     if not job.is_full:
         return put_adapter(job, base, job.adapter)
+    _give_head(job, base, job.adapter)
     for path in sorted(job.adapter.glob("*.safetensors")):
         base.model.load_state_dict(load_file(path), strict=False)  # tied weights are saved once
     return base.model
@@ -98,6 +100,7 @@ def put_trained(job: FinishedJob, base: BaseModel) -> nn.Module:
 def put_adapter(job: FinishedJob, base: BaseModel, adapter: Path) -> PeftModel:
     """The base model with a saved adapter on it, in eval mode and the job's precision. Raises MethodError where peft
     refuses it."""
+    _give_head(job, base, adapter)
     model, float32 = base.model, job.config.hparams.adapter_float32
     try:
         with warnings.catch_warnings():
@@ -107,3 +110,10 @@ def put_adapter(job: FinishedJob, base: BaseModel, adapter: Path) -> PeftModel:
         raise MethodError(Problem(f"the adapter doesn't go on its base model: {error}", str(adapter))) from error
     loaded.eval()
     return loaded
+
+
+def _give_head(job: FinishedJob, base: BaseModel, adapter: Path) -> None:
+    """Room for the head that was saved with an adapter, where the task had added one."""
+    path = adapter / CLASSES_FILE
+    if path.exists():
+        modality_of(job.config.model).give_head(base, json.loads(path.read_text(encoding="utf-8")))

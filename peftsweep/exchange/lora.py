@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,9 @@ from peftsweep.exchange.finished import FinishedJob, load_base_of, put_adapter
 from peftsweep.exchange.weights import CARD, model_card, prepare_folder, require_adapter
 from peftsweep.methods.attach import PEFT_ERRORS
 from peftsweep.methods.capabilities import find_capabilities, require_faithful
-from peftsweep.modalities.base import BaseModel, Evaluation, Progress, modality_of, no_progress
+from peftsweep.modalities.base import Evaluation, Progress, modality_of, no_progress
 from peftsweep.records.environment import describe_environment
-from peftsweep.records.files import IMAGES_FOLDER, PREDICTIONS_FILE
+from peftsweep.records.files import CLASSES_FILE, IMAGES_FOLDER, PREDICTIONS_FILE
 from peftsweep.records.pictures import write_pictures
 from peftsweep.records.results import Stage
 
@@ -70,8 +71,9 @@ def export_lora(
     require_faithful(model, job.config.method.name)
     _convert(model, job.config.method, folder, rank)
     del model
-    base = load_base_of(job, device)  # anew: peft leaves its layers on a model
-    evaluation = _evaluate(job, base, put_adapter(job, base, folder), progress)
+    if (job.adapter / CLASSES_FILE).exists():
+        shutil.copy(job.adapter / CLASSES_FILE, folder)
+    evaluation = _evaluate(job, folder, device, progress)
     conversion = _compare(job, folder, rank, evaluation)
     _write(job, folder, conversion, evaluation)
     return conversion
@@ -97,13 +99,14 @@ def _convert(model: PeftModel, method: MethodConfig, folder: Path, rank: int | f
         raise MethodError(Problem(rule, rank, "rank=")) from error
 
 
-def _evaluate(job: FinishedJob, base: BaseModel, model: PeftModel, progress: Progress) -> Evaluation:
-    config = job.config
+def _evaluate(job: FinishedJob, folder: Path, device: torch.device, progress: Progress) -> Evaluation:
+    config, base = job.config, load_base_of(job, device)  # anew: peft leaves its layers on a model
     task = modality_of(config.task).build_task(config.task, config.hparams, base, Path(config.cache), progress)
     if task.test_fingerprint() != job.result.test_items:
         rule = "the test items must be those that the job was judged by"
         fix = "Its data or this package's scoring changed since. The converted adapter is there, without a score."
         raise DataError(Problem(rule, task.test_fingerprint(), "task", fix))
+    model = put_adapter(job, base, folder)  # after the task, which may have put a head of its own on the base
     task.prepare(model)
     return task.evaluate(model, "test")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from peftsweep.methods.targets import (
     with_targets,
     within_parts,
 )
+from peftsweep.records.files import CLASSES_FILE
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
 PEFT_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, ImportError)
@@ -70,6 +72,14 @@ class AttachedMethod:
             self.hook.save(self.model, folder)
         else:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
+        if self.heads:
+            (folder / CLASSES_FILE).write_text(json.dumps(self._classes()), encoding="utf-8")
+
+    def _classes(self) -> list[str]:
+        """What the head answers with, in the order of its rows, as transformers keeps it; none for a number."""
+        config: Any = self.model.config
+        names = config.id2label if config.num_labels > 1 else {}
+        return [names[number] for number in sorted(names)]
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:

@@ -143,6 +143,11 @@ class Modality(ModalitySettings):
     ) -> Task:
         """The task of a job, on a loaded base model. Reads no rows yet. Raises ConfigError or DataError."""
 
+    def give_head(self, base: BaseModel, classes: Sequence[str]) -> None:
+        """A head as a task adds it (Task.add_heads), for these classes, or a number where there are none: trained
+        weights are read into it. Of modalities whose tasks add heads."""
+        raise NotImplementedError
+
     @abstractmethod
     def longest_row(
         self, model: ModelConfig, task: TaskConfig, hparams: HparamsConfig, skeleton: Skeleton, cache: Path

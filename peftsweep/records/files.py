@@ -20,6 +20,7 @@ RESULT_FILE = "result.json"  # its presence means that a job is complete
 TRAINED_FILE = "trained.json"  # the same of a job whose training is over, until there is a result
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"  # one line a step: step, unix_seconds, metrics
+CLASSES_FILE = "classes.json"  # beside an adapter's weights: names that a head answers with, none for a number
 PREDICTIONS_FILE = "predictions.jsonl"  # one line a test item
 BASE_PREDICTIONS_FILE = "base_predictions.jsonl"  # the same of the model before training
 CHECKPOINT_FILE = "checkpoint.pt"

@@ -56,6 +56,11 @@ class EncoderModality(Modality):
         if half >= 64:
             yield f"hparams.max_seq_length={half}", replace(job, hparams=replace(job.hparams, max_seq_length=half))
 
+    def give_head(self, base: BaseModel, classes: Sequence[str]) -> None:
+        from peftsweep.modalities.encoder.loader import give_head
+
+        give_head(base.model, base.parts.heads, classes)
+
     def load(self, model: ModelConfig, location: str, device: torch.device) -> BaseModel:
         from peftsweep.modalities.encoder.loader import load_encoder
 

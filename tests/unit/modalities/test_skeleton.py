@@ -4,12 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMaskedLM
 
+from peftsweep.config.check import build_config
+from peftsweep.config.compose import compose_config
 from peftsweep.config.schema import ModelConfig
 from peftsweep.errors import ModelError
 from peftsweep.modalities.base import Skeleton
 from peftsweep.modalities.loading import load_base
-from peftsweep.modalities.skeleton import build_skeleton, depths_of, repeat_blocks
+from peftsweep.modalities.skeleton import build_skeleton, depths_of, known_architecture, repeat_blocks
 
 POCKET_LLAMA = ModelConfig("pocket-llama", "text", "embedded", dtype="float32")
 POCKET_FLUX2 = ModelConfig("pocket-flux2", "image", "embedded", dtype="float32")
@@ -21,6 +24,14 @@ PUBLISHED = {
     "Qwen/Qwen3-0.6B-Base": 596_049_920,
     "HuggingFaceTB/SmolLM2-135M": 134_515_008,
     "black-forest-labs/FLUX.2-klein-base-4B": 3_875_544_576,
+}
+
+# The same, of the checkpoints as they are, before a task gives them a head.
+PUBLISHED_CHECKPOINTS = {
+    "FacebookAI/roberta-base": (AutoModel, 124_645_632),
+    "FacebookAI/roberta-large": (AutoModel, 355_359_744),
+    "answerdotai/ModernBERT-base": (AutoModelForMaskedLM, 149_655_232),
+    "HuggingFaceTB/SmolVLM-256M-Instruct": (AutoModelForImageTextToText, 256_484_928),
 }
 
 
@@ -42,6 +53,23 @@ def test_a_known_architecture_has_the_published_number_of_parameters(model_id: s
     assert size_of(skeleton.model) == PUBLISHED[model_id]
     assert skeleton.source == "the table of architectures"
     assert {weight.dtype for weight in skeleton.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("model_id", PUBLISHED_CHECKPOINTS)
+def test_a_known_checkpoint_has_the_published_number_of_parameters(model_id: str) -> None:
+    kind, published = PUBLISHED_CHECKPOINTS[model_id]
+    known = known_architecture(ModelConfig("any", "encoder", model_id))
+    assert known is not None
+    with torch.device("meta"):
+        assert size_of(kind.from_config(AutoConfig.for_model(**known))) == published
+
+
+@pytest.mark.parametrize("name", ["roberta-base", "roberta-large", "modernbert-base", "esm2-150m", "smolvlm-256m"])
+def test_models_with_a_yaml_are_planned_without_a_network(name: str) -> None:
+    task = "vqa" if "vlm" in name else "classify"
+    files = "task.train_files=train.jsonl"
+    job = build_config(compose_config([f"task={task}", f"model={name}", files]))
+    assert size_of(build_skeleton(job.model).model) > 100e6
 
 
 @pytest.mark.parametrize("spec", EMBEDDED, ids=lambda spec: spec.name)
