@@ -368,7 +368,7 @@ def test_padding_counts_neither_as_token_nor_as_target(task: Task) -> None:
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_rows(task: Task, setup: Setup) -> None:
     batch = take(task, 1)[0]
-    rows = [{key: tensor[index : index + 1] for key, tensor in batch.items()} for index in range(BATCH_SIZE)]
+    rows = [task.rows(batch, [index]) for index in range(BATCH_SIZE)]
     with torch.no_grad():
         whole = task.loss(setup.base.model, batch).sum
         parts = [task.loss(setup.base.model, row).sum for row in rows]

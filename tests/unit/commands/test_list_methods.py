@@ -55,7 +55,11 @@ def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "models"), [("prompt-tuning", "text and encoder models"), ("lora", "text, image and encoder models")]
+    ("method", "models"),
+    [
+        ("prompt-tuning", "text, encoder and vision_language models"),
+        ("lora", "text, image, encoder and vision_language models"),
+    ],
 )
 def test_the_long_view_says_which_models_a_method_serves_and_keeps_its_papers_address_whole(
     method: str, models: str, capsys: pytest.CaptureFixture[str]

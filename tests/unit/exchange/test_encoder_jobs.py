@@ -61,7 +61,7 @@ def test_an_adapter_says_what_its_head_answers_with(run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("task", KINDS)
-@pytest.mark.parametrize("method", ["lora", "head"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("head", marks=pytest.mark.slow)])
 def test_a_merged_model_answers_as_the_job_did(run: Run, tmp_path: Path, task: str, method: str) -> None:
     job = run(task, method)
     export_merged(job, tmp_path / "out", CPU)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from method_marks import quick_and_slow
 from peft import PeftModel
 from tiny_encoder import save_tiny_encoder
 from torch import Tensor, nn
@@ -54,7 +55,9 @@ def loss_of(model: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(model(**inputs).logits, batch["labels"])
 
 
-@pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if "encoder" in method.modalities))
+@pytest.mark.parametrize(
+    "name", quick_and_slow(name for name, method in METHODS.items() if "encoder" in method.modalities)
+)
 def test_a_method_trains_itself_and_the_head_and_comes_back_from_disk(
     name: str, base: Any, folder: Path, tmp_path: Path
 ) -> None:

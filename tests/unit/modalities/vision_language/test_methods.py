@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from method_marks import quick_and_slow
 from peft import PeftModel
 from tiny_vlm import save_tiny_vlm, write_questions
 from transformers import AutoModelForImageTextToText
@@ -52,7 +53,7 @@ def small(name: str) -> MethodConfig:
     return build_config(compose_config(["task=vqa", *overrides])).method
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", quick_and_slow(NAMED))
 def test_a_method_trains_itself_and_comes_back_from_disk(
     name: str, base: BaseModel, task: VqaTask, folder: Path, tmp_path: Path
 ) -> None:
