@@ -15,7 +15,8 @@ from torch import nn
 
 from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.modalities.base import Skeleton, modality_of
-from peftsweep.modalities.loading import quiet
+from peftsweep.modalities.load_errors import model_errors
+from peftsweep.modalities.loading import base_location, quiet
 
 ARCHITECTURES = Path(__file__).with_name("architectures.yaml")
 # A model's lists of equal blocks -> the key of its configuration that says how many.
@@ -55,6 +56,20 @@ def known_architecture(model: ModelConfig) -> dict[str, Any] | None:
     if model.id == EMBEDDED or Path(model.id).is_dir():
         return None
     return _architectures().get(model.id)
+
+
+def transformers_config(model: ModelConfig) -> Any:
+    """The configuration of a transformers model, without its weights: our own table's, else the folder's or the hub's.
+    Raises ModelError where there is none."""
+    from transformers import AutoConfig
+
+    known = known_architecture(model)
+    if known is not None:
+        return AutoConfig.for_model(**known)
+    with model_errors(model.id):
+        return AutoConfig.from_pretrained(
+            base_location(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
 
 
 @cache

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoConfig
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
@@ -20,7 +19,7 @@ from peftsweep.modalities.encoder.task import LabelTask
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
 from peftsweep.modalities.order import lengths_of, rows_of
-from peftsweep.modalities.skeleton import described_source, known_architecture
+from peftsweep.modalities.skeleton import described_source, transformers_config
 from peftsweep.modalities.wrapped import on_device_of
 
 
@@ -73,15 +72,7 @@ def longest_row(model: EncoderConfig, task: LabelTaskConfig, hparams: HparamsCon
 
 def build_encoder_skeleton(model: EncoderConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
     """See `modalities.base.Modality.build_skeleton`."""
-    known = known_architecture(model)
-    if known is not None:
-        config = AutoConfig.for_model(**known)
-    else:
-        location = base_location(model)
-        with model_errors(model.id):
-            config = AutoConfig.from_pretrained(
-                location, revision=model.revision, trust_remote_code=model.trust_remote_code
-            )
+    config = transformers_config(model)
     require_encoder(config, model.id)
     if one_of_each:
         config.num_hidden_layers = 1

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
 from peftsweep.modalities.order import lengths_of, rows_of
-from peftsweep.modalities.skeleton import described_source, known_architecture
+from peftsweep.modalities.skeleton import described_source, transformers_config
 from peftsweep.modalities.text.loss import language_model_loss, may_fuse_loss, rows_at_once
 from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.task import build_text_task
@@ -103,15 +103,7 @@ def last_token_of_answers(rows: int, length: int) -> Callable[[nn.Module], None]
 
 def build_language_skeleton(model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
     """See `modalities.base.Modality.build_skeleton`."""
-    known = known_architecture(model)
-    if known is not None:
-        config = AutoConfig.for_model(**known)
-    else:
-        location = base_location(model)
-        with model_errors(model.id):
-            config = AutoConfig.from_pretrained(
-                location, revision=model.revision, trust_remote_code=model.trust_remote_code
-            )
+    config = transformers_config(model)
     if one_of_each:
         config.num_hidden_layers = 1
         if getattr(config, "layer_types", None):  # full or sliding attention, block by block

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig, ModelConfig
 from peftsweep.modalities.base import BaseModel, Batch, BatchLoss, Length, Skeleton
 from peftsweep.modalities.load_errors import model_errors
 from peftsweep.modalities.loading import base_location
-from peftsweep.modalities.skeleton import described_source, known_architecture
+from peftsweep.modalities.skeleton import described_source, transformers_config
 from peftsweep.modalities.text.planned import FUSED_ATTENTION, LanguageStep, build_language_step
 from peftsweep.modalities.vision_language.loader import load_processor, require_vision
 from peftsweep.modalities.vision_language.settings import VqaConfig
@@ -77,15 +77,7 @@ def longest_row(model: ModelConfig, task: VqaConfig, hparams: HparamsConfig, ske
 
 def build_skeleton(model: ModelConfig, dtype: torch.dtype, *, one_of_each: bool) -> Skeleton:
     """See `modalities.base.Modality.build_skeleton`."""
-    known = known_architecture(model)
-    if known is not None:
-        config = AutoConfig.for_model(**known)
-    else:
-        location = base_location(model)
-        with model_errors(model.id):
-            config = AutoConfig.from_pretrained(
-                location, revision=model.revision, trust_remote_code=model.trust_remote_code
-            )
+    config = transformers_config(model)
     require_vision(config, model.id)
     attention = "sdpa" if model.attn_implementation in FUSED_ATTENTION else model.attn_implementation
     options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": model.trust_remote_code}
