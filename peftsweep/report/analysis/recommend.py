@@ -114,7 +114,7 @@ def _recommend(group: Group, wish: Wish, capabilities: Capabilities) -> Recommen
     found = {row.name: _exclusion(row, metric, limits, wish.needs, capabilities) for row in rows}
     fit = [row for row in rows if not found[row.name].reasons]
     if all(row.is_above_base is False for row in rows):
-        text = f"Nobody is recommended: no method is better than {base_text(group)}, beyond chance."
+        text = f"Nobody is recommended: no method is shown to be better than {base_text(group)}."
         return Recommendation(group.title, metric, None, (), (), tuple(found.values()), None, text)
     if not fit:
         nearest = min(found.values(), key=lambda exclusion: exclusion.distance)

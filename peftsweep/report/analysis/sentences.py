@@ -21,7 +21,7 @@ def answer(group: Group) -> Answer:
     """What to take from the ranking of one group."""
     found = _ranking(group)
     names = [row.name for row in group.rows if row.is_above_base is False]
-    of_base = (f"Not better than {base_text(group)}, beyond chance: {some(names)}.",) if names else ()
+    of_base = (f"Not shown to be better than {base_text(group)}: {some(names)}.",) if names else ()
     return replace(found, details=(*found.details, *of_base))
 
 

@@ -109,4 +109,6 @@ def _collapsed(verdict: Verdict) -> Iterator[str]:
     calm = [name for name in verdict.contenders if name not in verdict.collapsed]
     if calm and verdict.kind is not Kind.OPEN:  # all of them have as many seeds as the look
         limit = f"at most {collapse_rate_limit(verdict.look):.0%} of seeds do"
-        yield f"{_names(calm)}: none of {verdict.look} seeds collapsed, so {limit} (95% confidence)."
+        many = f"{len(calm)} others" if verdict.collapsed else f"All {len(calm)}"
+        who = joined(calm) if len(calm) <= MOST_NAMES else many
+        yield f"{who}: none of {verdict.look} seeds collapsed, so {limit} (95% confidence)."

@@ -157,7 +157,7 @@ def test_nobody_is_recommended_who_is_not_better_than_the_base(tmp_path: Path) -
         write_job(tmp_path / f"oft-{seed}", "oft", right(seed - 1), seed=seed, base=right(0))
     found = asked(tmp_path)
     assert (found.chosen, found.job) == (None, None)
-    told = "Nobody is recommended: no method is better than the base model (accuracy 0.0%), beyond chance."
+    told = "Nobody is recommended: no method is shown to be better than the base model (accuracy 0.0%)."
     assert found.text == told
 
 
@@ -165,7 +165,7 @@ def test_a_report_names_who_is_not_better_than_the_base(tmp_path: Path) -> None:
     for method, count in (("lora", 30), ("oft", 12)):
         write_job(tmp_path / method, method, right(count), base=right(10))
     (group,) = compare(load_jobs(tmp_path)).groups
-    assert answer(group).details[-1] == "Not better than the base model (accuracy 25.0%), beyond chance: oft."
+    assert answer(group).details[-1] == "Not shown to be better than the base model (accuracy 25.0%): oft."
 
 
 def test_a_gain_over_the_base_counts_by_the_same_items(tmp_path: Path) -> None:
