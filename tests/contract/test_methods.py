@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from method_marks import quick_and_slow
 from omegaconf import OmegaConf
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
@@ -167,7 +168,7 @@ def test_a_saved_adapter_holds_safetensors_only(trained: Trained, tmp_path: Path
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - set(NEEDS_CUDA)))
+@pytest.mark.parametrize("name", quick_and_slow(set(METHODS) - set(NEEDS_CUDA)))
 def test_every_capacity_of_the_search_space_attaches(name: str, base: nn.Module, tokenizer: Any) -> None:
     for capacity in read_method_file(METHODS[name]).search_space.capacity or []:
         method = with_capacity(name, capacity)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import Flux2Transformer2DModel
+from method_marks import quick_and_slow
 from peft import PeftModel
 from tiny_transformer import image_batch, image_loss, tiny_transformer, velocity_of
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def base() -> nn.Module:
     return tiny_transformer()
 
 
-@pytest.fixture(scope="module", params=ON_IMAGES)
+@pytest.fixture(scope="module", params=quick_and_slow(ON_IMAGES))
 def trained(request: pytest.FixtureRequest, base: nn.Module) -> Iterator[Trained]:
     if request.param in NEEDS_CUDA and not torch.cuda.is_available():
         pytest.skip(NEEDS_CUDA[request.param])
