@@ -165,6 +165,10 @@ class DeviceLostError(PeftsweepError, RuntimeError):
     """The accelerator failed for good: nothing in this process can use it any more."""
 
 
+class RankLostError(PeftsweepError, RuntimeError):
+    """Another process of a job that is spread over several ended before its time."""
+
+
 class TrackingError(PeftsweepError, RuntimeError):
     """The tracking server can't be reached or refused the run."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 
 from peftsweep.memory.allocator import EXPANDABLE, is_expandable
+from peftsweep.ranks import world
 
 
 def choose_device(choice: str) -> torch.device:
     """`auto` is the first CUDA device, or the CPU without one."""
     if choice == "auto":
         choice = "cuda:0" if torch.cuda.is_available() else "cpu"
-    return torch.device(choice)
+    device = torch.device(choice)
+    return torch.device("cuda", world.rank()) if device.type == "cuda" and world.size() > 1 else device
 
 
 def use_device(device: torch.device, *, tf32: bool) -> None:

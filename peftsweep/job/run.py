@@ -21,7 +21,13 @@ from transformers import set_seed
 
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import Interrupted
-from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
+from peftsweep.job.checkpoint import (
+    chance_untouched,
+    changing_weights,
+    load_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from peftsweep.job.compilation import compile_blocks, compiling_seconds, warn_of_uncompiled
 from peftsweep.job.device import choose_device, use_device
 from peftsweep.job.display import Display, ShowStep
@@ -29,6 +35,7 @@ from peftsweep.job.evaluation import base_score_wanted, evaluate_job, measure_ba
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.preflight import check_jobs
+from peftsweep.job.ranks import all_ranks
 from peftsweep.job.record import JobRecord, recording
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter, refuse_busy_device
 from peftsweep.memory.probe import Carried, Probe
@@ -41,11 +48,15 @@ from peftsweep.methods.attach import (
 )
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
+from peftsweep.modalities.wrapped import repeated_blocks
+from peftsweep.ranks import world
+from peftsweep.ranks.sharding import make_alike, shard
 from peftsweep.records.files import ADAPTER_FOLDER
 from peftsweep.records.results import JobResult
 
 log = logging.getLogger(__name__)
 
+RANK_SEED = 1_000_003  # between the seeds of two ranks: no seed that anyone would give two jobs
 
 # (step, metrics, tokens so far): called after every step and every validation; may raise to end the job
 Observer = Callable[[int, dict[str, float], int], None]
@@ -84,23 +95,24 @@ def run_job(
         carried = Carried(**checkpoint["carried"]) if checkpoint else None
         probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried, compiling_seconds=_compiling(config))
         record.measure = probe.metrics
-        with probe.phase("setup"):
-            base = load_base(config.model, device, keep=keep_base)
-            record.result.model_revision = base.revision
-            task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
-            if _reads_test(config):
-                record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
-            wanted = base_score_wanted(config.task.base_score, config.stage)
-            before = measure_base(task, base, config.model, wanted, Path(config.cache))
-            attached = _attach(config, task, base)
-            state = _start(config, record, attached, checkpoint)
-        _train(config, record, task, attached, state, probe, display, observe)
-        with probe.phase("save"):
-            unsaved = _save(config, record, attached)
-            record.keep_trained()
-        with probe.phase("eval"):
-            scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
-        record.write_scores(scores, task)
+        with all_ranks(config, device):
+            with probe.phase("setup"):
+                base = load_base(config.model, device, keep=keep_base and config.parallel.ranks == 1)
+                record.result.model_revision = base.revision
+                task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
+                if _reads_test(config):
+                    record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
+                wanted = base_score_wanted(config.task.base_score, config.stage)
+                before = measure_base(task, base, config.model, wanted, Path(config.cache))
+                attached = _attach(config, task, base, device)
+                state = _start(config, record, attached, checkpoint)
+            _train(config, record, task, attached, state, probe, display, observe)
+            with probe.phase("save"):
+                unsaved = _save(config, record, attached)
+                record.keep_trained()
+            with probe.phase("eval"):
+                scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
+            record.write_scores(scores, task)
         if unsaved:
             raise unsaved
     return record.result
@@ -115,7 +127,7 @@ def _reads_test(config: JobConfig) -> bool:
     return config.stage != "tune"
 
 
-def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
+def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device) -> AttachedMethod:
     wanted = calibration_batches_wanted(config.method)
     batches = task.train_batches(config.hparams.batch_size, config.seed)
     calibration = [next(batches) for _ in range(wanted)]
@@ -136,6 +148,10 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
         loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
     )
     task.prepare(attached.model)
+    make_alike(list(changing_weights(attached.model).values()))
+    if config.parallel.dp_shard_size > 1:
+        whole = config.method.peft_type is None
+        shard(attached.model, list(repeated_blocks(attached.model)), config.parallel, device, whole=whole)
     return attached
 
 
@@ -155,7 +171,7 @@ def _start(
     scheduler = build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
     state = TrainingState(optimizer, scheduler, build_loss_scaler(attached.model))
     record.result.metrics |= attached.sizes()  # only now: a method's own optimizer may freeze some
-    set_seed(config.seed)
+    set_seed((config.seed + RANK_SEED * world.rank()) % 2**32)  # dropout of other rows is another
     if checkpoint:
         restore_checkpoint(checkpoint, attached.model, state)
         attached.hook.restore(attached.model, checkpoint["extra"])

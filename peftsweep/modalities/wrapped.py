@@ -28,6 +28,15 @@ def on_device_of(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Ten
     return {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
 
 
+def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Of each list of modules of one class the members, and nothing within them."""
+    for child in model.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1 and len({type(block) for block in child}) == 1:
+            yield from child
+        else:
+            yield from repeated_blocks(child)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode for as long as it lasts, then each as it was."""

@@ -18,7 +18,7 @@ CONF = PACKAGE.parent / "conf"
 LEVELS = (
     {"errors"},
     {"config", "statistics"},
-    {"records"},
+    {"records", "ranks"},
     {"modalities", "methods", "memory", "tracking"},
     {"exchange"},
     {"job"},

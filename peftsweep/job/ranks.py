@@ -1,0 +1,207 @@
+"""The other processes of a job that is spread over several devices: this one, which is the first rank and leaves the
+job's files, starts them, and ends them with itself.
+
+Started as `python -m peftsweep.job.ranks <descriptor> <parent>`. Each does the whole job in a folder that is thrown
+away, on its own device, with its share of the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from peftsweep.config.schema import JobConfig
+from peftsweep.errors import OutOfMemoryError, PeftsweepError, Problem, RankLostError
+from peftsweep.ranks import world
+
+MODULE = "peftsweep.job.ranks"
+HOST = "127.0.0.1"
+LAST_WORDS_SECONDS = 10.0  # that are waited for, of a rank that is gone
+END_SECONDS = 15.0
+PARENT_CHECK_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a rank is told. port: of the store where all meet."""
+
+    config: JobConfig
+    rank: int
+    port: int
+
+
+@dataclass(frozen=True)
+class LastWords:
+    """Why a rank could not go on."""
+
+    cause: str
+    is_out_of_memory: bool
+
+
+class _Rank:
+    """The first rank's hold on another one."""
+
+    def __init__(self, order: Order, threads: int) -> None:
+        self.number = order.rank
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", MODULE, str(theirs.fileno()), str(os.getpid())],
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self._connection = Connection(ours.detach())
+        self._connection.send(order)
+
+    def is_gone(self) -> bool:
+        return self._process.poll() is not None
+
+    def last_words(self, seconds: float) -> LastWords | None:
+        """Why it is gone; None of one that goes on."""
+        with contextlib.suppress(EOFError, OSError):
+            if self._connection.poll(seconds):
+                told = self._connection.recv()
+                if isinstance(told, LastWords):
+                    return told
+        if not self.is_gone():
+            return None
+        code = self._process.returncode
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return LastWords(f"its process died ({how})", is_out_of_memory=False)
+
+    def end(self) -> None:
+        self._connection.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(END_SECONDS)
+
+
+@contextmanager
+def all_ranks(config: JobConfig, device: torch.device) -> Iterator[None]:
+    """Inside, as many ranks do this job as `config.parallel` asks for; in one of the others nothing is left to do.
+
+    Raises what ends the first rank; where that is the loss of another one, OutOfMemoryError or RankLostError with its
+    number and cause.
+    """
+    size = config.parallel.ranks
+    if size == 1 or world.size() > 1:
+        yield
+        return
+    store = dist.TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
+    threads = torch.get_num_threads()
+    each = max(1, threads // size)
+    plain = JobConfig(**vars(config))  # the class that a configuration is built with can't be sent
+    others = [_Rank(Order(plain, number, store.port), each) for number in range(1, size)]
+    torch.set_num_threads(each)
+    try:
+        with _watched(others), world.joined(0, size, store, device):
+            yield
+    except PeftsweepError:
+        raise
+    except RuntimeError as error:
+        raise _cause(others) or error from error
+    finally:
+        torch.set_num_threads(threads)
+        for other in others:
+            other.end()
+
+
+def _cause(others: list[_Rank]) -> PeftsweepError | None:
+    """What became of the others, if that is why this rank's call to them failed."""
+    deadline = time.monotonic() + LAST_WORDS_SECONDS
+    while time.monotonic() < deadline:
+        for other in others:
+            told = other.last_words(0.1)
+            if told is not None:
+                return _as_error(other.number, told)
+    return None
+
+
+def _as_error(rank: int, told: LastWords) -> PeftsweepError:
+    if told.is_out_of_memory:
+        return OutOfMemoryError(Problem(f"the job must fit in memory of every rank; rank {rank}: {told.cause}"))
+    rule = f"all ranks of a job must go on to its end; rank {rank} did not: {told.cause}"
+    fix = "Run the job again; resume=<its folder> goes on from a checkpoint, where it left one."
+    return RankLostError(Problem(rule, fix=fix))
+
+
+@contextmanager
+def _watched(others: list[_Rank]) -> Iterator[None]:
+    """On CUDA a call to a rank that is gone waits for ever: it is broken off. On the host it fails by itself."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(PARENT_CHECK_SECONDS):
+            if any(other.is_gone() for other in others):
+                world.break_off()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Do the job of another rank; its process ends with the first one's."""
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is for the first rank to follow
+    connection = Connection(descriptor)
+    order: Order = connection.recv()
+    from peftsweep.job.display import Display
+    from peftsweep.job.run import run_job
+
+    os.environ["LOCAL_RANK"] = str(order.rank)
+    config = replace(order.config, tracking=replace(order.config.tracking, enabled=False), plan=False, fit=False)
+    try:
+        from peftsweep.job.device import choose_device
+
+        store = dist.TCPStore(HOST, order.port, order.config.parallel.ranks, is_master=False)
+        device = choose_device(config.device)
+        with tempfile.TemporaryDirectory() as folder, world.joined(order.rank, config.parallel.ranks, store, device):
+            run_job(config, Path(folder), display=Display())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            connection.send(LastWords(str(error) or type(error).__name__, isinstance(error, OutOfMemoryError)))
+        raise
+
+
+def die_with(parent: int) -> None:
+    """A process that is killed can't tell those that it has started: they die too. Linux sees to that at once;
+    elsewhere the thread, a moment later."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
