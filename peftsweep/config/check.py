@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names, needs_more
 from peftsweep.config.hints import PUBLISHED_RATES, choice_hint, setting_hint
 from peftsweep.config.registry import find_modality, modality_names, schema_of
-from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig
+from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig, ParallelConfig
 from peftsweep.config.trust import untrusted_settings
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
@@ -291,6 +291,7 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
         fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
         yield Problem(rule, fix=fix)
     yield from find_modality(model.modality).problems(config)
+    yield from _parallel_problems(config.parallel)
     space = method.search_space
     if len(space.lr) != 2 or not 0 < space.lr[0] < space.lr[1]:
         yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", space.lr)
@@ -303,6 +304,21 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
             yield from error.problems
     if config.fit and config.gpu is None and config.device == "cpu":
         yield Problem("fit=true needs a card to fit", config.device, "device", "Name its memory: gpu=24GB.")
+
+
+def _parallel_problems(parallel: ParallelConfig) -> Iterator[Problem]:
+    """Sizes that belong to another way to be parallel."""
+    if parallel.name != "fsdp" and parallel.dp_shard_size > 1:
+        fix = "Choose parallel=fsdp, or parallel.dp_replicate_size for whole copies."
+        yield Problem(
+            "weights are shared out by parallel=fsdp alone", parallel.dp_shard_size, "parallel.dp_shard_size", fix
+        )
+    if parallel.name == "none" and parallel.dp_replicate_size > 1:
+        rule = "copies of a model need a way to be parallel"
+        yield Problem(rule, parallel.dp_replicate_size, "parallel.dp_replicate_size", "Choose parallel=ddp or fsdp.")
+    if parallel.name != "none" and parallel.ranks == 1:
+        fix = "Give parallel.dp_shard_size=2 or more (fsdp), or parallel.dp_replicate_size=2 or more (ddp)."
+        yield Problem(f"parallel={parallel.name} needs two devices or more", parallel.ranks, "parallel", fix)
 
 
 def modality_problem(method: MethodConfig) -> Problem | None:

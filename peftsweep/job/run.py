@@ -148,10 +148,12 @@ def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device
         loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
     )
     task.prepare(attached.model)
-    make_alike(list(changing_weights(attached.model).values()))
+    own_weights = changing_weights(attached.model)
+    make_alike(list(own_weights.values()))
     if config.parallel.dp_shard_size > 1:
-        whole = config.method.peft_type is None
-        shard(attached.model, list(repeated_blocks(attached.model)), config.parallel, device, whole=whole)
+        is_adapter = config.method.peft_type is not None
+        kept = [weight for name, weight in attached.model.named_parameters() if is_adapter and name in own_weights]
+        shard(list(repeated_blocks(attached.model)), set(kept), config.parallel, device)
     return attached
 
 

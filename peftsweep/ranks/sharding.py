@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.distributed as dist
@@ -17,18 +17,15 @@ from peftsweep.ranks import world
 
 
 def shard(
-    model: nn.Module, blocks: Sequence[nn.Module], parallel: ParallelConfig, device: torch.device, *, whole: bool
+    blocks: Sequence[nn.Module], kept: Collection[nn.Parameter], parallel: ParallelConfig, device: torch.device
 ) -> None:
-    """Shard the blocks of a model in place. What an adapter trains stays whole on every rank, and its gradients are
-    added up by `world.sum_gradients`; in full fine-tuning (whole=True) trained weights are sharded like all others.
-
-    What stands outside the blocks (embeddings, the output head) stays whole.
-    """
+    """Shard these blocks of a model in place, but for what is to be kept: an adapter's weights stay whole on every
+    rank, and `world.sum_gradients` adds up their gradients. So does what stands outside the blocks (embeddings, the
+    output head)."""
     sizes = (parallel.dp_replicate_size, parallel.dp_shard_size)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard"))
     if sizes[0] == 1:
         mesh = mesh["shard"]
-    kept = set() if whole else {weight for weight in model.parameters() if weight.requires_grad}
     units = []
     for block in blocks:
         unit = fully_shard(
@@ -36,18 +33,22 @@ def shard(
             mesh=mesh,
             reshard_after_forward=parallel.reshard_after_forward,
             offload_policy=CPUOffloadPolicy() if parallel.offload else OffloadPolicy(),
-            ignored_params=kept & set(block.parameters()),
+            ignored_params={weight for weight in block.parameters() if weight in kept},
         )
         assert isinstance(unit, FSDPModule)
-        unit.set_gradient_divide_factor(1.0)  # losses are divided by the targets of all ranks already
+        # Losses are divided by the targets of all ranks already; gloo can add up, and nothing else.
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
         units.append(unit)
     world.keep_in_step(units)
 
 
+def is_sharded(model: nn.Module) -> bool:
+    return any(isinstance(weight, DTensor) for weight in model.parameters())
+
+
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state, on the host; on the first rank alone where it is sharded. All ranks must ask."""
-    if not any(isinstance(weight, DTensor) for weight in model.parameters()):
-        return model.state_dict()
+    """The state of a sharded model, on the host; on the first rank alone, but all must ask."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_model_state_dict(model, options=options)
 
