@@ -1,0 +1,84 @@
+"""Jobs over several processes, as real command lines: the result of one, and what is left when a rank is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.process
+
+SMALL = [
+    "device=cpu",
+    "tracking=none",
+    "method=lora",
+    "hparams.max_steps=6",
+    "hparams.eval_every=3",
+    "task.train_rows=64",
+    "task.valid_rows=10",
+    "task.test_rows=10",
+    "task.max_new_tokens=24",
+    "task.general_rows=4",
+]
+LONG = [*SMALL, "hparams.max_steps=5000", "hparams.eval_every=0"]
+WAIT_SECONDS = 60.0
+
+
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [row.get("train/loss", row.get("valid/loss")) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "parallel", [["parallel=ddp"], ["parallel=fsdp"], ["parallel=fsdp", "parallel.dp_shard_size=3"]]
+)
+def test_several_ranks_do_what_one_process_does(parallel, tmp_path_factory, command_line):
+    line = command_line(tmp_path_factory.mktemp("ranks"))
+    line.run(*SMALL, "hydra.run.dir=alone")
+    line.run(*SMALL, *parallel, "hydra.run.dir=together")
+    assert losses(line.folder / "together") == pytest.approx(losses(line.folder / "alone"), abs=1e-4)
+    alone, together = ((line.folder / name / "predictions.jsonl").read_text() for name in ("alone", "together"))
+    assert together == alone
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """A long job on two ranks, after its first step."""
+    job = subprocess.Popen([sys.executable, "-m", "peftsweep", *LONG, "parallel=ddp", "hydra.run.dir=job"], cwd=folder)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (folder / "job" / "history.jsonl").exists() or not losses(folder / "job"):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return job
+
+
+def others(parent: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(parent), "-f", "peftsweep.job.ranks"], capture_output=True, text=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def test_a_rank_that_dies_ends_the_job_with_its_number_and_cause(tmp_path):
+    job = start(tmp_path)
+    (other,) = others(job.pid)
+    os.kill(other, signal.SIGKILL)
+    assert job.wait(WAIT_SECONDS) == 1
+    result = json.loads((tmp_path / "job" / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert "rank 1" in result["cause"]
+    assert "SIGKILL" in result["cause"]
+
+
+def test_one_ctrl_c_ends_all_ranks(tmp_path):
+    job = start(tmp_path)
+    started = others(job.pid)
+    job.send_signal(signal.SIGINT)
+    assert job.wait(WAIT_SECONDS) == 130
+    assert json.loads((tmp_path / "job" / "result.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "job" / "checkpoint.pt").exists()
+    assert not any(Path(f"/proc/{number}").exists() for number in started)
