@@ -203,7 +203,7 @@ def _checkpoint_clock(hparams: HparamsConfig) -> Callable[[int], bool]:
         nonlocal last_seconds
         if every is not None:
             return every > 0 and step % every == 0
-        if time.monotonic() - last_seconds < CHECKPOINT_SECONDS:
+        if not world.any_of(time.monotonic() - last_seconds >= CHECKPOINT_SECONDS):
             return False
         last_seconds = time.monotonic()
         return True

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import set_seed
 
-from peftsweep.config.schema import JobConfig
+from peftsweep.config.schema import JobConfig, ParallelConfig
 from peftsweep.errors import Interrupted
 from peftsweep.job.checkpoint import (
     chance_untouched,
     changing_weights,
+    kept_whole,
     load_checkpoint,
     restore_checkpoint,
     save_checkpoint,
@@ -50,13 +52,13 @@ from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.wrapped import repeated_blocks
 from peftsweep.ranks import world
-from peftsweep.ranks.sharding import make_alike, shard
+from peftsweep.ranks.sharding import make_alike, shard, trains_shards, twin
 from peftsweep.records.files import ADAPTER_FOLDER
 from peftsweep.records.results import JobResult
 
 log = logging.getLogger(__name__)
 
-RANK_SEED = 1_000_003  # between the seeds of two ranks: no seed that anyone would give two jobs
+RANK_SEED, STEP_SEED = 1_000_003, 7_919  # between the seeds of two ranks, and of two steps: nobody counts by them
 
 # (step, metrics, tokens so far): called after every step and every validation; may raise to end the job
 Observer = Callable[[int, dict[str, float], int], None]
@@ -97,13 +99,17 @@ def run_job(
         record.measure = probe.metrics
         with all_ranks(config, device):
             with probe.phase("setup"):
-                base = load_base(config.model, device, keep=keep_base and config.parallel.ranks == 1)
+                is_sharded = config.parallel.dp_shard_size > 1
+                place = torch.device("cpu") if is_sharded else device  # until its parts go to their devices
+                base = load_base(config.model, place, keep=keep_base and not is_sharded)
                 record.result.model_revision = base.revision
                 task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
                 if _reads_test(config):
                     record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
                 wanted = base_score_wanted(config.task.base_score, config.stage)
-                before = measure_base(task, base, config.model, wanted, Path(config.cache))
+                bare = replace(base, model=_bare(config.parallel, base.model, device))
+                before = measure_base(task, bare, config.model, wanted, Path(config.cache))
+                del bare
                 attached = _attach(config, task, base, device)
                 state = _start(config, record, attached, checkpoint)
             _train(config, record, task, attached, state, probe, display, observe)
@@ -127,6 +133,15 @@ def _reads_test(config: JobConfig) -> bool:
     return config.stage != "tune"
 
 
+def _bare(parallel: ParallelConfig, model: nn.Module, device: torch.device) -> nn.Module:
+    """The base model before a method is attached to it, ready to be asked: if it is sharded, then for this alone."""
+    if parallel.dp_shard_size == 1:
+        return model
+    alike = twin(model)
+    shard(alike, list(repeated_blocks(alike)), (), parallel, device)
+    return alike
+
+
 def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device) -> AttachedMethod:
     wanted = calibration_batches_wanted(config.method)
     batches = task.train_batches(config.hparams.batch_size, config.seed)
@@ -148,12 +163,10 @@ def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device
         loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
     )
     task.prepare(attached.model)
-    own_weights = changing_weights(attached.model)
-    make_alike(list(own_weights.values()))
+    make_alike(list(changing_weights(attached.model).values()))
     if config.parallel.dp_shard_size > 1:
-        is_adapter = config.method.peft_type is not None
-        kept = [weight for name, weight in attached.model.named_parameters() if is_adapter and name in own_weights]
-        shard(list(repeated_blocks(attached.model)), set(kept), config.parallel, device)
+        kept = kept_whole(attached.model)
+        shard(attached.model, list(repeated_blocks(attached.model)), set(kept), config.parallel, device)
     return attached
 
 
@@ -173,11 +186,19 @@ def _start(
     scheduler = build_scheduler(optimizer, hparams.scheduler, hparams.max_steps, hparams.warmup_fraction)
     state = TrainingState(optimizer, scheduler, build_loss_scaler(attached.model))
     record.result.metrics |= attached.sizes()  # only now: a method's own optimizer may freeze some
-    set_seed((config.seed + RANK_SEED * world.rank()) % 2**32)  # dropout of other rows is another
+    set_seed(config.seed)
     if checkpoint:
-        restore_checkpoint(checkpoint, attached.model, state)
+        restore_checkpoint(Path(config.resume), checkpoint, attached.model, state)
         attached.hook.restore(attached.model, checkpoint["extra"])
+    _seed_rank(config.seed, state.step)
     return state
+
+
+def _seed_rank(seed: int, step: int) -> None:
+    """Dropout of other rows is another. What the other ranks draw follows from the step, so that none of them has to
+    be asked for a checkpoint."""
+    if world.rank() > 0:
+        set_seed((seed + RANK_SEED * world.rank() + STEP_SEED * step) % 2**32)
 
 
 def _train(
@@ -205,7 +226,12 @@ def _train(
     ):
         callbacks = _callbacks(config, record, task, attached, state, probe, show, observe)
         try:
-            train(attached.model, task, batches, state, hparams, callbacks)
+            if trains_shards(attached.model):
+                with record.interruption.undivided():
+                    train(attached.model, task, batches, state, hparams, callbacks)
+                    _agree_to_go_on(record)
+            else:
+                train(attached.model, task, batches, state, hparams, callbacks)
         except Interrupted:
             if state.step and hparams.checkpoint_every != 0:
                 callbacks.checkpoint(state.step)
@@ -214,6 +240,12 @@ def _train(
             record.log_datasets(task.datasets())  # also of a job that is pruned
             if hparams.compile:
                 warn_of_uncompiled()
+
+
+def _agree_to_go_on(record: JobRecord) -> None:
+    """To write a checkpoint of what is trained in parts takes all ranks: they stop at the same step."""
+    if world.any_of(bool(record.interruption.order)):
+        raise Interrupted(record.interruption.order or "the first rank was interrupted")
 
 
 def _callbacks(
@@ -233,6 +265,9 @@ def _callbacks(
         record.log_step(step, metrics)
         show(step, metrics, probe.train_tokens_per_second())
         observe(step, metrics, state.tokens)
+        _seed_rank(config.seed, step)
+        if trains_shards(attached.model):
+            _agree_to_go_on(record)
 
     def validate(step: int) -> dict[str, float]:
         with probe.phase("eval"), chance_untouched():

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import copy
+import ctypes
+import mmap
 from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from peftsweep.config.schema import ParallelConfig
 from peftsweep.ranks import world
 
 
 def shard(
-    blocks: Sequence[nn.Module], kept: Collection[nn.Parameter], parallel: ParallelConfig, device: torch.device
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    kept: Collection[nn.Parameter],
+    parallel: ParallelConfig,
+    device: torch.device,
 ) -> None:
-    """Shard these blocks of a model in place, but for what is to be kept: an adapter's weights stay whole on every
-    rank, and `world.sum_gradients` adds up their gradients. So does what stands outside the blocks (embeddings, the
-    output head)."""
+    """Bring a model from the host to the ranks' devices, in place: of each block a part to each, but for what is to be
+    kept. An adapter's weights stay whole on every rank, and `world.sum_gradients` adds up their gradients. So does what
+    stands outside the blocks (embeddings, the output head).
+
+    A block is read when its turn has come, and of what a file holds nothing stays in the host's memory.
+    """
     sizes = (parallel.dp_replicate_size, parallel.dp_shard_size)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard"))
     if sizes[0] == 1:
         mesh = mesh["shard"]
-    units = []
+    units, files = [], _files_in_memory()
     for block in blocks:
+        whole = [weight.detach() for weight in block.parameters() if weight not in kept]
         unit = fully_shard(
             block,
             mesh=mesh,
@@ -40,17 +60,75 @@ def shard(
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
         units.append(unit)
+        for tensor in whole:
+            _let_pages_go(tensor, files)
+    for own in (*model.parameters(), *model.buffers()):
+        if not isinstance(own, DTensor):
+            own.data = own.data.to(device)
     world.keep_in_step(units)
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A model of its own of the same weights in the same memory: to be sharded, and thrown away."""
+    shared: dict[int, Any] = {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
+    return copy.deepcopy(model, shared | {id(buffer): buffer.detach() for buffer in model.buffers()})
+
+
+def _files_in_memory() -> list[tuple[int, int]]:
+    """From and to which address this process sees files of weights."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []  # not Linux
+    ranges = (line.split(maxsplit=1)[0].split("-") for line in lines if line.endswith(".safetensors"))
+    return [(int(start, 16), int(end, 16)) for start, end in ranges]
+
+
+def _let_pages_go(tensor: Tensor, files: Sequence[tuple[int, int]]) -> None:
+    """A weight that was loaded is a view into its file. The system reads a page when it is asked for, and counts it as
+    this process's until it is told that it is not; whoever asks again, reads it again."""
+    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last and any(low <= first and last <= high for low, high in files):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
 def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(weight, DTensor) for weight in model.parameters())
 
 
+def trains_shards(model: nn.Module) -> bool:
+    """Whether no rank has all that is trained."""
+    return any(isinstance(weight, DTensor) and weight.requires_grad for weight in model.parameters())
+
+
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """The state of a sharded model, on the host; on the first rank alone, but all must ask."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_model_state_dict(model, options=options)
+
+
+def save_shards(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Write weights and optimizer, each rank what it holds, into one folder of the first rank's choice. All must ask.
+    Raises OSError."""
+    dcp.save(_shards(model, optimizer), checkpoint_id=world.of_first(folder))
+
+
+def load_shards(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Put them back, on as many ranks as there are now, one included."""
+    state = _shards(model, optimizer)
+    dcp.load(state, checkpoint_id=folder, no_dist=world.size() == 1)
+    set_state_dict(model, optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"])
+
+
+def _shards(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    weights, states = get_state_dict(model, optimizer)
+    return {"weights": weights, "optimizer": states}
+
+
+def laid_out_like(own: Tensor, stored: Tensor) -> Tensor:
+    """A whole tensor, in parts where `own` is."""
+    return distribute_tensor(stored, own.device_mesh, own.placements) if isinstance(own, DTensor) else stored
 
 
 def make_alike(tensors: Sequence[Tensor]) -> None:

@@ -76,6 +76,11 @@ def collected(own_items: Sequence[T]) -> list[T]:
     return [shares[number % size()][number // size()] for number in range(sum(map(len, shares)))]
 
 
+def of_first(value: T) -> T:
+    """What the first rank has, for all."""
+    return value if _WORLD is None else collected([value] if rank() == 0 else [])[0]
+
+
 def added_up(*numbers: float) -> list[float]:
     """Each number's sum over the ranks."""
     if _WORLD is None:
@@ -84,6 +89,11 @@ def added_up(*numbers: float) -> list[float]:
     sums = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(sums, group=_WORLD.control)
     return sums.tolist()
+
+
+def any_of(is_so: bool) -> bool:
+    """Whether it is so on any rank."""
+    return bool(is_so) if _WORLD is None else _any(_WORLD, is_so)
 
 
 def sum_gradients(model: nn.Module, loss: Tensor) -> Tensor:
@@ -133,18 +143,17 @@ def keep_in_step(units: Sequence[FSDPModule]) -> None:
 
 def _announce_pass() -> None:
     if _WORLD is not None and not torch.is_grad_enabled():
-        _passing(_WORLD, True)
+        _any(_WORLD, True)
 
 
 def _stay_in_step(world: _World) -> None:
-    while world.sharded and _passing(world, False):
+    while world.sharded and _any(world, False):  # another one makes a pass
         for unit in world.sharded:
             unit.unshard()
             unit.reshard()
 
 
-def _passing(world: _World, is_passing: bool) -> bool:
-    """Whether any rank makes another pass."""
-    count = torch.tensor(int(is_passing))
+def _any(world: _World, is_so: bool) -> bool:
+    count = torch.tensor(int(is_so))
     dist.all_reduce(count, group=world.control)
     return bool(count)
