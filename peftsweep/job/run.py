@@ -50,6 +50,7 @@ from peftsweep.methods.attach import (
 )
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
+from peftsweep.modalities.quantising import pack
 from peftsweep.modalities.wrapped import repeated_blocks
 from peftsweep.ranks import world
 from peftsweep.ranks.sharding import make_alike, shard, trains_shards, twin
@@ -100,8 +101,7 @@ def run_job(
         with all_ranks(config, device):
             with probe.phase("setup"):
                 is_sharded = config.parallel.dp_shard_size > 1
-                place = torch.device("cpu") if is_sharded else device  # until its parts go to their devices
-                base = load_base(config.model, place, keep=keep_base and not is_sharded)
+                base = load_base(config.model, device, keep=keep_base, in_parts=is_sharded)
                 record.result.model_revision = base.revision
                 task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
                 if _reads_test(config):
@@ -138,7 +138,7 @@ def _bare(parallel: ParallelConfig, model: nn.Module, device: torch.device) -> n
     if parallel.dp_shard_size == 1:
         return model
     alike = twin(model)
-    shard(alike, list(repeated_blocks(alike)), (), parallel, device)
+    shard(alike, list(repeated_blocks(alike)), (), parallel, device, pack)
     return alike
 
 
@@ -166,7 +166,7 @@ def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device
     make_alike(list(changing_weights(attached.model).values()))
     if config.parallel.dp_shard_size > 1:
         kept = kept_whole(attached.model)
-        shard(attached.model, list(repeated_blocks(attached.model)), set(kept), config.parallel, device)
+        shard(attached.model, list(repeated_blocks(attached.model)), set(kept), config.parallel, device, pack)
     return attached
 
 

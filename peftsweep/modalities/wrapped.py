@@ -29,10 +29,11 @@ def on_device_of(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Of each list of modules of one class the members, and nothing within them."""
+    """Of each list of modules of one class the members, and nothing within them; of one that a method has put itself
+    around, what is inside."""
     for child in model.children():
         if isinstance(child, nn.ModuleList) and len(child) > 1 and len({type(block) for block in child}) == 1:
-            yield from child
+            yield from (getattr(block, "base_layer", block) for block in child)
         else:
             yield from repeated_blocks(child)
 

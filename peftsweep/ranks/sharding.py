@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import mmap
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ def shard(
     kept: Collection[nn.Parameter],
     parallel: ParallelConfig,
     device: torch.device,
+    make_ready: Callable[[nn.Module, torch.device], None] = lambda block, device: None,
 ) -> None:
     """Bring a model from the host to the ranks' devices, in place: of each block a part to each, but for what is to be
     kept. An adapter's weights stay whole on every rank, and `world.sum_gradients` adds up their gradients. So does what
     stands outside the blocks (embeddings, the output head).
 
-    A block is read when its turn has come, and of what a file holds nothing stays in the host's memory.
+    A block is read when its turn has come, and of what a file holds nothing stays in the host's memory. make_ready: what
+    is done to a block before it is parted.
     """
     sizes = (parallel.dp_replicate_size, parallel.dp_shard_size)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard"))
@@ -48,6 +50,7 @@ def shard(
     units, files = [], _files_in_memory()
     for block in blocks:
         whole = [weight.detach() for weight in block.parameters() if weight not in kept]
+        make_ready(block, device)
         unit = fully_shard(
             block,
             mesh=mesh,
@@ -70,8 +73,13 @@ def shard(
 
 def twin(model: nn.Module) -> nn.Module:
     """A model of its own of the same weights in the same memory: to be sharded, and thrown away."""
-    shared: dict[int, Any] = {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
+    shared: dict[int, Any] = {id(weight): _twin_weight(weight) for weight in model.parameters()}
     return copy.deepcopy(model, shared | {id(buffer): buffer.detach() for buffer in model.buffers()})
+
+
+def _twin_weight(weight: nn.Parameter) -> nn.Parameter:
+    """Quantisation has a class of its own, whose copies share memory."""
+    return nn.Parameter(weight.detach(), False) if type(weight) is nn.Parameter else copy.copy(weight)
 
 
 def _files_in_memory() -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,9 +48,10 @@ def test_several_ranks_do_what_one_process_does(parallel, tmp_path_factory, comm
     assert together == alone
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, *settings: str) -> subprocess.Popen[bytes]:
     """A long job on two ranks, after its first step."""
-    job = subprocess.Popen([sys.executable, "-m", "peftsweep", *LONG, "parallel=ddp", "hydra.run.dir=job"], cwd=folder)
+    line = [sys.executable, "-m", "peftsweep", *LONG, *settings, "hydra.run.dir=job"]
+    job = subprocess.Popen(line, cwd=folder)
     deadline = time.monotonic() + WAIT_SECONDS
     while not (folder / "job" / "history.jsonl").exists() or not losses(folder / "job"):
         assert job.poll() is None
@@ -64,7 +66,7 @@ def others(parent: int) -> list[int]:
 
 
 def test_a_rank_that_dies_ends_the_job_with_its_number_and_cause(tmp_path):
-    job = start(tmp_path)
+    job = start(tmp_path, "parallel=ddp")
     (other,) = others(job.pid)
     os.kill(other, signal.SIGKILL)
     assert job.wait(WAIT_SECONDS) == 1
@@ -75,10 +77,47 @@ def test_a_rank_that_dies_ends_the_job_with_its_number_and_cause(tmp_path):
 
 
 def test_one_ctrl_c_ends_all_ranks(tmp_path):
-    job = start(tmp_path)
+    job = start(tmp_path, "parallel=ddp")
     started = others(job.pid)
     job.send_signal(signal.SIGINT)
     assert job.wait(WAIT_SECONDS) == 130
     assert json.loads((tmp_path / "job" / "result.json").read_text())["status"] == "interrupted"
     assert (tmp_path / "job" / "checkpoint.pt").exists()
     assert not any(Path(f"/proc/{number}").exists() for number in started)
+
+
+@pytest.fixture(scope="module")
+def interrupted_training_of_shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    job = start(folder, "method=full", "parallel=fsdp", "hparams.max_steps=40")
+    job.send_signal(signal.SIGINT)
+    assert job.wait(WAIT_SECONDS) == 130
+    assert json.loads((folder / "job" / "result.json").read_text())["status"] == "interrupted"
+    assert len(list((folder / "job").glob("checkpoint-*.shards"))) == 1
+    return folder / "job"
+
+
+@pytest.fixture(scope="module")
+def whole_training(tmp_path_factory, command_line):
+    line = command_line(tmp_path_factory.mktemp("whole"))
+    line.run(*LONG, "method=full", "hparams.max_steps=40", "hydra.run.dir=job")
+    return losses(line.folder / "job")
+
+
+@pytest.mark.parametrize("ranks", ["parallel=fsdp", "parallel=fsdp parallel.dp_shard_size=3", "parallel=none"])
+def test_training_of_shards_goes_on_with_any_number_of_ranks(
+    ranks, interrupted_training_of_shards, whole_training, tmp_path_factory, command_line
+):
+    line = command_line(tmp_path_factory.mktemp("resumed"))
+    shutil.copytree(interrupted_training_of_shards, line.folder / "job")
+    line.run("resume=job", *ranks.split())
+    assert losses(line.folder / "job") == pytest.approx(whole_training, abs=1e-4)
+    assert not list((line.folder / "job").glob("checkpoint*"))
+
+
+def test_training_of_whole_weights_goes_on_in_shards(whole_training, tmp_path_factory, command_line):
+    line = command_line(tmp_path_factory.mktemp("alone"))
+    settings = [*LONG, "method=full", "hparams.max_steps=40", "hydra.run.dir=job"]
+    line.stop(signal.SIGINT, *settings, job="job", after_step=3)
+    line.run("resume=job", "parallel=fsdp")
+    assert losses(line.folder / "job") == pytest.approx(whole_training, abs=1e-4)
