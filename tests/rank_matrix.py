@@ -1,7 +1,6 @@
 """Every method on the embedded language model, alone and on several ranks that hold it in parts.
 
-python tests/rank_matrix.py --write     # measures all methods, 20 steps, and writes peftsweep/methods/sharded.json anew; with
-                                        # names, theirs alone
+python tests/rank_matrix.py --write     # 20 steps of each method, or of those that are named; into methods/sharded.json
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -38,7 +36,7 @@ from peftsweep.modalities.base import BatchLoss
 from peftsweep.modalities.order import lengths_of, rows_of
 from peftsweep.modalities.text.loss import language_model_loss
 from peftsweep.modalities.text.pocket import LLAMA_FOLDER
-from peftsweep.modalities.wrapped import base_of, repeated_blocks
+from peftsweep.modalities.wrapped import base_of, divisible_blocks
 from peftsweep.ranks import world
 from peftsweep.ranks.sharding import make_alike, shard
 
@@ -131,7 +129,7 @@ def work(rank: int, size: int, port: int, steps: int, file: Path, names: Sequenc
     base = AutoModelForCausalLM.from_pretrained(LLAMA_FOLDER, dtype=torch.float32, num_hidden_layers=2)
     base.eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(LLAMA_FOLDER)
-    store = dist.TCPStore("127.0.0.1", port, size, is_master=False)
+    store = world.meeting_point("127.0.0.1", port, size, is_first=False)
     alone: dict[str, list[float]] = {}
     found: dict[str, dict[str, Any]] = {}
     for name in names if rank == 0 else ():
@@ -156,7 +154,7 @@ def together(
 ) -> dict[str, float]:
     attached = attach(name, base, tokenizer, steps)
     parallel = ParallelConfig("fsdp", dp_shard_size=size)
-    shard(attached.model, list(repeated_blocks(attached.model)), set(kept_whole(attached.model)), parallel, CPU)
+    shard(attached.model, divisible_blocks(attached.model), set(kept_whole(attached.model)), parallel, CPU)
     losses = losses_of(name, attached, steps)
     differences = [abs(one - other) / abs(one) for one, other in zip(alone, losses, strict=bool(alone))]
     return {"losses": max(differences, default=0.0), "reloaded": reloaded_difference(attached, base)}
@@ -165,7 +163,7 @@ def together(
 def measure(names: Sequence[str], size: int, steps: int) -> dict[str, dict[str, Any]]:
     """Of each method: the largest relative difference of a step's loss, and that of a model that read what was saved;
     or why there is none."""
-    store = dist.TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+    store = world.meeting_point("127.0.0.1", 0, size, is_first=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"
         command = [sys.executable, "-W", "ignore", __file__, str(size), str(store.port), str(steps), str(file)]

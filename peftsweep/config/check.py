@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftsweep.config.compose import CommandLine, compose_config, group_choices, group_names, needs_more
 from peftsweep.config.hints import PUBLISHED_RATES, choice_hint, setting_hint
 from peftsweep.config.registry import find_modality, modality_names, schema_of
-from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig, ParallelConfig
+from peftsweep.config.schema import NEEDED, QUANTISED, JobConfig, MethodConfig
 from peftsweep.config.trust import untrusted_settings
 from peftsweep.config.units import parse_bytes
 from peftsweep.errors import ConfigError, Problem, did_you_mean
@@ -291,7 +291,7 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
         fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
         yield Problem(rule, fix=fix)
     yield from find_modality(model.modality).problems(config)
-    yield from _parallel_problems(config.parallel)
+    yield from _parallel_problems(config)
     space = method.search_space
     if len(space.lr) != 2 or not 0 < space.lr[0] < space.lr[1]:
         yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", space.lr)
@@ -306,8 +306,19 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
         yield Problem("fit=true needs a card to fit", config.device, "device", "Name its memory: gpu=24GB.")
 
 
-def _parallel_problems(parallel: ParallelConfig) -> Iterator[Problem]:
-    """Sizes that belong to another way to be parallel."""
+def _parallel_problems(config: JobConfig) -> Iterator[Problem]:
+    """Sizes that belong to another way to be parallel, and what can't be shared out."""
+    parallel = config.parallel
+    if parallel.offload and parallel.dp_shard_size == 1:
+        fix = "Choose parallel=fsdp."
+        yield Problem("only the parts of a model wait on the host", True, "parallel.offload", fix)
+    if parallel.ranks > config.hparams.batch_size:
+        rule = f"each of {parallel.ranks} devices needs a row of a batch"
+        fix = "Raise it and lower hparams.gradient_accumulation, or take fewer devices."
+        yield Problem(rule, config.hparams.batch_size, "hparams.batch_size", fix)
+    if parallel.dp_shard_size > 1 and config.model.dtype == "int8":
+        rule = "bitsandbytes keeps more beside an int8 weight than can be shared out among devices"
+        yield Problem(rule, "int8", "model.dtype", "Use int4, or parallel=ddp.")
     if parallel.name != "fsdp" and parallel.dp_shard_size > 1:
         fix = "Choose parallel=fsdp, or parallel.dp_replicate_size for whole copies."
         yield Problem(

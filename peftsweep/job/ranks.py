@@ -1,5 +1,5 @@
 """The other processes of a job that is spread over several devices: this one, which is the first rank and leaves the
-job's files, starts them, and ends them with itself.
+job's files, starts them, and ends them with itself; or a launcher (torchrun, srun) has started them all.
 
 Started as `python -m peftsweep.job.ranks <descriptor> <parent>`. Each does the whole job in a folder that is thrown
 away, on its own device, with its share of the rows.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -17,14 +18,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from peftsweep.config.schema import JobConfig
 from peftsweep.errors import OutOfMemoryError, PeftsweepError, Problem, RankLostError
@@ -35,6 +36,7 @@ HOST = "127.0.0.1"
 LAST_WORDS_SECONDS = 10.0  # that are waited for, of a rank that is gone
 END_SECONDS = 15.0
 PARENT_CHECK_SECONDS = 1.0
+GO_ON = "Run the job again; resume=<its folder> goes on from a checkpoint, where it left one."
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -107,7 +109,11 @@ def all_ranks(config: JobConfig, device: torch.device) -> Iterator[None]:
     if size == 1 or world.size() > 1:
         yield
         return
-    store = dist.TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
+    if launched() is not None:
+        with _joined_as_launched(device):
+            yield
+        return
+    store = world.meeting_point(HOST, 0, size, is_first=True)
     threads = torch.get_num_threads()
     each = max(1, threads // size)
     plain = JobConfig(**vars(config))  # the class that a configuration is built with can't be sent
@@ -126,6 +132,24 @@ def all_ranks(config: JobConfig, device: torch.device) -> Iterator[None]:
             other.end()
 
 
+def over_ranks(own: dict[str, float], others: Sequence[dict[str, float]]) -> dict[str, float]:
+    """A job's measurements: energy of all devices, the most memory that any took, times of the first rank."""
+    found = dict(own)
+    for key in own:
+        if key.startswith("memory/"):
+            found[key] = max(rank.get(key, 0.0) for rank in (own, *others))
+        elif key.startswith("energy/"):
+            found[key] = sum(rank.get(key, math.nan) for rank in (own, *others))
+    return {key: value for key, value in found.items() if not math.isnan(value)}
+
+
+def by_rank(measured: Sequence[dict[str, float]]) -> dict[str, str]:
+    """The most that each rank's device took, or its host's memory where that is all there is, as flat text."""
+    keys = ("memory/job_peak_reserved_bytes", "memory/job_peak_rss_bytes")
+    key = next(key for key in keys if all(key in rank for rank in measured))
+    return {"peak_bytes_by_rank": " ".join(f"{rank[key]:.0f}" for rank in measured)} if len(measured) > 1 else {}
+
+
 def _cause(others: list[_Rank]) -> PeftsweepError | None:
     """What became of the others, if that is why this rank's call to them failed."""
     deadline = time.monotonic() + LAST_WORDS_SECONDS
@@ -141,8 +165,7 @@ def _as_error(rank: int, told: LastWords) -> PeftsweepError:
     if told.is_out_of_memory:
         return OutOfMemoryError(Problem(f"the job must fit in memory of every rank; rank {rank}: {told.cause}"))
     rule = f"all ranks of a job must go on to its end; rank {rank} did not: {told.cause}"
-    fix = "Run the job again; resume=<its folder> goes on from a checkpoint, where it left one."
-    return RankLostError(Problem(rule, fix=fix))
+    return RankLostError(Problem(rule, fix=GO_ON))
 
 
 @contextmanager
@@ -171,22 +194,90 @@ def main(descriptor: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is for the first rank to follow
     connection = Connection(descriptor)
     order: Order = connection.recv()
-    from peftsweep.job.display import Display
-    from peftsweep.job.run import run_job
-
     os.environ["LOCAL_RANK"] = str(order.rank)
-    config = replace(order.config, tracking=replace(order.config.tracking, enabled=False), plan=False, fit=False)
     try:
         from peftsweep.job.device import choose_device
 
-        store = dist.TCPStore(HOST, order.port, order.config.parallel.ranks, is_master=False)
-        device = choose_device(config.device)
-        with tempfile.TemporaryDirectory() as folder, world.joined(order.rank, config.parallel.ranks, store, device):
-            run_job(config, Path(folder), display=Display())
+        store = world.meeting_point(HOST, order.port, order.config.parallel.ranks, is_first=False)
+        with world.joined(order.rank, order.config.parallel.ranks, store, choose_device(order.config.device)):
+            _follow(order.config)
     except BaseException as error:
         with contextlib.suppress(OSError):
             connection.send(LastWords(str(error) or type(error).__name__, isinstance(error, OutOfMemoryError)))
         raise
+
+
+def _follow(config: JobConfig) -> None:
+    """Do a job and leave nothing of it."""
+    from peftsweep.job.display import Display
+    from peftsweep.job.run import run_job
+
+    quiet = replace(config, tracking=replace(config.tracking, enabled=False), plan=False, fit=False)
+    with tempfile.TemporaryDirectory() as folder:
+        run_job(quiet, Path(folder), display=Display())
+
+
+def launched() -> tuple[int, int] | None:
+    """This process's number among those that torchrun, Ray or srun started together, and how many they are; None where
+    it is alone."""
+    env = os.environ
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if rank in env and int(env.get(size, "1")) > 1:
+            return int(env[rank]), int(env[size])
+    return None
+
+
+def follow_launched(config: JobConfig) -> None:
+    """Do the part of another rank than the first one, in a process that a launcher started. It shares the terminal
+    with the first one, and says nothing there but what ends it."""
+    from peftsweep.job.device import choose_device
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _silent(), _joined_as_launched(choose_device(config.device)):
+        _follow(config)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Inside, this process writes nothing to its terminal, whoever writes."""
+    kept = {number: os.dup(number) for number in (1, 2)}
+    with Path(os.devnull).open("wb") as nowhere:
+        for number in kept:
+            os.dup2(nowhere.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, before in kept.items():
+                os.dup2(before, number)
+                os.close(before)
+
+
+@contextmanager
+def _joined_as_launched(device: torch.device) -> Iterator[None]:
+    if "SLURM_PROCID" in os.environ and "MASTER_ADDR" not in os.environ:
+        os.environ |= _slurm_meeting()
+    store, rank, size = next(rendezvous("env://"))
+    try:
+        with world.joined(rank, size, store, device):
+            yield
+    except PeftsweepError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise RankLostError(Problem(f"all ranks of a job must go on to its end ({reason})", fix=GO_ON)) from error
+
+
+def _slurm_meeting() -> dict[str, str]:
+    """Where the tasks of a step meet: on its first node, at a port by the job's number."""
+    env = os.environ
+    named = ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]]
+    first = subprocess.run(named, capture_output=True, text=True, check=True).stdout.split()[0]
+    where = {"MASTER_ADDR": first, "MASTER_PORT": str(20_000 + int(env["SLURM_JOB_ID"]) % 20_000)}
+    return where | {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": env["SLURM_LOCALID"],
+    }
 
 
 def die_with(parent: int) -> None:

@@ -31,13 +31,13 @@ from peftsweep.job.checkpoint import (
     save_checkpoint,
 )
 from peftsweep.job.compilation import compile_blocks, compiling_seconds, warn_of_uncompiled
-from peftsweep.job.device import choose_device, use_device
+from peftsweep.job.device import choose_device, require_devices, use_device
 from peftsweep.job.display import Display, ShowStep
 from peftsweep.job.evaluation import base_score_wanted, evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.preflight import check_jobs
-from peftsweep.job.ranks import all_ranks
+from peftsweep.job.ranks import all_ranks, by_rank, over_ranks
 from peftsweep.job.record import JobRecord, recording
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter, refuse_busy_device
 from peftsweep.memory.probe import Carried, Probe
@@ -51,7 +51,7 @@ from peftsweep.methods.attach import (
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
 from peftsweep.modalities.quantising import pack
-from peftsweep.modalities.wrapped import repeated_blocks
+from peftsweep.modalities.wrapped import divisible_blocks
 from peftsweep.ranks import world
 from peftsweep.ranks.sharding import make_alike, shard, trains_shards, twin
 from peftsweep.records.files import ADAPTER_FOLDER
@@ -85,6 +85,7 @@ def run_job(
     device, modality = choose_device(config.device), modality_of(config.model)
     with recording(config, folder) as record, display.running():
         check_jobs([config], hub=True)
+        require_devices(device, config.parallel.ranks)
         refuse_busy_device(str(device), config.allow_shared_gpu)  # before this process opens CUDA
         use_device(device, tf32=config.hparams.tf32)
         checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
@@ -97,7 +98,8 @@ def run_job(
         record.result.metrics |= predict_memory(config, device)
         carried = Carried(**checkpoint["carried"]) if checkpoint else None
         probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried, compiling_seconds=_compiling(config))
-        record.measure = probe.metrics
+        others: list[dict[str, float]] = []
+        record.measure = lambda: over_ranks(probe.metrics(), others)
         with all_ranks(config, device):
             with probe.phase("setup"):
                 is_sharded = config.parallel.dp_shard_size > 1
@@ -118,6 +120,8 @@ def run_job(
                 record.keep_trained()
             with probe.phase("eval"):
                 scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
+            own, *others[:] = world.gathered(probe.metrics())
+            record.result.environment |= world.describe() | by_rank([own, *others])
             record.write_scores(scores, task)
         if unsaved:
             raise unsaved
@@ -138,7 +142,7 @@ def _bare(parallel: ParallelConfig, model: nn.Module, device: torch.device) -> n
     if parallel.dp_shard_size == 1:
         return model
     alike = twin(model)
-    shard(alike, list(repeated_blocks(alike)), (), parallel, device, pack)
+    shard(alike, divisible_blocks(alike), (), parallel, device, pack)
     return alike
 
 
@@ -166,7 +170,7 @@ def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device
     make_alike(list(changing_weights(attached.model).values()))
     if config.parallel.dp_shard_size > 1:
         kept = kept_whole(attached.model)
-        shard(attached.model, list(repeated_blocks(attached.model)), set(kept), config.parallel, device, pack)
+        shard(attached.model, divisible_blocks(attached.model), set(kept), config.parallel, device, pack)
     return attached
 
 
@@ -188,7 +192,7 @@ def _start(
     record.result.metrics |= attached.sizes()  # only now: a method's own optimizer may freeze some
     set_seed(config.seed)
     if checkpoint:
-        restore_checkpoint(Path(config.resume), checkpoint, attached.model, state)
+        restore_checkpoint(Path(str(config.resume)), checkpoint, attached.model, state)
         attached.hook.restore(attached.model, checkpoint["extra"])
     _seed_rank(config.seed, state.step)
     return state

@@ -32,22 +32,21 @@ SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
 _PRISTINE: dict[str, BaseModel] = {}  # by what was loaded; the last one
 
 
-def load_base(
-    model: ModelConfig, device: torch.device, *, keep: bool = False, in_parts: bool = False
-) -> BaseModel:
+def load_base(model: ModelConfig, device: torch.device, *, keep: bool = False, in_parts: bool = False) -> BaseModel:
     """A base model on `device`, in eval mode, all parameters frozen.
 
     keep: hold an untouched copy on the host, from which the next job of this process gets its model without loading.
     Whatever a method does to its own copy, the next one starts from the same bits. Quantised weights can't be copied
-    so, and are loaded anew. in_parts: leave the weights on the host, as views into their file: several devices will hold
-    a part each.
+    so, and are loaded anew. in_parts: leave the weights on the host, as views into their file, as several devices will
+    hold a part each.
     Raises ModelError: missing, gated or broken model, no network, no CUDA or bitsandbytes for a quantised dtype.
     """
     if model.dtype in QUANTISED:
         _require_quantisation(model, device)
     if in_parts:
-        loaded = _load(_unpacked(model), torch.device("cpu"))
-        if model.dtype in QUANTISED:
+        is_packed = model.dtype in QUANTISED  # int4: config.check refuses int8
+        loaded = _load(dataclasses.replace(model, dtype="bfloat16") if is_packed else model, torch.device("cpu"))
+        if is_packed:
             prepare_packing(loaded.model)
         return _placed(loaded, loaded.model, device)
     if model.dtype in QUANTISED:
@@ -63,13 +62,6 @@ def load_base(
         if device.type == "cuda":
             _pin(_PRISTINE[key].model)
     return _placed(_PRISTINE[key], _copied(_PRISTINE[key].model, device), device)
-
-
-def _unpacked(model: ModelConfig) -> ModelConfig:
-    if model.dtype == "int8":
-        rule = "bitsandbytes keeps more beside an int8 weight than can be shared out among devices"
-        raise ModelError(Problem(rule, model.dtype, "model.dtype", "Use int4, or parallel=ddp."))
-    return dataclasses.replace(model, dtype="bfloat16") if model.dtype in QUANTISED else model
 
 
 def _copied(model: nn.Module, device: torch.device) -> nn.Module:

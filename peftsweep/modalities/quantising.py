@@ -43,8 +43,9 @@ def prepare_packing(model: nn.Module) -> None:
 
 def pack(block: nn.Module, device: torch.device) -> None:
     """Bring a block's 4-bit weights to the device, where they are packed."""
+    layer: Any
     for layer in block.modules():
-        weight: Any = getattr(layer, "_parameters", {}).get("weight")
+        weight: Any = layer._parameters.get("weight")
         if getattr(weight, "bnb_quantized", True) is False:
             layer.weight = weight.to(device)
             # Sharding leaves plain parameters; the layer finds this again by itself.

@@ -38,6 +38,14 @@ def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield from repeated_blocks(child)
 
 
+def divisible_blocks(model: nn.Module) -> list[nn.Module]:
+    """What several devices may hold in parts, whatever wraps the model: the blocks that every pass goes through, in its
+    order. What makes tokens of pictures is asked at times of its own, and stays whole."""
+    base: Any = base_of(model)
+    decoder = getattr(base, "get_decoder", lambda: base)()
+    return list(repeated_blocks(decoder))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode for as long as it lasts, then each as it was."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -40,8 +40,8 @@ def shard(
     kept. An adapter's weights stay whole on every rank, and `world.sum_gradients` adds up their gradients. So does what
     stands outside the blocks (embeddings, the output head).
 
-    A block is read when its turn has come, and of what a file holds nothing stays in the host's memory. make_ready: what
-    is done to a block before it is parted.
+    A block is read when its turn has come, and of what a file holds nothing stays in the host's memory. make_ready:
+    done to a block before it is parted.
     """
     sizes = (parallel.dp_replicate_size, parallel.dp_shard_size)
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard"))
@@ -113,19 +113,20 @@ def trains_shards(model: nn.Module) -> bool:
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """The state of a sharded model, on the host; on the first rank alone, but all must ask."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(model, options=options)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
+    return state
 
 
 def save_shards(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Write weights and optimizer, each rank what it holds, into one folder of the first rank's choice. All must ask.
     Raises OSError."""
-    dcp.save(_shards(model, optimizer), checkpoint_id=world.of_first(folder))
+    state_dict_saver.save(_shards(model, optimizer), checkpoint_id=world.of_first(folder))
 
 
 def load_shards(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Put them back, on as many ranks as there are now, one included."""
     state = _shards(model, optimizer)
-    dcp.load(state, checkpoint_id=folder, no_dist=world.size() == 1)
+    state_dict_loader.load(state, checkpoint_id=folder, no_dist=world.size() == 1)
     set_state_dict(model, optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"])
 
 

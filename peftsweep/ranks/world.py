@@ -33,9 +33,14 @@ class _World:
 _WORLD: _World | None = None
 
 
+def meeting_point(host: str, port: int, size: int, *, is_first: bool) -> Any:
+    """Where ranks find each other, at a port of the first one's choice for 0; `.port` tells which."""
+    return dist.TCPStore(host, port, size, is_master=is_first, wait_for_workers=False)  # type: ignore[attr-defined]
+
+
 @contextmanager
-def joined(rank: int, size: int, store: dist.Store, device: torch.device) -> Iterator[None]:
-    """Inside, this process is one of `size` ranks that met at the store."""
+def joined(rank: int, size: int, store: Any, device: torch.device) -> Iterator[None]:
+    """Inside, this process is one of `size` ranks that met at the point that `store` is."""
     global _WORLD
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
@@ -45,6 +50,17 @@ def joined(rank: int, size: int, store: dist.Store, device: torch.device) -> Ite
     finally:
         _WORLD = None
         dist.destroy_process_group()
+
+
+def describe() -> dict[str, str]:
+    """How many ranks do this job, and over what they speak, as flat text; empty for one alone."""
+    if _WORLD is None:
+        return {}
+    speaks = "gloo"
+    if torch.cuda.is_initialized():
+        reach = all(torch.cuda.can_device_access_peer(0, other) for other in range(1, torch.cuda.device_count()))
+        speaks = "nccl, each GPU reaches the memory of the first" if reach else "nccl, through the host's memory"
+    return {"ranks": str(size()), "interconnect": speaks}
 
 
 def break_off() -> None:
@@ -74,6 +90,11 @@ def collected(own_items: Sequence[T]) -> list[T]:
     shares: list[Any] = [None] * size()
     dist.all_gather_object(shares, list(own_items), group=_WORLD.control)
     return [shares[number % size()][number // size()] for number in range(sum(map(len, shares)))]
+
+
+def gathered(value: T) -> list[T]:
+    """What each rank has, in their order."""
+    return collected([value])
 
 
 def of_first(value: T) -> T:

@@ -19,7 +19,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from peftsweep.config.schema import ParallelConfig
 from peftsweep.job.checkpoint import kept_whole
 from peftsweep.memory.ledger import Category, Ledger
-from peftsweep.modalities.wrapped import repeated_blocks
+from peftsweep.modalities.wrapped import divisible_blocks
 
 BUFFERS = 2  # to gather into
 
@@ -28,7 +28,7 @@ class Shards:
     """The parts of one model on the meta device."""
 
     def __init__(self, model: nn.Module, parallel: ParallelConfig) -> None:
-        blocks = list(repeated_blocks(model)) if parallel.dp_shard_size > 1 else []
+        blocks = divisible_blocks(model) if parallel.dp_shard_size > 1 else []
         kept = set(map(id, kept_whole(model)))
         self._parallel = parallel
         self._weights = {block: [one for one in _weights(block) if id(one) not in kept] for block in blocks}
