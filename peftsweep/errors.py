@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 SHORTEST_PART = 3  # letters by which a name is found that holds them
-MOST_HOLDING = 3  # of more such names, those of like letters are told
+MOST_HOLDING = 5  # of more such names, those of like letters are told
 
 
 @dataclass(frozen=True)

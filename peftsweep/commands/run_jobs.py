@@ -75,7 +75,7 @@ def _is_followed(jobs: Sequence[JobConfig]) -> bool:
     that nothing is left to do. Raises ConfigError for more jobs than one, or another number of processes."""
     if {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ):
         return False
-    from peftsweep.job.ranks import follow_launched, launched
+    from peftsweep.job.ranks import launched
 
     rank, size = launched() or (0, 1)
     if size > 1 and (len(jobs) > 1 or jobs[0].parallel.ranks != size):
@@ -84,6 +84,8 @@ def _is_followed(jobs: Sequence[JobConfig]) -> bool:
         fix = "Set parallel.dp_shard_size or parallel.dp_replicate_size, or start one process: it starts the others."
         raise ConfigError(Problem(rule, asked, "the launcher", fix))
     if rank > 0:
+        from peftsweep.job.other_rank import follow_launched
+
         follow_launched(jobs[0])
     return rank > 0
 

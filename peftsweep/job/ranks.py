@@ -1,8 +1,7 @@
 """The other processes of a job that is spread over several devices: this one, which is the first rank and leaves the
 job's files, starts them, and ends them with itself; or a launcher (torchrun, srun) has started them all.
 
-Started as `python -m peftsweep.job.ranks <descriptor> <parent>`. Each does the whole job in a folder that is thrown
-away, on its own device, with its share of the rows.
+What they do: other_rank.py.
 """
 
 from __future__ import annotations
@@ -15,23 +14,21 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.rendezvous import rendezvous
 
-from peftsweep.config.schema import JobConfig
 from peftsweep.errors import OutOfMemoryError, PeftsweepError, Problem, RankLostError
 from peftsweep.ranks import world
 
-MODULE = "peftsweep.job.ranks"
+OTHER_RANK = "peftsweep.job.other_rank"
 HOST = "127.0.0.1"
 LAST_WORDS_SECONDS = 10.0  # that are waited for, of a rank that is gone
 END_SECONDS = 15.0
@@ -42,10 +39,11 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 @dataclass(frozen=True)
 class Order:
-    """What a rank is told. port: of the store where all meet."""
+    """What a rank is told. job: whatever it is to do; port: of the store where all meet."""
 
-    config: JobConfig
+    job: Any
     rank: int
+    size: int
     port: int
 
 
@@ -65,7 +63,7 @@ class _Rank:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", OTHER_RANK, str(theirs.fileno()), str(os.getpid())],
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -99,25 +97,23 @@ class _Rank:
 
 
 @contextmanager
-def all_ranks(config: JobConfig, device: torch.device) -> Iterator[None]:
-    """Inside, as many ranks do this job as `config.parallel` asks for; in one of the others nothing is left to do.
+def all_ranks(job: Any, size: int, device: torch.device) -> Iterator[None]:
+    """Inside, `size` ranks do this job; in one of the others nothing is left to do.
 
     Raises what ends the first rank; where that is the loss of another one, OutOfMemoryError or RankLostError with its
     number and cause.
     """
-    size = config.parallel.ranks
     if size == 1 or world.size() > 1:
         yield
         return
     if launched() is not None:
-        with _joined_as_launched(device):
+        with joined_as_launched(device):
             yield
         return
     store = world.meeting_point(HOST, 0, size, is_first=True)
     threads = torch.get_num_threads()
     each = max(1, threads // size)
-    plain = JobConfig(**vars(config))  # the class that a configuration is built with can't be sent
-    others = [_Rank(Order(plain, number, store.port), each) for number in range(1, size)]
+    others = [_Rank(Order(job, number, size, store.port), each) for number in range(1, size)]
     torch.set_num_threads(each)
     try:
         with _watched(others), world.joined(0, size, store, device):
@@ -188,35 +184,6 @@ def _watched(others: list[_Rank]) -> Iterator[None]:
         watcher.join()
 
 
-def main(descriptor: int, parent: int) -> None:
-    """Do the job of another rank; its process ends with the first one's."""
-    die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is for the first rank to follow
-    connection = Connection(descriptor)
-    order: Order = connection.recv()
-    os.environ["LOCAL_RANK"] = str(order.rank)
-    try:
-        from peftsweep.job.device import choose_device
-
-        store = world.meeting_point(HOST, order.port, order.config.parallel.ranks, is_first=False)
-        with world.joined(order.rank, order.config.parallel.ranks, store, choose_device(order.config.device)):
-            _follow(order.config)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            connection.send(LastWords(str(error) or type(error).__name__, isinstance(error, OutOfMemoryError)))
-        raise
-
-
-def _follow(config: JobConfig) -> None:
-    """Do a job and leave nothing of it."""
-    from peftsweep.job.display import Display
-    from peftsweep.job.run import run_job
-
-    quiet = replace(config, tracking=replace(config.tracking, enabled=False), plan=False, fit=False)
-    with tempfile.TemporaryDirectory() as folder:
-        run_job(quiet, Path(folder), display=Display())
-
-
 def launched() -> tuple[int, int] | None:
     """This process's number among those that torchrun, Ray or srun started together, and how many they are; None where
     it is alone."""
@@ -227,33 +194,8 @@ def launched() -> tuple[int, int] | None:
     return None
 
 
-def follow_launched(config: JobConfig) -> None:
-    """Do the part of another rank than the first one, in a process that a launcher started. It shares the terminal
-    with the first one, and says nothing there but what ends it."""
-    from peftsweep.job.device import choose_device
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with _silent(), _joined_as_launched(choose_device(config.device)):
-        _follow(config)
-
-
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Inside, this process writes nothing to its terminal, whoever writes."""
-    kept = {number: os.dup(number) for number in (1, 2)}
-    with Path(os.devnull).open("wb") as nowhere:
-        for number in kept:
-            os.dup2(nowhere.fileno(), number)
-        try:
-            yield
-        finally:
-            for number, before in kept.items():
-                os.dup2(before, number)
-                os.close(before)
-
-
-@contextmanager
-def _joined_as_launched(device: torch.device) -> Iterator[None]:
+def joined_as_launched(device: torch.device) -> Iterator[None]:
     if "SLURM_PROCID" in os.environ and "MASTER_ADDR" not in os.environ:
         os.environ |= _slurm_meeting()
     store, rank, size = next(rendezvous("env://"))
@@ -292,7 +234,3 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

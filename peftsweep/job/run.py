@@ -100,7 +100,8 @@ def run_job(
         probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried, compiling_seconds=_compiling(config))
         others: list[dict[str, float]] = []
         record.measure = lambda: over_ranks(probe.metrics(), others)
-        with all_ranks(config, device):
+        plain = JobConfig(**vars(config))  # the class that a configuration is built with can't be sent
+        with all_ranks(plain, config.parallel.ranks, device):
             with probe.phase("setup"):
                 is_sharded = config.parallel.dp_shard_size > 1
                 base = load_base(config.model, device, keep=keep_base, in_parts=is_sharded)

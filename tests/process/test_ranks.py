@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.process
@@ -61,8 +62,8 @@ def start(folder: Path, *settings: str) -> subprocess.Popen[bytes]:
 
 
 def others(parent: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(parent), "-f", "peftsweep.job.ranks"], capture_output=True, text=True)
-    return [int(number) for number in found.stdout.split()]
+    children = psutil.Process(parent).children()
+    return [child.pid for child in children if "peftsweep.job.other_rank" in child.cmdline()]
 
 
 def test_a_rank_that_dies_ends_the_job_with_its_number_and_cause(tmp_path):

@@ -136,6 +136,7 @@ SEES_THE_JOB = {
     "job.plan",
     "job.resolve",
     "job.run",
+    "job.other_rank",
     "job.record",
     "job.preflight",
     "records.job_settings",
