@@ -37,6 +37,7 @@ settings beside a job's own:
   -m         several values of a setting, separated by commas: a plan for each combination
   --json     print JSON, all sizes in bytes
 """
+MOST_EXPLAINED = 2  # jobs of which it is told what would make them fit: it takes a plan for each way
 GB, GIB = (int(UNITS["bytes"][unit]) for unit in ("GB", "GiB"))
 SHORT = {
     "activations": "activ.",
@@ -122,7 +123,7 @@ def plan_jobs(jobs: Sequence[JobConfig], cards: Mapping[str, int]) -> list[Plann
             if planner is None:
                 planner = Planner(job)
                 planners.append(planner)
-            rows.append(_plan_job(job, planner, cards))
+            rows.append(_plan_job(job, planner, cards, explain=len(jobs) <= MOST_EXPLAINED))
         except (MethodError, ModelError) as error:
             if len(jobs) == 1:
                 raise
@@ -130,14 +131,16 @@ def plan_jobs(jobs: Sequence[JobConfig], cards: Mapping[str, int]) -> list[Plann
     return rows
 
 
-def _plan_job(job: JobConfig, planner: Planner, cards: Mapping[str, int]) -> PlannedJob:
+def _plan_job(job: JobConfig, planner: Planner, cards: Mapping[str, int], *, explain: bool) -> PlannedJob:
     from peftsweep.job.plan.fit import CARDS_GB, largest_batch, remedies
 
     plan = planner.plan(job.hparams.batch_size, job.hparams.gradient_accumulation)
     plan = dataclasses.replace(plan, eval_peak_bytes=planner.evaluation_bytes(job.hparams.eval_batch_size))
     fits_gb = {card: plan.fits(card * GB) for card in CARDS_GB}
     largest = {card: largest_batch(planner.plan, size) for card, size in cards.items()}
-    smaller = {card: tuple(remedies(job, plan)) for card, size in cards.items() if not plan.fits(size)}
+    too_small = [card for card, size in cards.items() if not plan.fits(size)]
+    found = tuple(remedies(job, plan)) if too_small and explain else ()
+    smaller = dict.fromkeys(too_small, found)
     return PlannedJob(job.method.name, job.model.name, job.hparams.batch_size, plan, None, fits_gb, largest, smaller)
 
 
@@ -176,9 +179,11 @@ def _show(rows: Sequence[PlannedJob], cards: Mapping[str, int]) -> None:
     for row in rows:
         if row.error:
             console.print(f"{row.method}: {row.error}", highlight=False, soft_wrap=True)
-        for card, remedies in row.remedies.items():
+        for card, remedies in row.remedies.items() if len(rows) <= MOST_EXPLAINED else ():
             if row.plan is not None:
                 _show_remedies(console, row.plan, cards[card], remedies)
+    if len(rows) > MOST_EXPLAINED and any(row.remedies for row in rows):
+        console.print("\nWhat would make a job fit is told where one or two are asked for.", highlight=False)
 
 
 def _show_remedies(

@@ -312,10 +312,6 @@ def _parallel_problems(config: JobConfig) -> Iterator[Problem]:
     if parallel.offload and parallel.dp_shard_size == 1:
         fix = "Choose parallel=fsdp."
         yield Problem("only the parts of a model wait on the host", True, "parallel.offload", fix)
-    if parallel.ranks > config.hparams.batch_size:
-        rule = f"each of {parallel.ranks} devices needs a row of a batch"
-        fix = "Raise it and lower hparams.gradient_accumulation, or take fewer devices."
-        yield Problem(rule, config.hparams.batch_size, "hparams.batch_size", fix)
     if parallel.dp_shard_size > 1 and config.model.dtype == "int8":
         rule = "bitsandbytes keeps more beside an int8 weight than can be shared out among devices"
         yield Problem(rule, "int8", "model.dtype", "Use int4, or parallel=ddp.")

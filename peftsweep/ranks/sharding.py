@@ -68,7 +68,7 @@ def shard(
     for own in (*model.parameters(), *model.buffers()):
         if not isinstance(own, DTensor):
             own.data = own.data.to(device)
-    world.keep_in_step(units)
+    world.keep_in_step(units, stays_gathered=not parallel.reshard_after_forward)
 
 
 def twin(model: nn.Module) -> nn.Module:

@@ -28,6 +28,7 @@ PATIENCE = timedelta(minutes=30)  # with a rank that computes, or reads from a s
 class _World:
     control: Any  # a process group on the host, whatever the device
     sharded: list[FSDPModule] = field(default_factory=list)  # in the order in which a pass meets them
+    stays_gathered: bool = False  # each of them, after a pass
 
 
 _WORLD: _World | None = None
@@ -153,11 +154,11 @@ def clip_gradients(model: nn.Module, most: float) -> Tensor:
     return length
 
 
-def keep_in_step(units: Sequence[FSDPModule]) -> None:
+def keep_in_step(units: Sequence[FSDPModule], *, stays_gathered: bool) -> None:
     """These parts of a model, in the order of a pass, are gathered by all ranks together. In training every rank makes
     as many passes; in what comes without gradients, who has fewer goes along until all are done."""
     assert _WORLD is not None
-    _WORLD.sharded = list(units)
+    _WORLD.sharded, _WORLD.stays_gathered = list(units), stays_gathered
     first: Any = units[0]
     first.register_forward_pre_hook(lambda module, inputs: _announce_pass(), prepend=True)  # before it is gathered
 
@@ -171,7 +172,8 @@ def _stay_in_step(world: _World) -> None:
     while world.sharded and _any(world, False):  # another one makes a pass
         for unit in world.sharded:
             unit.unshard()
-            unit.reshard()
+            if not world.stays_gathered:
+                unit.reshard()
 
 
 def _any(world: _World, is_so: bool) -> bool:

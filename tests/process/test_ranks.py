@@ -29,7 +29,7 @@ SMALL = [
     "task.general_rows=4",
 ]
 LONG = [*SMALL, "hparams.max_steps=5000", "hparams.eval_every=0"]
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 def losses(folder: Path) -> list[float]:
@@ -38,12 +38,18 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "parallel", [["parallel=ddp"], ["parallel=fsdp"], ["parallel=fsdp", "parallel.dp_shard_size=3"]]
+    "parallel",
+    [
+        "parallel=fsdp",
+        pytest.param("parallel=ddp", marks=pytest.mark.slow),
+        pytest.param("parallel=fsdp parallel.reshard_after_forward=false", marks=pytest.mark.slow),
+        pytest.param("parallel=fsdp parallel.dp_shard_size=3", marks=pytest.mark.slow),
+    ],
 )
 def test_several_ranks_do_what_one_process_does(parallel, tmp_path_factory, command_line):
     line = command_line(tmp_path_factory.mktemp("ranks"))
     line.run(*SMALL, "hydra.run.dir=alone")
-    line.run(*SMALL, *parallel, "hydra.run.dir=together")
+    line.run(*SMALL, *parallel.split(), "hydra.run.dir=together")
     assert losses(line.folder / "together") == pytest.approx(losses(line.folder / "alone"), abs=1e-4)
     alone, together = ((line.folder / name / "predictions.jsonl").read_text() for name in ("alone", "together"))
     assert together == alone
@@ -66,6 +72,32 @@ def others(parent: int) -> list[int]:
     return [child.pid for child in children if "peftsweep.job.other_rank" in child.cmdline()]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classify", "vqa", "image-gen"])
+def test_models_of_other_kinds_are_shared_out_too(task, tmp_path_factory, command_line):
+    line = command_line(tmp_path_factory.mktemp("kinds"))
+    few = {"image-gen": ["task.inference_steps=2"]}.get(task, ["task.test_rows=20", "task.valid_rows=20"])
+    settings = [f"task={task}", "device=cpu", "tracking=none", "hparams.max_steps=4", "hparams.eval_every=2", *few]
+    line.run(*settings, "hydra.run.dir=alone")
+    line.run(*settings, "parallel=fsdp", "hydra.run.dir=together")
+    assert losses(line.folder / "together") == pytest.approx(losses(line.folder / "alone"), abs=1e-4)
+    alone, together = (json.loads((line.folder / f / "result.json").read_text()) for f in ("alone", "together"))
+    assert together["environment"]["ranks"] == "2"
+    for key in (key for key in alone["metrics"] if key.startswith("test/")):
+        assert together["metrics"][key] == pytest.approx(alone["metrics"][key], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_started_are_joined(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "peftsweep"]
+    line = [*torchrun, *SMALL, "parallel=fsdp", "hydra.run.dir=job"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test accuracy") == 1
+    assert json.loads((tmp_path / "job" / "result.json").read_text())["environment"]["ranks"] == "2"
+
+
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_with_its_number_and_cause(tmp_path):
     job = start(tmp_path, "parallel=ddp")
     (other,) = others(job.pid)
@@ -77,6 +109,7 @@ def test_a_rank_that_dies_ends_the_job_with_its_number_and_cause(tmp_path):
     assert "SIGKILL" in result["cause"]
 
 
+@pytest.mark.slow
 def test_one_ctrl_c_ends_all_ranks(tmp_path):
     job = start(tmp_path, "parallel=ddp")
     started = others(job.pid)
@@ -105,6 +138,7 @@ def whole_training(tmp_path_factory, command_line):
     return losses(line.folder / "job")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", ["parallel=fsdp", "parallel=fsdp parallel.dp_shard_size=3", "parallel=none"])
 def test_training_of_shards_goes_on_with_any_number_of_ranks(
     ranks, interrupted_training_of_shards, whole_training, tmp_path_factory, command_line
@@ -116,6 +150,7 @@ def test_training_of_shards_goes_on_with_any_number_of_ranks(
     assert not list((line.folder / "job").glob("checkpoint*"))
 
 
+@pytest.mark.slow
 def test_training_of_whole_weights_goes_on_in_shards(whole_training, tmp_path_factory, command_line):
     line = command_line(tmp_path_factory.mktemp("alone"))
     settings = [*LONG, "method=full", "hparams.max_steps=40", "hydra.run.dir=job"]
