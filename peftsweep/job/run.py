@@ -113,6 +113,9 @@ def run_job(
                 bare = replace(base, model=_bare(config.parallel, base.model, device))
                 before = measure_base(task, bare, config.model, wanted, Path(config.cache))
                 del bare
+                if is_sharded:  # the next one is made before this one's cycles would be found
+                    world.let_go()
+                    gc.collect()
                 attached = _attach(config, task, base, device)
                 state = _start(config, record, attached, checkpoint)
             _train(config, record, task, attached, state, probe, display, observe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import mmap
+import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from torch.optim import Optimizer
 from peftsweep.config.schema import ParallelConfig
 from peftsweep.ranks import world
 
+M_MMAP_THRESHOLD = -3  # of malloc.h
+LARGE_BYTES = 2**20
+
 
 def shard(
     model: nn.Module,
@@ -47,6 +51,8 @@ def shard(
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard"))
     if sizes[0] == 1:
         mesh = mesh["shard"]
+    if device.type == "cpu":
+        _give_back_at_once()
     units, files = [], _files_in_memory()
     for block in blocks:
         whole = [weight.detach() for weight in block.parameters() if weight not in kept]
@@ -80,6 +86,12 @@ def twin(model: nn.Module) -> nn.Module:
 def _twin_weight(weight: nn.Parameter) -> nn.Parameter:
     """Quantisation has a class of its own, whose copies share memory."""
     return nn.Parameter(weight.detach(), False) if type(weight) is nn.Parameter else copy.copy(weight)
+
+
+def _give_back_at_once() -> None:
+    """Blocks are gathered and let go all the time: without this glibc keeps what they took, as much as the model."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _files_in_memory() -> list[tuple[int, int]]:

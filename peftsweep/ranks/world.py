@@ -163,6 +163,12 @@ def keep_in_step(units: Sequence[FSDPModule], *, stays_gathered: bool) -> None:
     first.register_forward_pre_hook(lambda module, inputs: _announce_pass(), prepend=True)  # before it is gathered
 
 
+def let_go() -> None:
+    """The model whose parts were kept in step is not asked any more."""
+    if _WORLD is not None:
+        _WORLD.sharded = []
+
+
 def _announce_pass() -> None:
     if _WORLD is not None and not torch.is_grad_enabled():
         _any(_WORLD, True)
