@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 SHORTEST_PART = 3  # letters by which a name is found that holds them
-MOST_HOLDING = 3  # of more such names, those of like letters are told
+MOST_HOLDING = 5  # of more such names, those of like letters are told
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,10 @@ class OutOfMemoryError(PeftsweepError, MemoryError):
 
 class DeviceLostError(PeftsweepError, RuntimeError):
     """The accelerator failed for good: nothing in this process can use it any more."""
+
+
+class RankLostError(PeftsweepError, RuntimeError):
+    """Another process of a job that is spread over several ended before its time."""
 
 
 class TrackingError(PeftsweepError, RuntimeError):

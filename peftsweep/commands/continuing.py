@@ -22,13 +22,15 @@ from peftsweep.records.results import JobResult, Status, load_result
 
 
 def with_resumed_job(arguments: list[str]) -> list[str]:
-    """`resume=<folder>` repeats the command line of that job, in its folder."""
+    """`resume=<folder>` repeats the command line of that job, in its folder. Over how many devices it is spread may be
+    said anew."""
     text = next((argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")), None)
     if text is None:
         return arguments
-    others = [argument for argument in arguments if not argument.startswith("resume=")]
+    spread = [argument for argument in arguments if _is_parallel(argument)]
+    others = [argument for argument in arguments if not argument.startswith("resume=") and argument not in spread]
     if others:
-        rule, fix = "a job is resumed with its own settings", f"Use resume={text} alone."
+        rule, fix = "a job is resumed with its own settings", f"Use resume={text} alone, or with parallel=."
         raise ConfigError(Problem(rule, " ".join(others), "the command line", fix))
     folder = Path(text)
     if not (folder / ".hydra" / "overrides.yaml").exists():
@@ -39,7 +41,12 @@ def with_resumed_job(arguments: list[str]) -> list[str]:
         fix = f"Score it: python -m peftsweep evaluate {shlex.quote(text)}"
         raise ConfigError(Problem("a job whose training is over has nothing to resume", text, "the command line", fix))
     quoted = "'" + text.replace("'", "\\'") + "'"
-    return [*_original_arguments(folder), f"resume={quoted}", f"hydra.run.dir={quoted}"]
+    earlier = [argument for argument in _original_arguments(folder) if not spread or not _is_parallel(argument)]
+    return [*earlier, *spread, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+
+
+def _is_parallel(argument: str) -> bool:
+    return argument.lstrip("+").startswith(("parallel=", "parallel."))
 
 
 def _original_arguments(folder: Path) -> list[str]:

@@ -15,14 +15,22 @@ from peftsweep.config.schema import MethodConfig
 from peftsweep.config.units import COMMAND_LINE
 from peftsweep.errors import ConfigError, Problem, did_you_mean
 
-ABILITIES = {"mergeable": "merge", "quantized_base": "quantised", "convertible_to_lora": "to LoRA"}
+ABILITIES = {
+    "mergeable": "merge",
+    "quantized_base": "quantised",
+    "convertible_to_lora": "to LoRA",
+    "shardable": "in parts",
+}
 ANSWERS = {True: "yes", False: "no", None: "?"}
-LEGEND = "merge: folds into the base weights; quantised: trains on an int8 or int4 base; to LoRA: converts to it"
+LEGEND = (
+    "merge: folds into the base weights; quantised: trains on an int8 or int4 base; to LoRA: converts to it; "
+    "in parts: trains the same with parallel=fsdp"
+)
 RATES = "lr: as published, for large models; {model} trains at {scale:g} times that (hparams.lr_scale)"
 DETAILS = """words:
   <method>             only these
   modality=image       only methods for such models
-  mergeable            only what can do so; also quantized, lora-convertible"""
+  mergeable            only what can do so; also quantized, lora-convertible, shardable"""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ from peftsweep.config.schema import JobConfig
 from peftsweep.errors import ConfigError, DeviceLostError, Interrupted, OutputError, PeftsweepError, Problem
 from peftsweep.job.preflight import check_jobs
 from peftsweep.records.files import CHECKPOINT_FILE
-from peftsweep.records.quantities import plain
+from peftsweep.records.quantities import counted, plain
 from peftsweep.records.results import JobResult, Status
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,10 @@ def run(arguments: Sequence[str]) -> int:
         arguments = with_full_sweep_keys(with_resumed_job(list(arguments)))
         line = parse_command_line(arguments)
         if not line.shows_only:
-            check_jobs(check_command_line(line), hub=False)
+            jobs = check_command_line(line)
+            check_jobs(jobs, hub=False)
+            if _is_followed(jobs):
+                return 0
         register_resolvers()
         OmegaConf.register_new_resolver("commands", commands_help, replace=True)  # of the text of --help
         os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed by Hydra
@@ -65,6 +68,26 @@ def run(arguments: Sequence[str]) -> int:
         rule = f"the output folder must be writable ({error.strerror})"
         raise OutputError(Problem(rule, error.filename, "hydra.run.dir")) from error
     return 0
+
+
+def _is_followed(jobs: Sequence[JobConfig]) -> bool:
+    """Where a launcher has started several processes for one job: whether this one has done another rank's part, so
+    that nothing is left to do. Raises ConfigError for more jobs than one, or another number of processes."""
+    if {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}.isdisjoint(os.environ):
+        return False
+    from peftsweep.job.ranks import launched
+
+    rank, size = launched() or (0, 1)
+    if size > 1 and (len(jobs) > 1 or jobs[0].parallel.ranks != size):
+        asked = f"{len(jobs)} jobs" if len(jobs) > 1 else f"one of {counted(jobs[0].parallel.ranks, 'device')}"
+        rule = f"the {size} processes that a launcher started do one job on as many devices"
+        fix = "Set parallel.dp_shard_size or parallel.dp_replicate_size, or start one process: it starts the others."
+        raise ConfigError(Problem(rule, asked, "the launcher", fix))
+    if rank > 0:
+        from peftsweep.job.other_rank import follow_launched
+
+        follow_launched(jobs[0])
+    return rank > 0
 
 
 def _run_one(config: Any) -> float | None:

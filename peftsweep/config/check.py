@@ -291,6 +291,7 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
         fix = "Its YAML says why. `python -m peftsweep methods` lists what each can do."
         yield Problem(rule, fix=fix)
     yield from find_modality(model.modality).problems(config)
+    yield from _parallel_problems(config)
     space = method.search_space
     if len(space.lr) != 2 or not 0 < space.lr[0] < space.lr[1]:
         yield Problem("method.search_space.lr must be [low, high] with 0 < low < high", space.lr)
@@ -303,6 +304,28 @@ def _mismatches(config: JobConfig) -> Iterator[Problem]:
             yield from error.problems
     if config.fit and config.gpu is None and config.device == "cpu":
         yield Problem("fit=true needs a card to fit", config.device, "device", "Name its memory: gpu=24GB.")
+
+
+def _parallel_problems(config: JobConfig) -> Iterator[Problem]:
+    """Sizes that belong to another way to be parallel, and what can't be shared out."""
+    parallel = config.parallel
+    if parallel.offload and parallel.dp_shard_size == 1:
+        fix = "Choose parallel=fsdp."
+        yield Problem("only the parts of a model wait on the host", True, "parallel.offload", fix)
+    if parallel.dp_shard_size > 1 and config.model.dtype == "int8":
+        rule = "bitsandbytes keeps more beside an int8 weight than can be shared out among devices"
+        yield Problem(rule, "int8", "model.dtype", "Use int4, or parallel=ddp.")
+    if parallel.name != "fsdp" and parallel.dp_shard_size > 1:
+        fix = "Choose parallel=fsdp, or parallel.dp_replicate_size for whole copies."
+        yield Problem(
+            "weights are shared out by parallel=fsdp alone", parallel.dp_shard_size, "parallel.dp_shard_size", fix
+        )
+    if parallel.name == "none" and parallel.dp_replicate_size > 1:
+        rule = "copies of a model need a way to be parallel"
+        yield Problem(rule, parallel.dp_replicate_size, "parallel.dp_replicate_size", "Choose parallel=ddp or fsdp.")
+    if parallel.name != "none" and parallel.ranks == 1:
+        fix = "Give parallel.dp_shard_size=2 or more (fsdp), or parallel.dp_replicate_size=2 or more (ddp)."
+        yield Problem(f"parallel={parallel.name} needs two devices or more", parallel.ranks, "parallel", fix)
 
 
 def modality_problem(method: MethodConfig) -> Problem | None:

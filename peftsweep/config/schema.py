@@ -153,6 +153,21 @@ class TrackingConfig:
 
 
 @dataclass
+class ParallelConfig:
+    """Over how many devices a job is spread; sizes as in accelerate's ParallelismConfig."""
+
+    name: str = one_of("none", ("none", "ddp", "fsdp"))
+    dp_shard_size: int = number(1, low=1)  # devices that hold a copy of the model together
+    dp_replicate_size: int = number(1, low=1)  # such copies
+    reshard_after_forward: bool = True  # false keeps each block gathered until its backward pass: faster, more memory
+    offload: bool = False  # hold the parts in the host's memory
+
+    @property
+    def ranks(self) -> int:
+        return self.dp_shard_size * self.dp_replicate_size
+
+
+@dataclass
 class JobConfig:
     """One job, whole."""
 
@@ -160,6 +175,7 @@ class JobConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=CIRCUMSTANCE)
     # The seed moves initialisation, data order and dropout.
     seed: int = field(default=0, metadata={"low": 0, "high": 2**32 - 1, **IDENTITY})

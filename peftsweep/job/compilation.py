@@ -4,9 +4,10 @@ ready in a fraction of the time that a whole model takes, and about as fast."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 from torch import nn
+
+from peftsweep.modalities.wrapped import repeated_blocks
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
 
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    for block in _repeated_blocks(model):
+    for block in repeated_blocks(model):
         block.compile(dynamic=True, backend=backend)
 
 
@@ -42,12 +43,3 @@ def warn_of_uncompiled() -> None:
             "are not those of a compiled model.",
             config.recompile_limit,
         )
-
-
-def _repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Of each list of modules of one class the members, and nothing within them."""
-    for child in model.children():
-        if isinstance(child, nn.ModuleList) and len(child) > 1 and len({type(block) for block in child}) == 1:
-            yield from child
-        else:
-            yield from _repeated_blocks(child)

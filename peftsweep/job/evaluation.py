@@ -19,6 +19,7 @@ from peftsweep import __version__
 from peftsweep.config.schema import ModelConfig
 from peftsweep.modalities.base import BaseModel, Evaluation, Task
 from peftsweep.modalities.cached_tensors import key_of, load_tensors, save_tensors
+from peftsweep.ranks import world
 from peftsweep.records.files import write_whole
 from peftsweep.records.results import Stage
 
@@ -71,7 +72,7 @@ def measure_base(task: Task, base: BaseModel, model: ModelConfig, score: BaseSco
     products = torch.get_float32_matmul_precision()  # TF32 or not
     model_key = f"{base.revision} {model.dtype} {model.attn_implementation} {card} {products}"  # equal: alike answers
     key = f"{model_key} {task.retention_key()}"
-    if key not in _RETENTION_OF_BASE:
+    if world.any_of(key not in _RETENTION_OF_BASE):
         _RETENTION_OF_BASE.clear()  # one base model at a time is kept, and so is this
         _RETENTION_OF_BASE[key] = task.measure_retention(base.model)
     evaluation = None if score is BaseScore.NO else _base_evaluation(task, base.model, model_key, score, cache)
@@ -81,7 +82,7 @@ def measure_base(task: Task, base: BaseModel, model: ModelConfig, score: BaseSco
 def _base_evaluation(task: Task, model: nn.Module, model_key: str, score: BaseScore, cache: Path) -> Evaluation | None:
     key = key_of(model_key, task.test_fingerprint(), __version__, version("torch"), version("transformers"))
     path = cache / "base" / f"{key}.json"
-    stored = _read_stored(path)
+    stored = world.of_first(_read_stored(path))
     if stored is not None:
         log.info("Base score from %s.", path)
         return stored

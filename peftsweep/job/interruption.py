@@ -17,7 +17,7 @@ class Interruption:
     """Turns SIGTERM and Ctrl-C into Interrupted."""
 
     def __init__(self) -> None:
-        self._order = ""
+        self.order = ""  # that came, in words
         self._is_held_back = False
 
     @contextmanager
@@ -41,17 +41,17 @@ class Interruption:
     @contextmanager
     def undivided(self) -> Iterator[None]:
         """What is inside is done whole, unless it raises."""
-        self._is_held_back = True
+        is_inner, self._is_held_back = self._is_held_back, True
         try:
             yield
         finally:
-            self._is_held_back = False
-        if self._order:
-            raise Interrupted(self._order)
+            self._is_held_back = is_inner
+        if self.order and not is_inner:
+            raise Interrupted(self.order)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._order = f"the job was interrupted by {_NAMES[signal.Signals(number)]}"
+        self.order = f"the job was interrupted by {_NAMES[signal.Signals(number)]}"
         if not self._is_held_back:
-            raise Interrupted(self._order)
+            raise Interrupted(self.order)

@@ -4,6 +4,7 @@ call."""
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from peftsweep.config.schema import HparamsConfig
 from peftsweep.errors import MethodError, NonFiniteLossError, Problem
 from peftsweep.modalities.base import Batch, TrainableTask
 from peftsweep.modalities.order import split_rows
+from peftsweep.ranks import world
 
 LEAST_SCALE = 1.0  # of the loss in float16; a gradient that is too large even so is not finite
 CHECKPOINT_SECONDS = 600.0  # between two checkpoints, where nobody chose a number of steps
@@ -102,8 +104,7 @@ def _optimizer_step(
     scaler = state.scaler
     mean_loss = _accumulate_gradients(model, task, group, hparams, callbacks.own_loss, scaler)
     scaler.unscale_(state.optimizer)
-    trained = [weight for weight in model.parameters() if weight.grad is not None]
-    clipped_from = nn.utils.clip_grad_norm_(trained, hparams.max_grad_norm or math.inf)
+    clipped_from = world.clip_gradients(model, hparams.max_grad_norm or math.inf)
     both = torch.stack((mean_loss, clipped_from)).cpu()  # the step waits for the device here, and only here
     loss, norm = both[0].item(), both[1].item()
     _refuse_non_finite("loss", loss, state.step + 1)
@@ -138,31 +139,35 @@ def _accumulate_gradients(
     scaler: GradScaler,
 ) -> Tensor:
     """Mean loss per target over the whole group, so that batches with more targets weigh more, as in one large batch,
-    and that it doesn't matter in how many parts they go through."""
+    and that it doesn't matter in how many parts, and on how many ranks, they go through."""
     device = next(model.parameters()).device
     targets = max(1, sum(task.targets(batch) for batch in group))
     total = torch.zeros((), device=device)
-    for part, share in _parts(task, group, hparams.max_tokens_per_pass):
+    for part, share, is_own in _parts(task, group, hparams.max_tokens_per_pass):
         with torch.autocast(device.type, dtype=torch.bfloat16) if hparams.amp else nullcontext():
             loss = task.loss(model, part)
             own = own_loss()
         auxiliary = loss.auxiliary if own is None else loss.auxiliary + own
-        scaler.scale(loss.sum / targets + auxiliary * share).backward()
-        total += loss.sum.detach()
-    return total / targets
+        scaler.scale(loss.sum * is_own / targets + auxiliary * share).backward()
+        total += loss.sum.detach() * is_own
+    return world.sum_gradients(model, total) / targets
 
 
-def _parts(task: TrainableTask, group: Sequence[Batch], max_tokens: int | None) -> Iterator[tuple[Batch, float]]:
-    """What goes through together, and its share in a mean over the group: each batch weighs the same there."""
+def _parts(task: TrainableTask, group: Sequence[Batch], max_tokens: int | None) -> Iterator[tuple[Batch, float, bool]]:
+    """What goes through together on this rank; its share in a mean over the group, where each batch weighs the same;
+    and whether it counts: a rank for which no row is left goes along with one of another's."""
+    ranks = world.size()
+    most = sys.maxsize if max_tokens is None else max_tokens * ranks
     for batch in group:
-        divided = [] if max_tokens is None else split_rows(task.lengths(batch), max_tokens)
-        if len(divided) < 2:
-            yield batch, 1.0 / len(group)
+        divided = [] if max_tokens is None and ranks == 1 else split_rows(task.lengths(batch), most)
+        if len(divided) < 2 and ranks == 1:
+            yield batch, 1.0 / len(group), True
             continue
         targets = max(1, task.targets(batch))
         for rows in divided:
-            part = task.rows(batch, rows)
-            yield part, task.targets(part) / targets / len(group)
+            own = world.own(rows)
+            part = task.rows(batch, own or rows[:1])
+            yield part, task.targets(part) * bool(own) / targets / len(group), bool(own)
 
 
 def _refuse_non_finite(what: str, value: float, step: int) -> None:
@@ -198,7 +203,7 @@ def _checkpoint_clock(hparams: HparamsConfig) -> Callable[[int], bool]:
         nonlocal last_seconds
         if every is not None:
             return every > 0 and step % every == 0
-        if time.monotonic() - last_seconds < CHECKPOINT_SECONDS:
+        if not world.any_of(time.monotonic() - last_seconds >= CHECKPOINT_SECONDS):
             return False
         last_seconds = time.monotonic()
         return True

@@ -1,4 +1,5 @@
-"""What can be known to be wrong before any weight is loaded: the data, who judges answers, the optimizer."""
+"""What can be known to be wrong before any weight is loaded: the data, who judges answers, the optimizer, a
+method that can't be shared out."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from peftsweep.config.schema import EMBEDDED, HparamsConfig, JobConfig
-from peftsweep.errors import PeftsweepError
+from peftsweep.errors import ConfigError, PeftsweepError, Problem
+from peftsweep.methods.known_sharding import why_not_sharded
 from peftsweep.modalities.base import SPLITS, modality_of
 
 
@@ -35,6 +37,17 @@ def _checks(job: JobConfig, hub: bool) -> Iterator[tuple[str, Callable[[], None]
     yield repr((job.task, is_embedded, splits)), require
     hparams = job.hparams
     yield repr((hparams.optimizer, hparams.optimizer_kwargs)), partial(_check_optimizer, hparams)
+    if job.parallel.dp_shard_size > 1:
+        yield job.method.name, partial(_check_shardable, job.method.name)
+
+
+def _check_shardable(method: str) -> None:
+    if reason := why_not_sharded(method):
+        rule, fix = (
+            f"a method must train the same where several devices hold a model in parts ({reason})",
+            "parallel=ddp",
+        )
+        raise ConfigError(Problem(rule, method, "method", f"Use {fix}, where each device holds the whole model."))
 
 
 def _check_optimizer(hparams: HparamsConfig) -> None:

@@ -33,13 +33,13 @@ from peftsweep.errors import (
     is_device_lost,
     is_out_of_memory,
 )
+from peftsweep.job.checkpoint import forget_checkpoint
 from peftsweep.job.evaluation import Scores
 from peftsweep.job.interruption import Interruption
 from peftsweep.modalities.base import DatasetInfo, Task
 from peftsweep.records.environment import describe_environment
 from peftsweep.records.files import (
     BASE_PREDICTIONS_FILE,
-    CHECKPOINT_FILE,
     CONFIG_FILE,
     HISTORY_FILE,
     IMAGES_FOLDER,
@@ -280,7 +280,7 @@ def _close(record: JobRecord) -> None:
         save_result(record.result, record.folder)
         (record.folder / TRAINED_FILE).unlink(missing_ok=True)
         if record.result.status is Status.OK:
-            (record.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+            forget_checkpoint(record.folder)
     except OSError as error:
         rule = f"result.json must be written ({error.strerror})"
         if record.result.status is Status.OK:  # MLflow must not call finished what the folder doesn't hold

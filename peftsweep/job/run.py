@@ -17,18 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import set_seed
 
-from peftsweep.config.schema import JobConfig
+from peftsweep.config.schema import JobConfig, ParallelConfig
 from peftsweep.errors import Interrupted
-from peftsweep.job.checkpoint import chance_untouched, load_checkpoint, restore_checkpoint, save_checkpoint
+from peftsweep.job.checkpoint import (
+    chance_untouched,
+    changing_weights,
+    kept_whole,
+    load_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from peftsweep.job.compilation import compile_blocks, compiling_seconds, warn_of_uncompiled
-from peftsweep.job.device import choose_device, use_device
+from peftsweep.job.device import choose_device, require_devices, use_device
 from peftsweep.job.display import Display, ShowStep
 from peftsweep.job.evaluation import base_score_wanted, evaluate_job, measure_base
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_loss_scaler, build_scheduler, train
 from peftsweep.job.plan.fit import predict_memory, with_fitting_batch
 from peftsweep.job.preflight import check_jobs
+from peftsweep.job.ranks import all_ranks, by_rank, over_ranks
 from peftsweep.job.record import JobRecord, recording
 from peftsweep.memory.meters import HostMemoryMeter, build_device_meter, refuse_busy_device
 from peftsweep.memory.probe import Carried, Probe
@@ -41,11 +50,16 @@ from peftsweep.methods.attach import (
 )
 from peftsweep.modalities.base import BaseModel, Task, modality_of
 from peftsweep.modalities.loading import load_base
+from peftsweep.modalities.quantising import pack
+from peftsweep.modalities.wrapped import divisible_blocks
+from peftsweep.ranks import world
+from peftsweep.ranks.sharding import make_alike, shard, trains_shards, twin
 from peftsweep.records.files import ADAPTER_FOLDER
 from peftsweep.records.results import JobResult
 
 log = logging.getLogger(__name__)
 
+RANK_SEED, STEP_SEED = 1_000_003, 7_919  # between the seeds of two ranks, and of two steps: nobody counts by them
 
 # (step, metrics, tokens so far): called after every step and every validation; may raise to end the job
 Observer = Callable[[int, dict[str, float], int], None]
@@ -71,6 +85,7 @@ def run_job(
     device, modality = choose_device(config.device), modality_of(config.model)
     with recording(config, folder) as record, display.running():
         check_jobs([config], hub=True)
+        require_devices(device, config.parallel.ranks)
         refuse_busy_device(str(device), config.allow_shared_gpu)  # before this process opens CUDA
         use_device(device, tf32=config.hparams.tf32)
         checkpoint = load_checkpoint(Path(config.resume)) if config.resume else None
@@ -83,24 +98,35 @@ def run_job(
         record.result.metrics |= predict_memory(config, device)
         carried = Carried(**checkpoint["carried"]) if checkpoint else None
         probe = Probe(build_device_meter(str(device)), HostMemoryMeter(), carried, compiling_seconds=_compiling(config))
-        record.measure = probe.metrics
-        with probe.phase("setup"):
-            base = load_base(config.model, device, keep=keep_base)
-            record.result.model_revision = base.revision
-            task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
-            if _reads_test(config):
-                record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
-            wanted = base_score_wanted(config.task.base_score, config.stage)
-            before = measure_base(task, base, config.model, wanted, Path(config.cache))
-            attached = _attach(config, task, base)
-            state = _start(config, record, attached, checkpoint)
-        _train(config, record, task, attached, state, probe, display, observe)
-        with probe.phase("save"):
-            unsaved = _save(config, record, attached)
-            record.keep_trained()
-        with probe.phase("eval"):
-            scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
-        record.write_scores(scores, task)
+        others: list[dict[str, float]] = []
+        record.measure = lambda: over_ranks(probe.metrics(), others)
+        plain = JobConfig(**vars(config))  # the class that a configuration is built with can't be sent
+        with all_ranks(plain, config.parallel.ranks, device):
+            with probe.phase("setup"):
+                is_sharded = config.parallel.dp_shard_size > 1
+                base = load_base(config.model, device, keep=keep_base, in_parts=is_sharded)
+                record.result.model_revision = base.revision
+                task = modality.build_task(config.task, config.hparams, base, Path(config.cache), display.progress)
+                if _reads_test(config):
+                    record.result.test_items = task.test_fingerprint()  # unusable test rows end a job here
+                wanted = base_score_wanted(config.task.base_score, config.stage)
+                bare = replace(base, model=_bare(config.parallel, base.model, device))
+                before = measure_base(task, bare, config.model, wanted, Path(config.cache))
+                del bare
+                if is_sharded:  # the next one is made before this one's cycles would be found
+                    world.let_go()
+                    gc.collect()
+                attached = _attach(config, task, base, device)
+                state = _start(config, record, attached, checkpoint)
+            _train(config, record, task, attached, state, probe, display, observe)
+            with probe.phase("save"):
+                unsaved = _save(config, record, attached)
+                record.keep_trained()
+            with probe.phase("eval"):
+                scores = evaluate_job(task, attached.model, before, read_test=_reads_test(config))
+            own, *others[:] = world.gathered(probe.metrics())
+            record.result.environment |= world.describe() | by_rank([own, *others])
+            record.write_scores(scores, task)
         if unsaved:
             raise unsaved
     return record.result
@@ -115,7 +141,16 @@ def _reads_test(config: JobConfig) -> bool:
     return config.stage != "tune"
 
 
-def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
+def _bare(parallel: ParallelConfig, model: nn.Module, device: torch.device) -> nn.Module:
+    """The base model before a method is attached to it, ready to be asked: if it is sharded, then for this alone."""
+    if parallel.dp_shard_size == 1:
+        return model
+    alike = twin(model)
+    shard(alike, divisible_blocks(alike), (), parallel, device, pack)
+    return alike
+
+
+def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device) -> AttachedMethod:
     wanted = calibration_batches_wanted(config.method)
     batches = task.train_batches(config.hparams.batch_size, config.seed)
     calibration = [next(batches) for _ in range(wanted)]
@@ -136,6 +171,10 @@ def _attach(config: JobConfig, task: Task, base: BaseModel) -> AttachedMethod:
         loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
     )
     task.prepare(attached.model)
+    make_alike(list(changing_weights(attached.model).values()))
+    if config.parallel.dp_shard_size > 1:
+        kept = kept_whole(attached.model)
+        shard(attached.model, divisible_blocks(attached.model), set(kept), config.parallel, device, pack)
     return attached
 
 
@@ -157,9 +196,17 @@ def _start(
     record.result.metrics |= attached.sizes()  # only now: a method's own optimizer may freeze some
     set_seed(config.seed)
     if checkpoint:
-        restore_checkpoint(checkpoint, attached.model, state)
+        restore_checkpoint(Path(str(config.resume)), checkpoint, attached.model, state)
         attached.hook.restore(attached.model, checkpoint["extra"])
+    _seed_rank(config.seed, state.step)
     return state
+
+
+def _seed_rank(seed: int, step: int) -> None:
+    """Dropout of other rows is another. What the other ranks draw follows from the step, so that none of them has to
+    be asked for a checkpoint."""
+    if world.rank() > 0:
+        set_seed((seed + RANK_SEED * world.rank() + STEP_SEED * step) % 2**32)
 
 
 def _train(
@@ -187,7 +234,12 @@ def _train(
     ):
         callbacks = _callbacks(config, record, task, attached, state, probe, show, observe)
         try:
-            train(attached.model, task, batches, state, hparams, callbacks)
+            if trains_shards(attached.model):
+                with record.interruption.undivided():
+                    train(attached.model, task, batches, state, hparams, callbacks)
+                    _agree_to_go_on(record)
+            else:
+                train(attached.model, task, batches, state, hparams, callbacks)
         except Interrupted:
             if state.step and hparams.checkpoint_every != 0:
                 callbacks.checkpoint(state.step)
@@ -196,6 +248,12 @@ def _train(
             record.log_datasets(task.datasets())  # also of a job that is pruned
             if hparams.compile:
                 warn_of_uncompiled()
+
+
+def _agree_to_go_on(record: JobRecord) -> None:
+    """To write a checkpoint of what is trained in parts takes all ranks: they stop at the same step."""
+    if world.any_of(bool(record.interruption.order)):
+        raise Interrupted(record.interruption.order or "the first rank was interrupted")
 
 
 def _callbacks(
@@ -215,6 +273,9 @@ def _callbacks(
         record.log_step(step, metrics)
         show(step, metrics, probe.train_tokens_per_second())
         observe(step, metrics, state.tokens)
+        _seed_rank(config.seed, step)
+        if trains_shards(attached.model):
+            _agree_to_go_on(record)
 
     def validate(step: int) -> dict[str, float]:
         with probe.phase("eval"), chance_untouched():

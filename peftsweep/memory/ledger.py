@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class Category(StrEnum):
     GRADIENTS = "gradients"
     OPTIMIZER = "optimizer"  # state, and what a step of it needs meanwhile
     ACTIVATIONS = "activations"  # kept for, and made in, the backward pass
+    GATHERED = "gathered blocks"  # of a model that several devices hold in parts: what is whole for the moment
     LOGITS = "logits and loss"  # whatever has the vocabulary as its last dimension
 
 
@@ -48,6 +49,7 @@ class _Entry:
     name: int
     size: int
     category: Category
+    whole: int  # size before it shrank
     reference: weakref.ref[Any] | None = field(default=None, repr=False)
 
 
@@ -64,6 +66,7 @@ class Ledger(TorchDispatchMode):
         self._events: list[tuple[int, int]] = []
         self._results: dict[Any, Any] = {}  # see _result
         self.category = Category.ACTIVATIONS  # what is made from now on is for this
+        self.divided: dict[torch.Size, int] = {}  # shapes of weights of which an optimizer has a part of this many only
         self._now: dict[Category, int] = dict.fromkeys(Category, 0)
         self._now_bytes = self._peak_bytes = self._names = 0
         self._at_peak = dict(self._now)
@@ -71,15 +74,34 @@ class Ledger(TorchDispatchMode):
     def trace(self) -> MemoryTrace:
         return MemoryTrace(tuple(self._events), self._peak_bytes, dict(self._at_peak))
 
-    def book(self, tensors: Iterable[Tensor], category: Category) -> None:
-        """Tensors that are there already, or that turn out to be for something else than was thought."""
+    def book(self, tensors: Iterable[Tensor], category: Category, share: float = 1.0) -> None:
+        """Tensors that are there already, or that turn out to be for something else than was thought. share: of a new
+        one that takes memory here."""
         for tensor in tensors:
             if tensor.is_meta:
-                self._book(tensor, category)
+                self._book(tensor, category, share)
                 entry = self._entries[id(tensor.untyped_storage())]
                 self._now[entry.category] -= entry.size
                 self._now[category] += entry.size
                 entry.category = category
+
+    def take(self, size: int, category: Category) -> int:
+        """Memory that no tensor here stands for; answers what to give it back by."""
+        entry = self._enter(size, category)
+        self._entries[-entry.name] = entry
+        return -entry.name
+
+    def give(self, key: int) -> None:
+        self._release(key)
+
+    def shrink(self, tensor: Tensor, parts: int) -> None:
+        """Of a tensor that was booked, one part of so many stays, once."""
+        key = id(tensor.untyped_storage())
+        entry = self._entries[key]
+        if entry.size == entry.whole:
+            self._release(key)
+            smaller = self._enter(math.ceil(entry.size / parts), entry.category)
+            self._entries[key] = replace(smaller, whole=entry.whole, reference=entry.reference)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -110,21 +132,27 @@ class Ledger(TorchDispatchMode):
             self._results[key] = _made_anew(out, args)
         return out
 
-    def _book(self, tensor: Tensor, category: Category) -> None:
+    def _book(self, tensor: Tensor, category: Category, share: float = 1.0) -> None:
         storage = tensor.untyped_storage()
         key = id(storage)
         if key in self._entries:
             return
-        self._names += 1
-        entry = _Entry(self._names, storage.nbytes(), category)
+        if category is Category.OPTIMIZER:
+            share /= self.divided.get(tensor.shape, 1)
+        entry = self._enter(math.ceil(storage.nbytes() * share), category)
         # A storage's Python object lives exactly as long as the storage itself, whoever holds it.
         entry.reference = weakref.ref(storage, lambda _: self._release(key))
         self._entries[key] = entry
+
+    def _enter(self, size: int, category: Category) -> _Entry:
+        self._names += 1
+        entry = _Entry(self._names, size, category, size)
         self._events.append((entry.name, entry.size))
         self._now[category] += entry.size
         self._now_bytes += entry.size
         if self._now_bytes > self._peak_bytes:
             self._peak_bytes, self._at_peak = self._now_bytes, dict(self._now)
+        return entry
 
     def _release(self, key: int) -> None:
         entry = self._entries.pop(key)

@@ -29,6 +29,7 @@ from peftsweep.methods.targets import (
     with_targets,
     within_parts,
 )
+from peftsweep.ranks.sharding import is_sharded, whole_state
 from peftsweep.records.files import CLASSES_FILE
 
 # What peft raises, over its 45 types, when a configuration doesn't fit a model.
@@ -70,9 +71,11 @@ class AttachedMethod:
         """Write what was trained, as safetensors: an adapter for `PeftModel.from_pretrained`, or the whole model."""
         if isinstance(self.model, PeftModel):
             self.hook.save(self.model, folder)
-        else:
+        elif not is_sharded(self.model):
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
-        if self.heads:
+        elif state := whole_state(self.model):
+            self.model.save_pretrained(str(folder), state_dict=state)  # type: ignore[operator]
+        if self.heads and folder.exists():  # of a sharded model the first rank alone has it
             (folder / CLASSES_FILE).write_text(json.dumps(self._classes()), encoding="utf-8")
 
     def _classes(self) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any
 from peftsweep import __version__
 from peftsweep.config.schema import MethodConfig
 from peftsweep.methods.catalog import method_files, read_method_file
+from peftsweep.methods.known_sharding import is_shardable
 from peftsweep.records.files import write_whole
 
 SHIPPED_FILE = Path(__file__).with_name("capabilities.json")
@@ -28,13 +29,14 @@ Known = dict[str, dict[str, Any]]
 
 
 def capabilities_of(name: str) -> Mapping[str, Any]:
-    """The fields of `Capabilities`; empty for a name that no built-in file has."""
+    """As describe_capabilities; empty for a name that no built-in file has."""
     files = method_files()
     return describe_capabilities([read_method_file(files[name])])[0] if name in files else {}
 
 
 def describe_capabilities(methods: Sequence[MethodConfig]) -> list[dict[str, Any]]:
-    """The fields of `Capabilities`, of each method."""
+    """The fields of `Capabilities`, of each method, and whether it is `shardable`: trains the same where several
+    devices hold a model in parts."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = home / "peftsweep" / __version__ / SHIPPED_FILE.name
     cached = _read(cache)
@@ -45,7 +47,8 @@ def describe_capabilities(methods: Sequence[MethodConfig]) -> list[dict[str, Any
         with contextlib.suppress(OSError):  # where it can't be written, they are tried again next time
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_whole(cache, _as_text(cached | found), is_shared=True)
-    return [known[key] for key in keys]
+    parts = [{"shardable": is_shardable(method.name)} for method in methods]
+    return [known[key] | part for key, part in zip(keys, parts, strict=True)]
 
 
 def capability_key(method: MethodConfig) -> str:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from peftsweep.config.schema import EMBEDDED, QUANTISED, ModelConfig
 from peftsweep.errors import ModelError, Problem
 from peftsweep.modalities.base import BaseModel, modality_of
+from peftsweep.modalities.quantising import prepare_packing
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +32,24 @@ SAMPLE_EVERY_BYTES, SAMPLE_BYTES = 2**20, 4096
 _PRISTINE: dict[str, BaseModel] = {}  # by what was loaded; the last one
 
 
-def load_base(model: ModelConfig, device: torch.device, *, keep: bool = False) -> BaseModel:
+def load_base(model: ModelConfig, device: torch.device, *, keep: bool = False, in_parts: bool = False) -> BaseModel:
     """A base model on `device`, in eval mode, all parameters frozen.
 
     keep: hold an untouched copy on the host, from which the next job of this process gets its model without loading.
     Whatever a method does to its own copy, the next one starts from the same bits. Quantised weights can't be copied
-    so, and are loaded anew.
+    so, and are loaded anew. in_parts: leave the weights on the host, as views into their file, as several devices will
+    hold a part each.
     Raises ModelError: missing, gated or broken model, no network, no CUDA or bitsandbytes for a quantised dtype.
     """
     if model.dtype in QUANTISED:
         _require_quantisation(model, device)
+    if in_parts:
+        is_packed = model.dtype in QUANTISED  # int4: config.check refuses int8
+        loaded = _load(dataclasses.replace(model, dtype="bfloat16") if is_packed else model, torch.device("cpu"))
+        if is_packed:
+            prepare_packing(loaded.model)
+        return _placed(loaded, loaded.model, device)
+    if model.dtype in QUANTISED:
         loaded = _load(model, device)
         return _placed(loaded, loaded.model, device)
     if not keep:

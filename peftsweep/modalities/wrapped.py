@@ -28,6 +28,24 @@ def on_device_of(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Ten
     return {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
 
 
+def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Of each list of modules of one class the members, and nothing within them; of one that a method has put itself
+    around, what is inside."""
+    for child in model.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1 and len({type(block) for block in child}) == 1:
+            yield from (getattr(block, "base_layer", block) for block in child)
+        else:
+            yield from repeated_blocks(child)
+
+
+def divisible_blocks(model: nn.Module) -> list[nn.Module]:
+    """What several devices may hold in parts, whatever wraps the model: the blocks that every pass goes through, in its
+    order. What makes tokens of pictures is asked at times of its own, and stays whole."""
+    base: Any = base_of(model)
+    decoder = getattr(base, "get_decoder", lambda: base)()
+    return list(repeated_blocks(decoder))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode for as long as it lasts, then each as it was."""

@@ -24,6 +24,7 @@ CLASSES_FILE = "classes.json"  # beside an adapter's weights: names that a head 
 PREDICTIONS_FILE = "predictions.jsonl"  # one line a test item
 BASE_PREDICTIONS_FILE = "base_predictions.jsonl"  # the same of the model before training
 CHECKPOINT_FILE = "checkpoint.pt"
+SHARDS_FOLDER = "checkpoint-{step}.shards"  # beside it, of weights that are trained on several ranks in parts
 ADAPTER_FOLDER = "adapter"
 IMAGES_FOLDER = "images"
 EVALUATIONS_FOLDER = "evaluations"  # of a job that was asked other questions later: a folder each

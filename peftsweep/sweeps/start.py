@@ -188,7 +188,9 @@ def _pool_for(spec: SweepSpec, config: DictConfig, context: HydraContext) -> Wor
 def _local_slots(spec: SweepSpec) -> tuple[list[Slot], list[Slot]]:
     trials = (spec.n_trials or 100) * len(spec.studies)
     gpus = [] if spec.device == "cpu" else find_gpus()
-    return local_slots(spec.settings.workers, gpus, spec.device, may_share=spec.allow_shared_gpu, trials=trials)
+    return local_slots(
+        spec.settings.workers, gpus, spec.device, ranks=spec.ranks, may_share=spec.allow_shared_gpu, trials=trials
+    )
 
 
 def run_sweep(spec: SweepSpec, pool: WorkerPool) -> SweepTable | None:

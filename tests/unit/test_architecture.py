@@ -18,7 +18,7 @@ CONF = PACKAGE.parent / "conf"
 LEVELS = (
     {"errors"},
     {"config", "statistics"},
-    {"records"},
+    {"records", "ranks"},
     {"modalities", "methods", "memory", "tracking"},
     {"exchange"},
     {"job"},
@@ -136,6 +136,7 @@ SEES_THE_JOB = {
     "job.plan",
     "job.resolve",
     "job.run",
+    "job.other_rank",
     "job.record",
     "job.preflight",
     "records.job_settings",

@@ -142,6 +142,11 @@ CONFIG_MISTAKES = {
     "an unknown command": (["repot"], ["no command of this name", "'repot'"]),
     "resume of nothing": (["resume=nowhere"], ["resume must name the folder of a job", "'nowhere'"]),
     "resume with other settings": (["resume=nowhere", "seed=1"], ["a job is resumed with its own settings"]),
+    "parts without a way to share": (["parallel.dp_shard_size=2"], ["shared out by parallel=fsdp alone"]),
+    "copies without a way": (["parallel.dp_replicate_size=2"], ["copies of a model need a way to be parallel"]),
+    "one device": (["parallel=fsdp", "parallel.dp_shard_size=1"], ["needs two devices or more"]),
+    "int8 in parts": (["parallel=fsdp", "model.dtype=int8"], ["more beside an int8 weight than can be shared out"]),
+    "nothing to offload": (["parallel=ddp", "parallel.offload=true"], ["only the parts of a model wait on the host"]),
     "an interpolation to nowhere": (["hparams.lr=${nowhere.lr}"], ["nowhere"]),
 }
 

@@ -19,7 +19,8 @@ def test_the_case_of_letters_is_no_difference() -> None:
 
 def test_a_part_of_a_name_finds_it_unless_many_have_it() -> None:
     assert did_you_mean("llama", ["llama-1b", "llama-3b", "qwen"]) == "Did you mean llama-1b or llama-3b?"
-    assert did_you_mean("lor", ["lora", "olora", "rslora", "adalora"]) == "Did you mean lora or olora?"
+    many = ["lora", "olora", "rslora", "adalora", "bdlora", "pvlora"]
+    assert did_you_mean("lor", many) == "Did you mean lora or olora?"
 
 
 def test_all_words_are_listed_where_none_is_near() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from peftsweep.config.schema import QUANTISED, JobConfig
+from peftsweep.config.schema import QUANTISED, JobConfig, ParallelConfig
 from peftsweep.errors import MethodError, ModelError, Problem
 from peftsweep.job.plan.quantised import quantise_weights
+from peftsweep.job.plan.shards import Shards
 from peftsweep.job.plan.trace import (
     attach_to_one_block,
     attach_to_skeleton,
@@ -62,10 +63,12 @@ def build_step(job: JobConfig, skeleton: Skeleton, rows: int, tokens: int) -> Pl
 class MemoryPlan:
     """One job's memory. All in bytes; predictions are of what torch reserves on a CUDA device.
 
-    batch_size: rows on the device at once; tokens: of the longest row, or of a picture and its prompt; parts: by
-    category at the peak of training, and ALLOCATOR; their sum is train_peak_bytes. eval_peak_bytes: of evaluation with
-    `hparams.eval_batch_size` rows at a time, None where nobody asked; eval_least_bytes: with one, to which it comes
-    where memory runs out. None too where they can't be followed. notes: what the prediction rests on, in words.
+    batch_size: rows on a device at once; ranks: devices that do the job together, all of this is about one of them;
+    host_bytes: of weights that wait in the host's memory, for each; tokens: of the longest row, or of a picture and its
+    prompt; parts: by category at the peak of training, and ALLOCATOR; their sum is train_peak_bytes. eval_peak_bytes:
+    of evaluation with `hparams.eval_batch_size` rows at a time, None where nobody asked; eval_least_bytes: with one, to
+    which it comes where memory runs out. None too where they can't be followed. notes: what the prediction rests on, in
+    words.
     """
 
     method: str
@@ -79,6 +82,8 @@ class MemoryPlan:
     train_peak_bytes: int
     train_allocated_bytes: int
     parts: dict[str, int]
+    ranks: int = 1
+    host_bytes: int = 0
     eval_peak_bytes: int | None = None
     eval_least_bytes: int | None = None
     notes: tuple[str, ...] = ()
@@ -130,7 +135,8 @@ class Planner:
     def depends_on(self) -> str:
         """All that a plan follows from; no two jobs with the same have different plans."""
         hparams = dataclasses.replace(self._config.hparams, lr=1.0, lr_scale=1.0, weight_decay=0.0)
-        parts = (self._config.model, self._config.task, self._config.method, hparams, self._length)
+        job = self._config
+        parts = (job.model, job.task, job.method, job.parallel, hparams, self._length)
         return f"{parts} {is_expandable()}"
 
     def plan(self, batch_size: int | None = None, gradient_accumulation: int | None = None) -> MemoryPlan:
@@ -139,8 +145,10 @@ class Planner:
         hparams = self._config.hparams
         rows, batches = batch_size or hparams.batch_size, gradient_accumulation or hparams.gradient_accumulation
         if hparams.max_tokens_per_pass is not None:  # what goes through together is all that is on the device
-            at_once = min(rows, max(1, hparams.max_tokens_per_pass // self._length.tokens))
+            most = max(1, hparams.max_tokens_per_pass // self._length.tokens) * self._config.parallel.ranks
+            at_once = min(rows, most)
             rows, batches = at_once, batches * math.ceil(rows / at_once)
+        rows = math.ceil(rows / self._config.parallel.ranks)
         if (rows, batches) not in self._plans:
             self._plans[rows, batches] = self._trace(with_batch(self._config, rows, batches))
         return self._plans[rows, batches]
@@ -165,6 +173,8 @@ class Planner:
             train_peak_bytes=reserved,
             train_allocated_bytes=trace.peak_allocated_bytes,
             parts=parts | {ALLOCATOR: reserved - trace.peak_allocated_bytes},
+            ranks=config.parallel.ranks,
+            host_bytes=Shards(self._attached.model, config.parallel).host_bytes,
             eval_least_bytes=self.evaluation_bytes(1),
             notes=(f"sizes: {self._skeleton.source}", self._length.source, *self._how, *_settings_not_traced(config)),
         )
@@ -182,7 +192,8 @@ class Planner:
                 passes = self._modality.evaluation_passes(task, hparams, skeleton, rows, self._length.tokens)
             with evaluating(self._attached.model):
                 try:
-                    self._evaluations[rows] = max(map(partial(_reserved_by, self._attached.model), passes))
+                    follow = partial(_reserved_by, self._attached.model, self._config.parallel)
+                    self._evaluations[rows] = max(map(follow, passes))
                 except UNTRACEABLE:
                     self._evaluations[rows] = None
         return self._evaluations[rows]
@@ -218,12 +229,13 @@ class Planner:
     def _follow(self, config: JobConfig, attached: AttachedMethod) -> MemoryTrace:
         with on_meta():
             step = self._build_step(config, self._with(attached), config.hparams.batch_size, self._length.tokens)
-        return trace_training(attached, step, config.hparams, self._skeleton.config.get("vocab_size"))
+        vocabulary = self._skeleton.config.get("vocab_size")
+        return trace_training(attached, step, config.hparams, vocabulary, config.parallel)
 
 
-def _reserved_by(model: nn.Module, forward: Callable[[nn.Module], object]) -> int:
+def _reserved_by(model: nn.Module, parallel: ParallelConfig, forward: Callable[[nn.Module], object]) -> int:
     ledger = Ledger()
-    with torch.no_grad(), following(ledger, model):
+    with torch.no_grad(), following(ledger, model, parallel):
         forward(model)
     return peak_reserved(ledger.trace().events)
 

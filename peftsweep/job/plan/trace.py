@@ -17,8 +17,9 @@ from torch import nn
 from torch.distributions import Distribution
 from transformers import set_seed
 
-from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig
+from peftsweep.config.schema import HparamsConfig, JobConfig, MethodConfig, ParallelConfig
 from peftsweep.job.loop import LoopCallbacks, TrainingState, build_scheduler, train
+from peftsweep.job.plan.shards import Shards
 from peftsweep.memory.cuda_kernels import kernels_as_on_cuda
 from peftsweep.memory.ledger import Category, Ledger, MemoryTrace
 from peftsweep.methods.attach import AttachedMethod, attach_method, build_optimizer, enable_gradient_checkpointing
@@ -103,12 +104,17 @@ def outlined(method: MethodConfig) -> MethodConfig:
 
 
 def trace_training(
-    attached: AttachedMethod, step: PlannedStep, hparams: HparamsConfig, vocabulary: int | None
+    attached: AttachedMethod,
+    step: PlannedStep,
+    hparams: HparamsConfig,
+    vocabulary: int | None,
+    parallel: ParallelConfig | None = None,
 ) -> MemoryTrace:
-    """Follow STEPS optimizer steps. vocabulary: see Ledger."""
+    """Follow STEPS optimizer steps, on one rank of those that `parallel` has. vocabulary: see Ledger."""
     ledger = Ledger(vocabulary)
     model, hook = attached.model, attached.hook
-    with following(ledger, model):
+    parallel = parallel or ParallelConfig()
+    with following(ledger, model, parallel):
         state = _start(attached, hparams, ledger)
         hparams = dataclasses.replace(
             hparams,
@@ -123,19 +129,32 @@ def trace_training(
         callbacks = LoopCallbacks(
             after_step=lambda done: hook.after_step(model, done), own_loss=lambda: hook.own_loss(model)
         )
+        if parallel.ranks > 1:
+            state.optimizer.register_step_pre_hook(lambda *_: _add_up(attached, ledger))
         with _gradients_booked(attached, ledger):
             train(model, step, itertools.repeat(step.batch), state, hparams, callbacks)
     return ledger.trace()
 
 
+def _add_up(attached: AttachedMethod, ledger: Ledger) -> None:
+    """The ranks' gradients are added up in one piece, beside them, and stay there (`peftsweep.ranks.world`)."""
+    trained = attached.trainable_parameters().values()
+    whole = sum(one.grad.nbytes for one in trained if one.grad is not None and one.shape not in ledger.divided)
+    ledger.give(ledger.take(whole, Category.GRADIENTS))
+
+
 @contextmanager
-def following(ledger: Ledger, model: nn.Module) -> Iterator[None]:
-    """Book the model, then everything that is made, as CUDA's kernels would."""
+def following(ledger: Ledger, model: nn.Module, parallel: ParallelConfig) -> Iterator[None]:
+    """Book what a rank has of the model, then everything that is made, as CUDA's kernels would."""
+    shards = Shards(model, parallel)
     with on_meta(ledger), kernels_as_on_cuda():
         for weight in model.parameters():
-            ledger.book([weight], Category.ADAPTER if weight.requires_grad else Category.WEIGHTS)
-        ledger.book(_buffers_on_device(model), Category.WEIGHTS)
-        yield
+            category = Category.ADAPTER if weight.requires_grad else Category.WEIGHTS
+            ledger.book([weight], category, shards.share(weight))
+        for buffer in _buffers_on_device(model):
+            ledger.book([buffer], Category.WEIGHTS, shards.share(buffer))
+        with shards.gathering(ledger):
+            yield
 
 
 def _buffers_on_device(model: nn.Module) -> Iterator[torch.Tensor]:

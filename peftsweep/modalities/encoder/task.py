@@ -25,6 +25,7 @@ from peftsweep.modalities.encoder.settings import ClassifyConfig, LabelTaskConfi
 from peftsweep.modalities.general import build_general_texts
 from peftsweep.modalities.order import batch_order, lengths_of, rows_of
 from peftsweep.modalities.wrapped import base_of, evaluating, on_device_of
+from peftsweep.ranks import world
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +162,10 @@ class LabelTask:
     def _judge(self, model: nn.Module, split: str, doing: str) -> tuple[list[Tensor], float]:
         """What Labels.of_row keeps of each row of a split, in their order, and the loss per target."""
         rows, read = self._split(split)
-        order = sorted(range(len(rows)), key=lambda row: -read[row].length)
-        kept: dict[int, Tensor] = {}
-        total, targets = 0.0, 0
-        with evaluating(model), self._progress(doing, len(rows)) as advance:
+        by_length = sorted(range(len(rows)), key=lambda row: -read[row].length)
+        order, found = world.own(by_length), list[Tensor]()
+        total, targets = 0.0, 0.0
+        with evaluating(model), self._progress(doing, len(order)) as advance:
             for start in range(0, len(order), self._hparams.eval_batch_size):
                 some = order[start : start + self._hparams.eval_batch_size]
                 batch = self._collate([read[row] for row in some], [rows[row] for row in some])
@@ -173,10 +174,12 @@ class LabelTask:
                 logits = self._logits(model, inputs)
                 total += float(self._labels.losses(logits, labels).sum())
                 targets += self.targets(batch)
-                for row, of_row in zip(some, logits.float().cpu(), strict=True):
-                    kept[row] = self._labels.of_row(of_row, read[row])
+                for row, one in zip(some, logits.float().cpu(), strict=True):
+                    found.append(self._labels.of_row(one, read[row]))
                 advance(len(some))
-        return [kept[row] for row in range(len(rows))], total / targets
+        total, targets = world.added_up(total, targets)
+        of_row = dict(zip(by_length, world.collected(found), strict=True))
+        return [of_row[row] for row in range(len(rows))], total / targets
 
     def validate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
         logits, loss = self._judge(model, "valid", "loss on valid rows")

@@ -111,7 +111,7 @@ class DiffusionParts:
                 if on_done:
                     on_done(len(embeds))
         _release(self._device)
-        return np.concatenate(pictures)
+        return np.concatenate([np.empty((0, resolution, resolution, 3), np.uint8), *pictures])
 
 
 def predict_velocity(

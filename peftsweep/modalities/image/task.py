@@ -51,6 +51,7 @@ from peftsweep.modalities.image.pocket import world as image_world
 from peftsweep.modalities.image.scores import SCORE, Scored, file_stem, mean_drift, paired_cosines, score_pictures
 from peftsweep.modalities.image.settings import ImageGenConfig
 from peftsweep.modalities.wrapped import evaluating, on_device_of
+from peftsweep.ranks import world
 
 log = logging.getLogger(__name__)
 
@@ -192,8 +193,8 @@ class ImageTask:
             self._hparams.eval_batch_size,
         )
         with evaluating(model):
-            losses = [self._losses(model, on_device_of(model, one)) for one in batches]
-        return float(torch.cat(losses).mean())
+            losses = [self._losses(model, on_device_of(model, one)).cpu() for one in world.own(list(batches))]
+        return float(torch.cat(world.collected(losses)).mean())
 
     def _draw(self, model: nn.Module, prompts: Sequence[str], seeds: Sequence[int], doing: str = "") -> np.ndarray:
         """uint8 (n, r, r, 3): picture i is of prompts[i], from the noise of seeds[i], whatever method is on the model.
@@ -201,19 +202,20 @@ class ImageTask:
         doing: what the progress display says; without it there is none.
         """
         self._learn_prompts()
-        progress = self._progress if doing else no_progress
-        with progress(doing, len(prompts)) as advance:
-            return self._parts.generate(
+        progress, own_prompts = self._progress if doing else no_progress, world.own(prompts)
+        with progress(doing, len(own_prompts)) as advance:
+            drawn = self._parts.generate(
                 model,
-                self._encodings.of_prompts(prompts),
+                self._encodings.of_prompts(own_prompts),
                 self._encodings.of_prompts([NO_PROMPT]),
-                seeds,
+                world.own(seeds),
                 resolution=self._config.resolution,
                 steps=self._config.inference_steps,
                 guidance=self._config.guidance,
                 batch_size=self._hparams.eval_batch_size,
                 on_done=advance,
             )
+        return np.stack(world.collected(list(drawn)))
 
     def validate(self, model: nn.Module, *, whole: bool) -> dict[str, float]:
         metrics = {"valid/loss": self._held_out_loss(model, "valid")}

@@ -35,6 +35,7 @@ from peftsweep.modalities.text.settings import TextTaskConfig
 from peftsweep.modalities.text.tasks import TASK_MODULES, build_source
 from peftsweep.modalities.text.tokens import PromptFormat, TokenRows, collate, tokenize
 from peftsweep.modalities.wrapped import evaluating
+from peftsweep.ranks import world
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ class TextTask:
         """See modalities.base.Task. No item is left out: a prompt longer than `max_seq_length` is asked whole, only the
         loss, which is about its response, does without it."""
         rows, tokens = self._split(split)
-        prompts = [tokens.prompt(index) for index in range(len(tokens))]
+        asked = world.own(range(len(tokens)))
+        prompts = [tokens.prompt(index) for index in asked]
         with self._progress(f"answering {split} questions", len(prompts)) as advance:
             decoded = decode_greedily(
                 model,
@@ -154,10 +156,10 @@ class TextTask:
                 prompts,
                 batch_size=self._hparams.eval_batch_size,
                 max_new_tokens=self._config.max_new_tokens,
-                given=tokens.given,
+                given=lambda which, ids: tokens.given([asked[place] for place in which], ids),
                 on_done=advance,
             )
-        texts = self._tokenizer.batch_decode(decoded.generations, skip_special_tokens=True)
+        texts = self._tokenizer.batch_decode(world.collected(decoded.generations), skip_special_tokens=True)
         judgements = [self._judging.judge(row, text) for row, text in zip(rows, texts, strict=True)]
         metrics, intervals = summarise(judgements)
         metrics["loss"] = self._mean_loss(model, tokens, tokens.with_response(), f"loss on {split} rows")
@@ -170,8 +172,8 @@ class TextTask:
         """Nats per token of the responses of these rows. Prompts are not judged, whether or not they were trained on,
         unless `loss_on_prompt`."""
         lengths, size = tokens.lengths(), self._hparams.eval_batch_size
-        by_length = sorted(which, key=lambda row: -lengths[row])
-        total, count, start = 0.0, 0, 0
+        by_length = world.own(sorted(which, key=lambda row: -lengths[row]))
+        total, count, start = 0.0, 0.0, 0
         with evaluating(model), self._progress(doing, len(by_length)) as advance:
             while start < len(by_length):
                 at_once = rows_at_once(model, size, lengths[by_length[start]], fused=self._fused)
@@ -188,6 +190,7 @@ class TextTask:
                 count += self.targets(batch)
                 start += len(rows)
                 advance(len(rows))
+        total, count = world.added_up(total, count)
         return total / count if count else math.nan
 
     def test_fingerprint(self) -> str:

@@ -21,6 +21,7 @@ NEEDS = {
     "mergeable": ("mergeable", "can't be merged into the base model"),
     "lora-convertible": ("convertible_to_lora", "can't be converted to LoRA"),
     "quantized": ("quantized_base", "can't be trained on a quantized base"),
+    "shardable": ("shardable", "can't be trained where several devices hold a model in parts"),
 }
 FAR = 1e9  # further off than any limit: who is no better than the base is not the nearest either
 # Method -> what it can do, by the keys above; None or absent: not known.

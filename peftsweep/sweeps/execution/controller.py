@@ -95,9 +95,8 @@ class Controller:
         for study in self.spec.studies:
             tickets = self._require_tickets(study, Stage.TUNE)
             if not tickets.trials():  # the published default first, so that tuning can't do worse than it
-                tickets.add(
-                    Terms("trial", defaults_of(study.space) or None, None, self.spec.tokens, self.spec.gpu_seconds)
-                )
+                seconds = self.spec.job_seconds(study)
+                tickets.add(Terms("trial", defaults_of(study.space) or None, None, self.spec.tokens, seconds))
         is_through = self._run_stage(Stage.TUNE)
         while is_through and self.spec.settings.extend and self._extend():
             is_through = self._run_stage(Stage.TUNE)

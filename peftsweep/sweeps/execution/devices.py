@@ -83,45 +83,57 @@ def _listed_by_tool() -> list[str]:
 
 
 class DeviceLock:
-    """Held by one worker at a time: of all of this user's on one GPU, of one sweep's on a machine's CPU, where other
-    sweeps share the cores as any other program does.
+    """Held by one worker at a time: of all of this user's on each of its GPUs, of one sweep's on a machine's CPU, where
+    other sweeps share the cores as any other program does.
 
-    device: as the sweep's jobs are given it; stops: process to interrupt for the worker to end.
+    device: as the sweep's jobs are given it; stops: process to interrupt for the worker to end;
+    ranks: devices that a job takes.
     """
 
-    def __init__(self, slot: Slot, device: str, sweep: Path, stops: int) -> None:
-        self._gpu = _gpu(slot, device)
-        if self._gpu is None:
-            path = sweep / WORKERS_FOLDER / f"cpu-{socket.gethostname()}.lock"
+    def __init__(self, slot: Slot, device: str, sweep: Path, stops: int, ranks: int = 1) -> None:
+        self._gpus = _gpus(slot, device, ranks)
+        if self._gpus:
+            user, folder = getpass.getuser(), Path(tempfile.gettempdir())
+            # In one order on all workers: two that each hold what the other wants would wait for ever.
+            paths = sorted(folder / f"peftsweep-{user}-gpu-{_uuid_of(gpu)}.lock" for gpu in self._gpus)
         else:
-            path = Path(tempfile.gettempdir()) / f"peftsweep-{getpass.getuser()}-gpu-{_uuid_of(self._gpu)}.lock"
-        self._lock, self._note = FileLock(path), path.with_suffix(".json")
+            paths = [sweep / WORKERS_FOLDER / f"cpu-{socket.gethostname()}.lock"]
+        self._locks = [FileLock(path) for path in paths]
+        self._waited_for = paths[0]
         self._mine = {"sweep": sweep.name, "pid": stops}
 
     @property
     def is_held(self) -> bool:
         """By this worker."""
-        return self._lock.is_locked
+        return all(lock.is_locked for lock in self._locks)
 
     def acquire(self, timeout_seconds: float) -> None:
         """Try for so long, and note for others who holds it."""
-        with contextlib.suppress(Timeout):
-            self._lock.acquire(timeout=timeout_seconds)
-            write_whole(self._note, json.dumps(self._mine | {"since": time.strftime("%a %H:%M")}))
+        deadline = time.monotonic() + timeout_seconds
+        for lock in self._locks:
+            self._waited_for = Path(lock.lock_file)
+            try:
+                lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            except Timeout:
+                self.release()
+                return
+            since = {"since": time.strftime("%a %H:%M")}
+            write_whole(self._waited_for.with_suffix(".json"), json.dumps(self._mine | since))
 
     def release(self) -> None:
-        self._lock.release()
+        for lock in self._locks:
+            lock.release()
 
     def describe_wait(self) -> str:
         """Who holds it, since when, and what one can do about it."""
         try:
-            other = json.loads(self._note.read_text(encoding="utf-8"))
+            other = json.loads(self._waited_for.with_suffix(".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             other = {"sweep": "?", "pid": "?", "since": "?"}  # it has just begun
-        if self._gpu is None:
+        if not self._gpus:
             return f"the CPU runs another confirm job of this sweep (process {other['pid']}, since {other['since']})"
         return (
-            f"GPU {self._gpu} runs a confirm job of sweep {other['sweep']} (process {other['pid']}, since "
+            f"GPU {','.join(self._gpus)} runs a confirm job of sweep {other['sweep']} (process {other['pid']}, since "
             f"{other['since']}); `kill -INT {other['pid']}` ends that sweep after its job, "
             "CUDA_VISIBLE_DEVICES=<another> takes this one elsewhere"
         )
@@ -133,10 +145,10 @@ def _uuid_of(gpu: str) -> str:
     return known[int(gpu)] if gpu.isdecimal() and int(gpu) < len(known) else gpu
 
 
-def _gpu(slot: Slot, device: str) -> str | None:
-    """The GPU that a slot's jobs use, by the name that CUDA_VISIBLE_DEVICES has for it; None: they use the CPU."""
+def _gpus(slot: Slot, device: str, ranks: int) -> list[str]:
+    """The GPUs that a slot's jobs use, by the names that CUDA_VISIBLE_DEVICES has for them; none: they use the CPU."""
     if slot.device is not None:
-        return slot.device
+        return slot.device.split(",")
     gpus = [] if device == "cpu" else find_gpus()
     number = device.partition(":")[2] or "0"
-    return gpus[int(number)] if number.isdecimal() and int(number) < len(gpus) else None
+    return gpus[int(number) : int(number) + ranks] if number.isdecimal() else []

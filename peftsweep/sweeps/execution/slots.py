@@ -15,8 +15,8 @@ CLUSTER_LAUNCHERS = ("SlurmLauncher", "RayLauncher", "RayAWSLauncher", "RQLaunch
 
 @dataclass(frozen=True)
 class Slot:
-    """A worker's share of a machine. device: value of CUDA_VISIBLE_DEVICES, None leaves it as it is; threads: at most
-    these, and no more than OMP_NUM_THREADS asks for; None leaves them as they are."""
+    """A worker's share of a machine. device: value of CUDA_VISIBLE_DEVICES, a GPU or several by commas, None leaves it
+    as it is; threads: at most these, and no more than OMP_NUM_THREADS asks for; None leaves them as they are."""
 
     index: int = 0
     device: str | None = None
@@ -32,16 +32,17 @@ class Slot:
 
 
 def local_slots(
-    workers: int | None, gpus: Sequence[str], device: str, *, may_share: bool, trials: int
+    workers: int | None, gpus: Sequence[str], device: str, *, ranks: int = 1, may_share: bool, trials: int
 ) -> tuple[list[Slot], list[Slot]]:
     """Slots for tuning, and for confirming: there one for each device, as its time and memory are to be compared.
 
-    gpus: names for CUDA_VISIBLE_DEVICES; trials: more workers than these would only wait. Raises ConfigError for more
-    workers than GPUs without permission to share them.
+    gpus: names for CUDA_VISIBLE_DEVICES; ranks: how many of them a job takes; trials: more workers than these would
+    only wait. Raises ConfigError for fewer GPUs than a job takes, and for more workers than GPUs without permission to
+    share them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device == "cpu" or not gpus:
-        count = min(workers or min(cores, MOST_CPU_WORKERS), max(1, trials))
+        count = min(workers or min(max(1, cores // ranks), MOST_CPU_WORKERS), max(1, trials))
         tune = [Slot(index, None, max(1, cores // count)) for index in range(count)]
         return tune, [Slot(0, None, cores)]
     if device not in ("auto", "cuda"):
@@ -50,8 +51,13 @@ def local_slots(
             rule = f"the device must be one of the {len(gpus)} GPUs of this machine"
             raise ConfigError(Problem(rule, device, "device"))
         gpus = [gpus[int(number)]]
+    if len(gpus) < ranks:
+        fix = "Lower parallel.dp_shard_size or parallel.dp_replicate_size."
+        raise ConfigError(Problem(f"a job takes {ranks} GPUs, and there are {len(gpus)}", source="parallel", fix=fix))
+    gpus = [",".join(gpus[start : start + ranks]) for start in range(0, len(gpus) - ranks + 1, ranks)]
     if workers is not None and workers > len(gpus) and not may_share:
-        rule = f"each worker needs a GPU of its own, and there are {len(gpus)}"
+        what = "a GPU" if ranks == 1 else f"{ranks} GPUs"
+        rule = f"each worker needs {what} of its own, and there are {len(gpus) * ranks}"
         fix = "Lower workers, or add allow_shared_gpu=true: times and memory of trials can't be compared then."
         raise ConfigError(Problem(rule, workers, "workers", fix))
     count = min(workers or len(gpus), max(1, trials))

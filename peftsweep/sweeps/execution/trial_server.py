@@ -7,12 +7,8 @@ comes in, messages go out, an `Outcome` ends each trial. Whatever a trial does t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -34,6 +30,7 @@ from peftsweep.errors import (
     Pruned,
 )
 from peftsweep.job.display import Display
+from peftsweep.job.ranks import die_with
 from peftsweep.records.space import as_overrides
 from peftsweep.sweeps.execution.outcomes import OUTCOME_FILE, with_result
 from peftsweep.sweeps.execution.trial_process import Alive, Begun, Proposed, Reported, Stepped, TrialRequest
@@ -41,8 +38,6 @@ from peftsweep.sweeps.protocol.trials import Ending, Outcome
 
 STEP_MESSAGE_SECONDS = 0.5  # between messages about steps, at least
 ALIVE_MESSAGE_SECONDS = 5.0
-ORPHAN_CHECK_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class BudgetSpent(Pruned):
@@ -61,7 +56,7 @@ ENDINGS: dict[type[PeftsweepError], Ending] = {  # the first that an error is an
 
 def main(descriptor: int, worker: int) -> None:
     """Serve requests until the worker, a process id, closes its end."""
-    _die_with(worker)
+    die_with(worker)
     connection = Connection(descriptor)
     while True:
         try:
@@ -161,20 +156,6 @@ def _observer(
             raise BudgetSpent(f"the study's device seconds are spent after step {step}")
 
     return observe
-
-
-def _die_with(parent: int) -> None:
-    """A killed worker can't notify anybody: its trial process dies too, before the trial is given to another one.
-    Had it gone on, both might finish the trial. Linux sees to that at once; elsewhere the thread, a moment later."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(ORPHAN_CHECK_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ class Worker:
             return
         host, _, pid = (self.controller or "").partition(" ")
         stops = int(pid) if host == socket.gethostname() else os.getpid()
-        lock = DeviceLock(self.slot, self.spec.device, self.spec.path, stops)
+        lock = DeviceLock(self.slot, self.spec.device, self.spec.path, stops, self.spec.ranks)
         while not lock.is_held and self._stop_order() is Stop.NO:
             lock.acquire(IDLE_SECONDS)
             if not lock.is_held:

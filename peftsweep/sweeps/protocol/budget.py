@@ -1,4 +1,4 @@
-"""How many more trials a study may start: trials, training tokens or device seconds, counted in its storage alone.
+"""How many more trials a study may start: trials, training tokens or seconds, counted in its storage alone.
 
 Only the controller asks, so that nobody else makes tickets at the same time. What runs or waits is counted as if it
 ran to its end; what it does not spend, because it was pruned, comes back. The last runs of each budget are whole ones,
@@ -29,7 +29,7 @@ class Budget:
 
     n_trials: int | None = None
     tokens: int | None = None
-    gpu_seconds: float | None = None
+    job_seconds: float | None = None
     first_report: float = 0.1
     most_open: int = 1
     direction: str = "minimize"
@@ -109,7 +109,7 @@ def _paid(budget: Budget, terms: Terms, allowance: float) -> Terms:
 
 
 def _limit(budget: Budget) -> float:
-    return float(budget.tokens if budget.tokens is not None else budget.gpu_seconds or 0)
+    return float(budget.tokens if budget.tokens is not None else budget.job_seconds or 0)
 
 
 def _dearest_whole(budget: Budget, trials: Sequence[Trial]) -> float | None:

@@ -63,6 +63,7 @@ class StudySpec:
     centre: dict[str, Any] = field(default_factory=dict)  # settings of an earlier sweep that the search starts around
     job: dict[str, str] = field(default_factory=dict)  # all settings of its jobs before a search, to tell what changed
     parent_run_id: str | None = None  # its MLflow run, under which its jobs are nested
+    ranks: int = 1  # devices that each of its jobs takes
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,10 @@ class SweepSpec:
         asked = self.settings.budget.tokens
         return None if asked is None else asked + self.extensions * asked // 2
 
-    @property
-    def gpu_seconds(self) -> float | None:
-        """Device seconds of each study, where they are the budget."""
+    def job_seconds(self, study: StudySpec) -> float | None:
+        """Of all jobs of a study, where device seconds are the budget: those of all its devices together."""
         asked = self.settings.budget.gpu_seconds
-        return None if asked is None else asked * (1 + self.extensions / 2)
+        return None if asked is None else asked * (1 + self.extensions / 2) / study.ranks
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -146,6 +146,11 @@ class SweepSpec:
         if pruner.name != "successive_halving" or self.n_trials is None:
             return pruner.kwargs
         return {"bootstrap_count": min(BOOTSTRAP_COUNT, self.n_trials // 2)} | pruner.kwargs
+
+    @property
+    def ranks(self) -> int:
+        """Devices of the job that takes most."""
+        return max(study.ranks for study in self.studies)
 
     def report_steps(self, study: StudySpec) -> tuple[int, ...]:
         return report_steps(study.max_steps, self.settings.pruner.name, self.pruner_kwargs)
@@ -222,6 +227,7 @@ def _study(label: str, name: str, overrides: tuple[str, ...], job: JobConfig, sp
         space=space,
         asked_space=space,
         job={key: str(value) for key, value in matters.items()},
+        ranks=job.parallel.ranks,
     )
 
 

@@ -25,7 +25,7 @@ def budget_of(spec: SweepSpec, study: StudySpec, workers: int = 1) -> Budget:
     return Budget(
         n_trials=spec.n_trials,
         tokens=spec.tokens,
-        gpu_seconds=spec.gpu_seconds,
+        job_seconds=spec.job_seconds(study),
         first_report=(steps[0] if steps else study.max_steps) / study.max_steps,
         most_open=max(1, workers),
         direction=spec.direction,

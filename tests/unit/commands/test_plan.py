@@ -42,13 +42,15 @@ def test_json_has_all_sizes_in_bytes(plan_json: Plan) -> None:
     assert plan["trainable_params"] == 114_688
     assert plan["low_bytes"] < plan["train_peak_bytes"] == sum(plan["parts"].values()) < plan["high_bytes"]
     assert plan["fits_gb"]["8"] is True
-    assert "fits_gpu" not in plan
+    assert plan["gpus"] == []
 
 
 def test_a_card_adds_the_largest_batch_and_ways_out(plan_json: Plan) -> None:
     needed = plan_json("method=lora", "hparams.batch_size=4")[0]["high_bytes"]
-    four, five = plan_json("-m", "method=lora", "hparams.batch_size=4,64", f"gpu={needed}B")
-    assert (four["fits_gpu"], five["fits_gpu"]) == (True, False)
+    rows = plan_json("-m", "method=lora", "hparams.batch_size=4,64", f"gpu={needed}B,1TB")
+    assert [[card["bytes"] for card in row["gpus"]] for row in rows] == [[needed, 10**12]] * 2
+    assert [[card["fits"] for card in row["gpus"]] for row in rows] == [[True, True], [False, True]]
+    four, five = (row["gpus"][0] for row in rows)
     assert four["largest_batch"] == five["largest_batch"] >= 4
     assert four["remedies"] == []
     assert "hparams.max_tokens_per_pass=104" in [way["change"] for way in five["remedies"]]
@@ -104,7 +106,6 @@ def test_the_only_job_without_a_plan_is_an_error() -> None:
         (["hparams.batch_size=0"], "must be at least 1"),
         (["gpu=0"], "memory must be a number above 0 and a unit"),
         (["gpu=abc"], "memory must be a number above 0 and a unit"),
-        (["-m", "gpu=8GB,24GB"], "plans are made for one card"),
         (["method=lora", "hparams.bacth_size=4"], "there is no such setting"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

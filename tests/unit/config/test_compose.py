@@ -30,7 +30,7 @@ def test_the_configuration_folder_holds_the_primary_file():
 
 
 def test_groups_are_those_that_help_lists():
-    assert group_names() == ("experiment", "hparams", "method", "model", "task", "tracking")
+    assert group_names() == ("experiment", "hparams", "method", "model", "parallel", "task", "tracking")
 
 
 def test_choices_of_a_group_include_the_users_own(tmp_path):

@@ -57,7 +57,7 @@ CHOICES = {
     "hydra/sweeper=optuna": "Type hydra/sweeper=fair, which asks Optuna; basic is a plain grid.",
     "hydra/launcher=joblb": "Did you mean joblib?",
     "model=Qwen/Qwen2.5-7B": "Type model=hf model.id=Qwen/Qwen2.5-7B.",
-    "model=llama": "Did you mean llama-3.2-1b, llama-3.2-3b or pocket-llama?",
+    "model=llama": "Did you mean llama-3.1-70b, llama-3.1-8b, llama-3.2-1b, llama-3.2-3b or pocket-llama?",
     "method=qlora": "Type method=lora model.dtype=int4.",
     "method=dorra": "Did you mean dora or delora?",
     "task=gsm8k": "Type task=metamath.",

@@ -92,7 +92,7 @@ class Job:
 
     def restore(self, folder: Path) -> None:
         content = load_checkpoint(folder)
-        restore_checkpoint(content, self.attached.model, self.state)
+        restore_checkpoint(folder, content, self.attached.model, self.state)
         self.attached.hook.restore(self.attached.model, content["extra"])
 
 
@@ -150,7 +150,7 @@ def test_no_part_of_a_checkpoint_can_be_spared(lost: str, tmp_path: Path) -> Non
         "scheduler": fresh.state.scheduler.state_dict(),
         "weights": {},
     }[lost]
-    restore_checkpoint(content, fresh.attached.model, fresh.state)
+    restore_checkpoint(Path(), content, fresh.attached.model, fresh.state)
     fresh.train(MAX_STEPS)
     assert differing(outcome(fresh), outcome(whole))
 

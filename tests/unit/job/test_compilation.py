@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peftsweep.job.compilation import _repeated_blocks, compile_blocks, warn_of_uncompiled
+from peftsweep.job.compilation import compile_blocks, warn_of_uncompiled
 from peftsweep.modalities.text.decoding import decode_greedily
 from peftsweep.modalities.text.loss import language_model_loss
+from peftsweep.modalities.wrapped import repeated_blocks
 
 BACKEND = "aot_eager"
 
@@ -30,7 +31,7 @@ def loss_of(model: nn.Module, tokens: int = 9) -> torch.Tensor:
 
 
 def test_the_decoder_layers_are_what_repeats() -> None:
-    assert [type(block).__name__ for block in _repeated_blocks(build_model())] == ["LlamaDecoderLayer"] * 2
+    assert [type(block).__name__ for block in repeated_blocks(build_model())] == ["LlamaDecoderLayer"] * 2
 
 
 @pytest.mark.slow
@@ -64,7 +65,7 @@ def test_what_goes_on_uncompiled_is_told(caplog: pytest.LogCaptureFixture) -> No
     compile_blocks(nn.ModuleList(models), BACKEND)
     with torch._dynamo.config.patch(recompile_limit=2):
         for model in models:
-            for block in _repeated_blocks(model):
+            for block in repeated_blocks(model):
                 block.compile(dynamic=True, backend=BACKEND)
             loss_of(model)
         with caplog.at_level(logging.WARNING, "peftsweep"):
@@ -81,7 +82,7 @@ def test_decoding_leaves_compiled_blocks_alone() -> None:
 
     model, prompts = build_model().eval(), [[5, 6, 7], [8, 9]]
     expected = decode_greedily(model, Tokenizer(), prompts, batch_size=2, max_new_tokens=6).generations
-    for block in _repeated_blocks(model):
+    for block in repeated_blocks(model):
         block.compile(backend=never)
     assert decode_greedily(model, Tokenizer(), prompts, batch_size=2, max_new_tokens=6).generations == expected
-    assert all(block._compiled_call_impl for block in _repeated_blocks(model))
+    assert all(block._compiled_call_impl for block in repeated_blocks(model))

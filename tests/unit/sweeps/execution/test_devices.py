@@ -142,7 +142,24 @@ def test_a_gpu_has_one_lock_whether_it_is_named_by_number_or_uuid(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml({"GPU-aaaa": [], "GPU-dddd": []}))
     by_number, by_uuid = (DeviceLock(Slot(0, name), "auto", sweeps, stops=1) for name in ("1", "GPU-dddd"))
-    assert by_number._lock.lock_file == by_uuid._lock.lock_file
+    by_number.acquire(0.0)
+    by_uuid.acquire(0.0)
+    assert (by_number.is_held, by_uuid.is_held) == (True, False)
+
+
+def test_a_group_of_gpus_is_held_whole_or_not_at_all(bare_machine: Path, sweeps: Path) -> None:
+    group, other = (DeviceLock(Slot(0, names), "auto", sweeps, stops=7, ranks=2) for names in ("4,5", "6,5"))
+    alone = DeviceLock(Slot(0, "6"), "auto", sweeps, stops=8)
+    group.acquire(0.0)
+    other.acquire(0.0)
+    assert (group.is_held, other.is_held) == (True, False)
+    assert "GPU 6,5 runs a confirm job" in other.describe_wait()
+    alone.acquire(0.0)
+    assert alone.is_held
+    group.release()
+    alone.release()
+    other.acquire(0.0)
+    assert other.is_held
 
 
 class FakeNvml(types.ModuleType):

@@ -23,8 +23,9 @@ def slots(
     device: str = "auto",
     may_share: bool = False,
     trials: int = 100,
+    ranks: int = 1,
 ) -> tuple[list[Slot], list[Slot]]:
-    return local_slots(workers, gpus, device, may_share=may_share, trials=trials)
+    return local_slots(workers, gpus, device, ranks=ranks, may_share=may_share, trials=trials)
 
 
 def test_without_a_gpu_there_is_a_worker_for_each_core_up_to_a_number() -> None:
@@ -68,6 +69,24 @@ def test_with_leave_workers_share_gpus_to_tune_but_not_to_confirm() -> None:
     assert [slot.device for slot in tune] == ["0", "1", "2", "3", "0", "1"]
     assert [slot.device for slot in confirm] == list(GPUS)
     assert len({slot.index for slot in tune}) == 6
+
+
+def test_a_job_of_two_devices_takes_two_gpus() -> None:
+    tune, confirm = slots(gpus=(*GPUS, "4"), ranks=2)  # one is left over
+    assert [slot.device for slot in tune] == [slot.device for slot in confirm] == ["0,1", "2,3"]
+    with pytest.raises(ConfigError, match="2 GPUs of its own, and there are 4"):
+        slots(workers=3, gpus=GPUS, ranks=2)
+
+
+def test_a_job_that_takes_more_gpus_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a job takes 8 GPUs, and there are 4"):
+        slots(gpus=GPUS, ranks=8)
+    with pytest.raises(ConfigError, match="a job takes 2 GPUs, and there are 1"):
+        slots(gpus=GPUS, device="cuda:1", ranks=2)
+
+
+def test_on_the_cpu_the_ranks_of_a_job_share_a_workers_cores() -> None:
+    assert slots(ranks=3)[0] == [Slot(index, None, 3) for index in range(4)]
 
 
 def test_the_cpu_can_be_chosen_where_there_are_gpus() -> None:

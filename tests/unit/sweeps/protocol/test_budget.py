@@ -78,7 +78,7 @@ def test_where_a_finishing_run_fails_the_next_best_probe_is_finished(trial: Make
     assert [terms.finish_of for terms in tickets_due(Budget(n_trials=8), [*trials, failed])] == [4]
 
 
-@pytest.mark.parametrize("budget", [Budget(tokens=2400, first_report=0.2), Budget(gpu_seconds=2450, first_report=0.2)])
+@pytest.mark.parametrize("budget", [Budget(tokens=2400, first_report=0.2), Budget(job_seconds=2450, first_report=0.2)])
 def test_tokens_and_seconds_keep_a_whole_run_for_the_best_probe(budget: Budget, trial: MakeTrial) -> None:
     trials = [replace(spent(trial(0), 1000), reports={20: 1.0})]
     while not (due := tickets_due(budget, trials)[0]).whole:
@@ -98,7 +98,7 @@ def test_a_retried_failure_does_not_count_twice(trial: MakeTrial) -> None:
 
 @pytest.mark.parametrize("kind", ["tokens", "seconds"])
 def test_the_first_trial_has_the_budget_to_itself(kind: str, trial: MakeTrial) -> None:
-    budget = Budget(tokens=1000) if kind == "tokens" else Budget(gpu_seconds=1000.0)
+    budget = Budget(tokens=1000) if kind == "tokens" else Budget(job_seconds=1000.0)
     assert getattr(tickets_due(budget, [])[0], kind) == 1000
     running = trial(0, None, terms=Terms(tokens=1000, seconds=1000.0))
     assert tickets_due(replace(budget, most_open=4), [running]) == []
@@ -207,7 +207,7 @@ class Study:
 def test_a_study_spends_its_budget_and_never_more(
     seed: int, limit: int, workers: int, in_tokens: bool, trial: MakeTrial
 ) -> None:
-    budget = Budget(tokens=limit) if in_tokens else Budget(gpu_seconds=float(limit))
+    budget = Budget(tokens=limit) if in_tokens else Budget(job_seconds=float(limit))
     study = Study(trial, replace(budget, first_report=FIRST_REPORT, most_open=workers), seed)
     study.run()
     assert study.spent() <= limit
@@ -238,8 +238,8 @@ def test_a_study_runs_exactly_its_number_of_trials(seed: int, n_trials: int, tri
         (Budget(n_trials=12), False),
         (Budget(tokens=4999), True),
         (Budget(tokens=5000), False),
-        (Budget(gpu_seconds=4999.0), True),
-        (Budget(gpu_seconds=5000.0), False),
+        (Budget(job_seconds=4999.0), True),
+        (Budget(job_seconds=5000.0), False),
     ],
 )
 def test_a_short_budget_is_a_few_trials_or_what_some_whole_ones_cost(
