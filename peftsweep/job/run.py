@@ -170,11 +170,11 @@ def _attach(config: JobConfig, task: Task, base: BaseModel, device: torch.device
         calibration_batches=calibration,
         loss=lambda model, batch: task.loss(model, batch).sum / task.targets(batch),
     )
-    task.prepare(attached.model)
     make_alike(list(changing_weights(attached.model).values()))
     if config.parallel.dp_shard_size > 1:
         kept = kept_whole(attached.model)
         shard(attached.model, divisible_blocks(attached.model), set(kept), config.parallel, device, pack)
+    task.prepare(attached.model)  # on the device at last
     return attached
 
 

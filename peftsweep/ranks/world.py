@@ -163,6 +163,11 @@ def keep_in_step(units: Sequence[FSDPModule], *, stays_gathered: bool) -> None:
     first.register_forward_pre_hook(lambda module, inputs: _announce_pass(), prepend=True)  # before it is gathered
 
 
+def is_in_step() -> bool:
+    """Whether a pass that was begun must be ended, as other ranks gather the same blocks: none can begin again."""
+    return _WORLD is not None and bool(_WORLD.sharded)
+
+
 def let_go() -> None:
     """The model whose parts were kept in step is not asked any more."""
     if _WORLD is not None:

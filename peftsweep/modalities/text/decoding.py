@@ -25,6 +25,7 @@ from transformers.cache_utils import DynamicLayer
 
 from peftsweep.errors import DataError, ModelError, Problem, is_out_of_memory
 from peftsweep.modalities.wrapped import base_of, compiled_blocks_idle, evaluating, uncompiled
+from peftsweep.ranks import world
 
 log = logging.getLogger(__name__)
 
@@ -383,7 +384,7 @@ def _decode_until_done(forward: _ForwardPass, queue: _Queue, batch_size: int) ->
                 tokens = forward.advance(batch, queue.steps_at_once(batch.indices))
                 batch = batch.keep(queue.record(batch.indices, tokens))
     except RuntimeError as error:
-        if batch_size == 1 or not is_out_of_memory(error):
+        if batch_size == 1 or world.is_in_step() or not is_out_of_memory(error):
             raise
         queue.restart()
         return False

@@ -182,7 +182,7 @@ class TextTask:
                 try:
                     total += self.loss(model, batch).sum.item()
                 except RuntimeError as error:
-                    if len(rows) == 1 or not is_out_of_memory(error):
+                    if len(rows) == 1 or world.is_in_step() or not is_out_of_memory(error):
                         raise
                     size = len(rows) // 2
                     log.warning("Memory ran out at the %s with %d rows: %d are tried.", doing, len(rows), size)
